@@ -1,0 +1,243 @@
+/* Each run is one increment of `generation`; each barrier one increment of `phase`. Both are
+ * futex words too, so a sleeper is woken by the same store that a spinner sees. */
+#include "base/workers.h"
+
+#include "base/clock.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SPIN_ROUNDS 10000u /* then yield inside a run */
+#define IDLE_ROUNDS 2000u  /* then sleep between runs: about 50 us with the pause instruction */
+
+struct worker {
+    struct lodge_workers *pool;
+    pthread_t thread;
+    unsigned index;
+};
+
+struct lodge_workers {
+    unsigned n;
+    struct worker *worker;
+    lodge_worker_fn *fn;
+    void *ctx;
+    atomic_bool stop;
+    _Alignas(64) _Atomic uint32_t generation;
+    _Alignas(64) _Atomic uint32_t sleepers;
+    _Alignas(64) _Atomic uint32_t phase;
+    _Alignas(64) _Atomic uint32_t arrived;
+    _Alignas(64) _Atomic uint64_t stalls;
+};
+
+static inline void pause_cpu(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void wait_change(struct lodge_workers *w, _Atomic uint32_t *word, uint32_t old)
+{
+    uint64_t since = 0;
+    for (unsigned round = 0; atomic_load_explicit(word, memory_order_acquire) == old; round++) {
+        pause_cpu();
+        if (round < SPIN_ROUNDS)
+            continue;
+        if (!since)
+            since = lodge_now_ns();
+        sched_yield();
+    }
+    if (since && lodge_now_ns() - since > 1000000u)
+        atomic_fetch_add_explicit(&w->stalls, 1, memory_order_relaxed);
+}
+
+void lodge_workers_barrier(struct lodge_workers *w)
+{
+    if (w->n == 1)
+        return;
+    uint32_t phase = atomic_load_explicit(&w->phase, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&w->arrived, 1, memory_order_acq_rel) + 1 == w->n) {
+        atomic_store_explicit(&w->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&w->phase, phase + 1, memory_order_release);
+    } else {
+        wait_change(w, &w->phase, phase);
+    }
+}
+
+/* Spins a little for the next run, then sleeps. */
+static uint32_t await_run(struct lodge_workers *w, uint32_t seen)
+{
+    for (unsigned round = 0; round < IDLE_ROUNDS; round++) {
+        uint32_t now = atomic_load_explicit(&w->generation, memory_order_acquire);
+        if (now != seen)
+            return now;
+        pause_cpu();
+    }
+    atomic_fetch_add(&w->sleepers, 1);
+    uint32_t now;
+    while ((now = atomic_load(&w->generation)) == seen)
+        syscall(SYS_futex, &w->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&w->sleepers, 1);
+    return now;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *self = arg;
+    struct lodge_workers *w = self->pool;
+    uint32_t seen = 0;
+    for (;;) {
+        seen = await_run(w, seen);
+        if (atomic_load_explicit(&w->stop, memory_order_acquire))
+            return NULL;
+        w->fn(w->ctx, self->index, w->n);
+        lodge_workers_barrier(w);
+    }
+}
+
+static void start_run(struct lodge_workers *w)
+{
+    atomic_fetch_add(&w->generation, 1);
+    if (atomic_load(&w->sleepers))
+        syscall(SYS_futex, &w->generation, FUTEX_WAKE_PRIVATE, (int)w->n, NULL, NULL, 0);
+}
+
+void lodge_workers_run(struct lodge_workers *w, lodge_worker_fn *fn, void *ctx)
+{
+    w->fn = fn;
+    w->ctx = ctx;
+    if (w->n > 1)
+        start_run(w);
+    fn(ctx, 0, w->n);
+    lodge_workers_barrier(w);
+}
+
+/* One worker per allowed core, only if there are enough: two on one core would spin against each
+ * other. Failure to pin is harmless. */
+static void pin_all(struct lodge_workers *w)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) || (unsigned)CPU_COUNT(&allowed) < w->n)
+        return;
+    int cpu = -1;
+    for (unsigned i = 0; i < w->n; i++) {
+        do
+            cpu++;
+        while (cpu < CPU_SETSIZE && !CPU_ISSET(cpu, &allowed));
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        if (i > 0)
+            pthread_setaffinity_np(w->worker[i].thread, sizeof one, &one);
+    }
+}
+
+int lodge_workers_create(unsigned n_threads, struct lodge_workers **out, struct lodge_error *e)
+{
+    struct lodge_workers *w = aligned_alloc(64, sizeof *w);
+    struct worker *all = calloc(n_threads, sizeof *all);
+    if (!w || !all) {
+        free(w);
+        free(all);
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for %u worker threads", n_threads);
+    }
+    memset(w, 0, sizeof *w);
+    w->worker = all;
+    w->n = 1;
+    for (unsigned i = 1; i < n_threads; i++) {
+        all[i] = (struct worker){.pool = w, .index = i};
+        if (pthread_create(&all[i].thread, NULL, worker_main, &all[i])) {
+            lodge_workers_destroy(w);
+            return lodge_fail(e, LODGE_ERR_RESOURCE, "cannot start worker thread %u of %u", i,
+                              n_threads);
+        }
+        w->n = i + 1;
+    }
+    pin_all(w);
+    *out = w;
+    return 0;
+}
+
+void lodge_workers_destroy(struct lodge_workers *w)
+{
+    if (!w)
+        return;
+    atomic_store(&w->stop, true);
+    if (w->n > 1)
+        start_run(w);
+    for (unsigned i = 1; i < w->n; i++)
+        pthread_join(w->worker[i].thread, NULL);
+    free(w->worker);
+    free(w);
+}
+
+unsigned lodge_workers_count(const struct lodge_workers *w)
+{
+    return w->n;
+}
+
+uint64_t lodge_workers_stalls(const struct lodge_workers *w)
+{
+    return atomic_load_explicit(&((struct lodge_workers *)(uintptr_t)w)->stalls,
+                                memory_order_relaxed);
+}
+
+/* CPUs that the cgroup's quota pays for, rounded up; 0 when there is no quota. */
+static unsigned cgroup_cpus(void)
+{
+    long long quota = -1, period = -1;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (f) {
+        if (fscanf(f, "%lld %lld", &quota, &period) != 2)
+            quota = -1;
+        fclose(f);
+    }
+    return quota > 0 && period > 0 ? (unsigned)((quota + period - 1) / period) : 0;
+}
+
+/* True if `cpu` is the first of its core's hardware threads among those allowed. */
+static bool first_sibling(int cpu, const cpu_set_t *allowed)
+{
+    char path[96];
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return true;
+    int a, b;
+    bool first = true;
+    char sep;
+    if (fscanf(f, "%d", &a) == 1) {
+        do {
+            b = a;
+            if (fscanf(f, "%c", &sep) == 1 && sep == '-' && fscanf(f, "%d", &b) != 1)
+                b = a;
+            for (int c = a; c <= b && c < cpu; c++)
+                first = first && !(c < CPU_SETSIZE && CPU_ISSET(c, allowed));
+        } while (fscanf(f, "%d", &a) == 1);
+    }
+    fclose(f);
+    return first;
+}
+
+unsigned lodge_cpu_count(void)
+{
+    cpu_set_t allowed;
+    unsigned n = 0;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            n += CPU_ISSET(cpu, &allowed) && first_sibling(cpu, &allowed);
+    unsigned quota = cgroup_cpus();
+    if (quota && quota < n)
+        n = quota;
+    return n ? n : 1;
+}
