@@ -1,0 +1,157 @@
+/* The backend interface: what the engine asks of a device.
+ *
+ * The engine owns page ids, sequences and time; a backend owns bytes: packed weights, the pool's
+ * memory and workspaces. A plan is handed over once; afterwards the engine submits whole steps
+ * and polls for their results. At most `depth` steps are in flight; a step's inputs may be
+ * changed only after it has retired.
+ *
+ * Threads: all calls on one device come from one thread (the engine thread of the device group),
+ * except probe and model_load before that thread starts. Errors: negative LODGE_ERR_*; a fault
+ * of the device is DEVICE and final.
+ *
+ * Adapters (adapter_* entries) take cells of the same pool; a backend without them leaves the
+ * pointers NULL and the engine refuses adapters.
+ */
+#ifndef LODGE_KERNELS_BACKEND_H
+#define LODGE_KERNELS_BACKEND_H
+
+#include "base/error.h"
+#include "kernels/plan.h"
+#include "kernels/sample.h"
+
+#define LODGE_BACKEND_ABI 1u
+#define LODGE_NO_PAGE UINT32_MAX
+#define LODGE_CELL_BYTES 4096u
+
+struct lodge_device;
+
+struct lodge_device_info {
+    char name[128];        /* "AMD EPYC 9R14, 2 threads, avx512" */
+    char rung[32];         /* instruction-set level or architecture */
+    uint32_t page_tokens;  /* T: tokens of a page */
+    uint32_t kv_bytes;     /* bytes of one key or value element */
+    uint32_t depth;        /* steps that may be in flight */
+    uint64_t memory_bytes; /* free memory for weights and pool */
+};
+
+struct lodge_device_config {
+    const char *isa;         /* "ref", "avx2", "avx512"; NULL: best there is */
+    uint32_t n_threads;      /* CPU: workers; 0: all that are allowed */
+    uint32_t max_rows;       /* tokens of one step at most */
+    uint32_t max_slots;      /* sequences of one step at most */
+    uint32_t max_logit_rows; /* rows of one step that want logits at most */
+};
+
+/* How far loading is; called from the loading thread a few times per second at most. */
+typedef void lodge_progress_fn(void *cookie, size_t done_bytes, size_t total_bytes);
+
+struct lodge_memory_need {
+    size_t weight_bytes; /* packed */
+    size_t workspace_bytes;
+};
+
+enum lodge_want {
+    LODGE_WANT_NOTHING = 0,
+    LODGE_WANT_SAMPLE = 1, /* one token after the row's last token */
+    LODGE_WANT_SCORES = 2, /* log-probability of the next token at each of the row's tokens */
+    LODGE_WANT_HIDDEN = 4, /* final hidden state of the last token */
+};
+
+/* (adapter, scale); adapter is the backend's slot number from adapter_upload. */
+struct lodge_row_adapter {
+    uint32_t adapter;
+    float scale;
+};
+
+/* One sequence's part of a step: n_tokens consecutive positions starting at `position`. */
+struct lodge_row {
+    uint32_t slot;     /* the sequence's place, stable over steps */
+    uint32_t position; /* of the first token here */
+    uint32_t n_tokens;
+    uint32_t first_token; /* index into step.tokens */
+    uint32_t table;       /* index into step.pages: group 0's table; group g follows at
+                             table + g * n_blocks */
+    uint32_t n_blocks;    /* blocks of the table: ceil((position + n_tokens) / T) */
+    uint32_t first_adapter, n_adapters; /* into step.adapters */
+    uint32_t want;                      /* enum lodge_want */
+    uint32_t n_top;                     /* top log-probabilities wanted with sample or scores */
+    bool want_logprob;                  /* log-probability of the sample */
+    uint32_t next_token; /* SCORES: the token after the row's last, or LODGE_NO_PAGE: not scored */
+    const struct lodge_sampling *sampling; /* SAMPLE: parameters; stays valid until retired */
+};
+
+/* Copy of the first n_tokens of a page to another of the same group, before the ops run. */
+struct lodge_page_copy {
+    uint32_t group, from, to, n_tokens;
+};
+
+struct lodge_step {
+    const struct lodge_row *rows;
+    uint32_t n_rows;
+    const uint32_t *tokens;
+    uint32_t n_tokens;
+    const uint32_t *pages; /* page ids; freed fronts of windows are LODGE_NO_PAGE */
+    uint32_t n_pages;
+    const struct lodge_row_adapter *adapters;
+    uint32_t n_adapters;
+    const struct lodge_page_copy *copies;
+    uint32_t n_copies;
+};
+
+/* One token with its numbers: a sample, or a scored position. */
+struct lodge_result {
+    uint32_t row;
+    uint32_t index; /* SCORES: token index inside the row whose successor this is */
+    bool scored;    /* false: a sample */
+    struct lodge_sampled value;
+    uint32_t first_top, n_top; /* into step_result.tops */
+};
+
+struct lodge_step_result {
+    const struct lodge_result *results; /* in row order; scores before the sample of a row */
+    uint32_t n_results;
+    const struct lodge_top *tops;
+    const float *hidden;             /* (rows that asked, d_model) in row order */
+    uint64_t begin_ns, end_ns;       /* monotonic */
+    uint64_t weight_bytes, kv_bytes; /* read in this step */
+};
+
+struct lodge_backend {
+    uint32_t abi;
+    const char *name; /* "cpu", "cuda" */
+    /* Describes up to cap devices; returns their number (0 is no error). */
+    int (*probe)(struct lodge_device_info *out, int cap);
+    int (*open)(const struct lodge_device_config *cfg, struct lodge_device **out,
+                struct lodge_error *e);
+    void (*close)(struct lodge_device *d);
+    void (*info)(const struct lodge_device *d, struct lodge_device_info *out);
+    /* Bytes needed before anything is allocated. */
+    int (*memory)(const struct lodge_device *d, const struct lodge_plan *p,
+                  struct lodge_memory_need *out, struct lodge_error *e);
+    /* Packs the weights (in parallel). The plan stays referenced until close; tensor bytes are
+     * not needed after it returns. UNSUPPORTED names the op or format it cannot run. */
+    int (*model_load)(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
+                      void *cookie, struct lodge_error *e);
+    /* Reserves n_pages pages; their memory is touched later. NOMEM. */
+    int (*pool_create)(struct lodge_device *d, uint32_t n_pages, struct lodge_error *e);
+    /* Touches up to n_bytes more of the pool; returns true while some is left. */
+    bool (*pool_touch)(struct lodge_device *d, size_t n_bytes);
+    /* Debug: fills a freed page with NaNs. */
+    void (*page_poison)(struct lodge_device *d, uint32_t page);
+
+    int (*adapter_pack)(struct lodge_device *d, const void *adapter, void *image,
+                        struct lodge_error *e);
+    int (*adapter_upload)(struct lodge_device *d, const void *image, const uint32_t *pages,
+                          uint32_t n_pages, uint32_t *adapter, struct lodge_error *e);
+    void (*adapter_evict)(struct lodge_device *d, uint32_t adapter);
+
+    /* Starts a step. INVALID when it breaks the limits of the configuration. */
+    int (*step_submit)(struct lodge_device *d, const struct lodge_step *s, uint64_t *ticket);
+    /* 0 with the result (valid until the next submit but depth - 1), or AGAIN. */
+    int (*step_poll)(struct lodge_device *d, uint64_t ticket, struct lodge_step_result *out);
+};
+
+/* The CPU backend. Static storage. */
+const struct lodge_backend *lodge_backend_cpu(void);
+
+#endif

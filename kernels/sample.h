@@ -1,0 +1,94 @@
+/* Sampling: from one row of logits to one token. This header is the definition.
+ *
+ * Order of edits (all in fp32, on a copy; `raw` is the untouched row):
+ *   1. ids >= n_vocab_text are removed; `allowed` (if given) removes all others; `banned` are
+ *      removed
+ *   2. logit bias is added
+ *   3. repetition penalty over prompt and output tokens (l > 0 ? l / r : l * r), then
+ *      frequency * count + presence over output tokens is subtracted
+ *   4. temperature 0 (or < 1e-5): the largest logit, the smallest id on ties. Done.
+ *   5. logits / temperature
+ *   6. top_k: the k largest (ties with the k-th: smallest ids first)
+ *   7. typical_p, then top_p, then min_p, each on the distribution renormalised over what the
+ *      previous kept; each keeps at least one token. Orders break ties by smaller id.
+ *   8. Gumbel-max: argmax of logit_i + g_i over what is kept, g_i = -log(-log(u_i)), u_i from
+ *      Philox4x32-10 with key = seed and counter (i / 4, position, choice, 0), word i % 4,
+ *      u = (word >> 8 + 0.5) * 2^-24.
+ * So a draw depends on the request's own seed, position and choice, and on nothing that else
+ * runs. Log-probabilities are log-softmax of `raw` (ids >= n_vocab_text removed), before any
+ * edit, computed in a fixed order.
+ *
+ * If the edits leave no token (everything banned), end-of-text handling is the engine's: the
+ * sampler returns the largest raw logit and sets `exhausted`.
+ *
+ * NaN logits are treated as -inf; if no logit is finite the sampler returns `fault`.
+ *
+ * Source: Salmon et al. 2011 (Philox); Gumbel-max; Meister et al. 2022 (typical).
+ */
+#ifndef LODGE_KERNELS_SAMPLE_H
+#define LODGE_KERNELS_SAMPLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct lodge_bias {
+    uint32_t token;
+    float value;
+};
+
+struct lodge_count {
+    uint32_t token;
+    uint32_t n_output; /* times in the output */
+    uint32_t n_prompt; /* times in the prompt (only zero or not matters) */
+};
+
+struct lodge_sampling {
+    float temperature;
+    uint32_t top_k;                        /* 0: off */
+    float top_p, min_p, typical_p;         /* 1, 0, 1: off */
+    float repetition, presence, frequency; /* 1, 0, 0: off */
+    uint64_t seed;
+    uint32_t choice;
+    const struct lodge_bias *bias;
+    uint32_t n_bias;
+    const uint32_t *allowed; /* sorted ids; n_allowed 0: all */
+    uint32_t n_allowed;
+    const uint32_t *banned; /* any order */
+    uint32_t n_banned;
+    const struct lodge_count *counts; /* distinct tokens; needed only with penalties */
+    uint32_t n_counts;
+};
+
+struct lodge_top {
+    uint32_t token;
+    float logprob;
+};
+
+struct lodge_sampled {
+    uint32_t token;
+    float logprob; /* raw */
+    uint32_t rank; /* 1 + number of tokens with a larger raw logit */
+    bool exhausted;
+    bool fault;
+};
+
+/* Bytes of scratch that the functions below need for a vocabulary. */
+size_t lodge_sample_scratch_bytes(uint32_t n_vocab);
+
+/* Draws one token. raw: (n_vocab) fp32. scratch: as above, 64-byte aligned. If want_logprob is
+ * false, logprob and rank may be left 0. */
+void lodge_sample(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text,
+                  const struct lodge_sampling *s, uint32_t position, bool want_logprob,
+                  void *scratch, struct lodge_sampled *out);
+/* Raw log-probability and rank of a given token. */
+void lodge_score(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text, uint32_t token,
+                 void *scratch, struct lodge_sampled *out);
+/* The n largest raw log-probabilities, descending, ties by smaller id. Returns how many. */
+uint32_t lodge_top_logprobs(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text, uint32_t n,
+                            void *scratch, struct lodge_top *out);
+
+/* Philox4x32-10. */
+void lodge_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4]);
+
+#endif
