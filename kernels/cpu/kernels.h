@@ -1,0 +1,142 @@
+/* The CPU kernel table: one pointer per operation, filled by each instruction-set rung.
+ *
+ * Private to the CPU backend. `kernels/ref` fills it with plain C, which defines the bits;
+ * `kernels/x86` overwrites entries for AVX2 and AVX-512. Every rung gives the same bits as `ref`
+ * in every entry here (checks test equality), so a result does not depend on the rung, the number
+ * of rows, tiles or threads. All run with denormals flushed to zero (lodge_cpu_flush_denormals),
+ * as the bf16 dot product instructions do by definition.
+ *
+ * Shapes. A weight matrix (N, K) is cut into panels of 32 rows, the last padded with zero rows;
+ * K is padded with zeros to Kp = round_up(K, 32). Activations come in row tiles of m <= mr rows
+ * in one of three forms that follows from the weight format:
+ *
+ *   F32  weights F32, F16      x as it is
+ *   BF16 weights BF16          x rounded to nearest even bf16
+ *   Q8   weights Q8_0 Q4_0 Q4_1   blocks of 32 along K: d = amax / 127 (fp32),
+ *                              q = rint(x * (127 / amax)) in [-127, 127], s = sum of q (int32);
+ *                              amax 0: d = 0, q = 0
+ *
+ * Arithmetic of one output (fp32, fma = one rounding), in rising k:
+ *   F32   acc = fma(w[k], x[k], acc)
+ *   BF16  for each pair: acc = fma(w[2i+1], x[2i+1], acc); acc = fma(w[2i], x[2i], acc)
+ *   Q8_0, Q4_0  for each block: acc = fma(dw * dx, (float)sum(q * qx), acc)      exact int32 sum
+ *   Q4_1  for each block: acc = fma(dw * dx, (float)sum(q * qx), acc);
+ *                         acc = fma(mw, dx * (float)s, acc)
+ *   with dw, mw the format's fp16 scale and minimum widened to fp32.
+ *
+ * Layouts of panels and tiles belong to the rung, their sizes are bounded by the functions below,
+ * so one allocation fits all rungs. Threads: all entries are pure functions of their arguments.
+ */
+#ifndef LODGE_KERNELS_CPU_KERNELS_H
+#define LODGE_KERNELS_CPU_KERNELS_H
+
+#include "kernels/format.h"
+#include "kernels/plan.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LODGE_PANEL_ROWS 32u
+#define LODGE_TILE_ROWS_MAX 12u
+#define LODGE_PAGE_TOKENS 32u
+#define LODGE_RANGE_PAGES 8u   /* attention: tokens of a range = 256 */
+#define LODGE_ATTN_QUERIES 12u /* most queries of one attention call */
+#define LODGE_KV_DIM_STEP 16u  /* head dims are padded to this in pages */
+
+enum lodge_act_form { LODGE_ACT_F32, LODGE_ACT_BF16, LODGE_ACT_Q8, LODGE_ACT_FORM_COUNT };
+
+/* Form that a weight format multiplies with. */
+enum lodge_act_form lodge_act_form(enum lodge_format f);
+/* Bytes of a packed activation tile of up to 12 rows, a multiple of 64; layout inside by rung,
+ * for m rows contiguous with stride m (no gap up to mr). */
+size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols);
+/* Bytes of a packed panel, a multiple of 64: F32 and F16 32 * Kp * 4 or * 2, BF16 64 * Kp,
+ * Q8_0 1088, Q4_0 576, Q4_1 640 bytes per block of 32 columns. */
+size_t lodge_panel_bytes(enum lodge_format f, uint32_t n_cols);
+
+/* out[i * ld + r] = product of tile row i and panel row r, i < m, r < 32.
+ * `next`: memory that will be read soon (may be NULL); the kernel prefetches `next_bytes` of it
+ * while it computes. */
+typedef void lodge_tile_fn(const void *panel, uint32_t n_cols, const void *tile, unsigned m,
+                           float *out, size_t ld, const void *next, size_t next_bytes);
+
+struct lodge_gemm {
+    unsigned mr; /* most rows of a tile, <= LODGE_TILE_ROWS_MAX */
+    /* Packs one panel: rows[r], r < 32, points to stored row bytes (any alignment) or is NULL for
+     * padding. */
+    void (*pack)(const uint8_t *const rows[32], uint32_t n_cols, void *panel);
+    lodge_tile_fn *tile;
+};
+
+/* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
+ * a (position, head of the group) pair) against up to 8 pages of that kv head. The state of each
+ * query is (max, sum, acc) as below; the call starts from an empty state.
+ *
+ * Per page, in order, for each query (all lanes t < 32 of the page at once):
+ *   s[t] = chain over pairs of dims as BF16 above (q first operand);   s *= scale (in fp32)
+ *   softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below
+ *   masked lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped
+ *   pm = max of lanes; if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm
+ *   p[t] = exp(s[t] - max), 0 where masked; sum += tree(p)
+ *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
+ * tree(p): 16 lanes a[j] = p[j] + p[j + 16]; then halves: a[j] + a[j + 8], + 4, + 2, + 1.
+ * exp(x): lodge_ref_exp in kernels/ref/math.h.
+ * Keys or values of masked lanes may be anything (NaN too): they must not reach acc or sum.
+ */
+struct lodge_attn_call {
+    const uint16_t *q; /* (n_queries, dim) bf16, dim padded with zeros to a multiple of 16 */
+    uint32_t n_queries;
+    uint32_t dim;            /* padded */
+    const uint8_t *pages[8]; /* K then V of this kv head in each page, see lodge_kv_head_bytes */
+    uint32_t n_pages;
+    uint32_t first[12], last[12]; /* token range per query, relative to pages[0]; may be empty */
+    float scale, softcap;
+    float max[12], sum[12]; /* out */
+    float *acc;             /* out: (n_queries, dim), not normalised */
+};
+
+/* K of one (page, layer, kv head): bf16 [dim/2][32 tokens][2 dims]; then V: bf16
+ * [16 token pairs][dim][2 tokens]. 128 * dim bytes. */
+size_t lodge_kv_head_bytes(uint32_t head_dim);
+
+struct lodge_cpu_kernels {
+    const char *name; /* rung */
+    struct lodge_gemm gemm[LODGE_FMT_COUNT];
+    /* Packs columns [k0, k1) of m rows (x + i * ld, index 0 = column k0) into a tile whose rows
+     * have n_cols columns. k0 is a multiple of 32; k1 is one too, or n_cols, and then the columns
+     * up to Kp are filled with zeros. */
+    void (*act_pack[LODGE_ACT_FORM_COUNT])(const float *x, size_t ld, unsigned m, uint32_t k0,
+                                           uint32_t k1, uint32_t n_cols, void *tile);
+    /* out = x * rsqrt(mean(x^2) + eps) * w; w NULL: ones. Sum of squares: 16 lanes
+     * l[i % 16] = fma(x[i], x[i], l[i % 16]) in rising i, then tree as in attention from 16 lanes;
+     * factor = 1 / sqrt(sum / n + eps) in fp32; out = (x * factor) * w. out may be x. */
+    void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *out);
+    /* g[i] = act(g[i]) * u[i]; silu(x) = x / (1 + exp(-x)). */
+    void (*glu)(enum lodge_activation act, float *g, const float *u, size_t n);
+    /* a' = a c - b s, b' = b c + a s for the pair (i, i + n), each product and sum rounded by
+     * itself. */
+    void (*rope)(float *head, const float *cos, const float *sin, uint32_t n);
+    /* Rounds dim values to bf16 (nearest even), zero-pads to dim_padded. */
+    void (*to_bf16)(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t *out);
+    /* Stores key and value of token t (< 32) of one kv head. */
+    void (*kv_store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
+    void (*attn)(struct lodge_attn_call *c);
+    /* Index of the largest element, the smallest on ties; NaN counts as -inf. */
+    uint32_t (*argmax)(const float *x, uint32_t n);
+};
+
+/* Fills the table for a rung: "ref", "avx2", "avx512", or NULL for the best that the CPU and the
+ * operating system allow. RESOURCE names what is missing; INVALID lists the known rungs. */
+int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
+
+/* The rungs' own fill functions; each overwrites what it has. Call only on a CPU that has it. */
+void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_avx2(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k);
+
+/* Flush-to-zero and denormals-are-zero for the calling thread; returns the former state. */
+unsigned lodge_cpu_flush_denormals(void);
+void lodge_cpu_restore_denormals(unsigned state);
+
+#endif
