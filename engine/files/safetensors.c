@@ -135,7 +135,7 @@ static int header_span(const uint8_t *data, size_t n, const char *where, size_t 
 static int add_file(struct lodge_safetensors *s, const uint8_t *data, size_t n, const char *where,
                     struct lodge_error *e)
 {
-    size_t len;
+    size_t len = 0;
     json_t *head = NULL;
     int err = header_span(data, n, where, &len, e);
     if (!err)
