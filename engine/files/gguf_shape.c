@@ -1,0 +1,219 @@
+#include "engine/files/shape.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+struct in {
+    const struct lodge_gguf *g;
+    char arch[32];
+    struct lodge_error *e;
+};
+
+static const char *key_of(const struct in *in, const char *name, char key[96])
+{
+    snprintf(key, 96, "%s.%s", in->arch, name);
+    return key;
+}
+
+static int get_u32(const struct in *in, const char *name, uint32_t *out)
+{
+    char key[96];
+    int64_t v = *out;
+    int err = lodge_gguf_get_int(in->g, key_of(in, name, key), 0, INT32_MAX, &v, in->e);
+    *out = (uint32_t)v;
+    return err;
+}
+
+static int get_number(const struct in *in, const char *name, double *out)
+{
+    char key[96];
+    return lodge_gguf_get_float(in->g, key_of(in, name, key), out, in->e);
+}
+
+/* A count that may be one number, or an array with one per layer (all equal). */
+static int get_per_layer(const struct in *in, const char *name, uint32_t *out)
+{
+    char key[96];
+    const struct lodge_gguf_value *v = lodge_gguf_find(in->g, key_of(in, name, key));
+    if (!v || v->type != LODGE_GGUF_ARRAY)
+        return get_u32(in, name, out);
+    double first = 0, d;
+    for (uint64_t i = 0; i < v->n; i++) {
+        if (!lodge_gguf_number(v, i, &d) || !(d >= 0 && d < 1e9))
+            return lodge_fail(in->e, LODGE_ERR_FORMAT, "metadata '%s' must be numbers", key);
+        if (i == 0)
+            first = d;
+        else if (d != first)
+            return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
+                              "metadata '%s' differs between layers, which is not supported", key);
+    }
+    *out = (uint32_t)first;
+    return 0;
+}
+
+static int set_family(struct in *in, struct lodge_model_shape *s)
+{
+    struct lodge_span a = {0};
+    int err = lodge_gguf_get_string(in->g, "general.architecture", &a, in->e);
+    if (err)
+        return err;
+    s->family = lodge_family_gguf(a);
+    if (s->family) {
+        snprintf(in->arch, sizeof in->arch, "%.*s", (int)a.n, a.data);
+        return 0;
+    }
+    char known[512];
+    lodge_family_list(true, known, sizeof known);
+    return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
+                      "architecture '%.*s' is not supported; this build serves %s",
+                      (int)(a.n > 60 ? 60 : a.n), a.data ? a.data : "", known);
+}
+
+static int set_dims(const struct in *in, struct lodge_model_shape *s)
+{
+    uint32_t value_length = 0;
+    if (get_u32(in, "embedding_length", &s->d_model) ||
+        get_per_layer(in, "feed_forward_length", &s->d_ff) ||
+        get_u32(in, "block_count", &s->n_layers) ||
+        get_per_layer(in, "attention.head_count", &s->n_heads) ||
+        get_per_layer(in, "attention.head_count_kv", &s->n_kv_heads) ||
+        get_u32(in, "attention.key_length", &s->head_dim) ||
+        get_u32(in, "attention.value_length", &value_length) ||
+        get_u32(in, "vocab_size", &s->n_vocab) || get_u32(in, "context_length", &s->n_context))
+        return LODGE_ERR_FORMAT;
+    if (!s->n_kv_heads)
+        s->n_kv_heads = s->n_heads;
+    if (!s->head_dim && s->n_heads)
+        s->head_dim = s->d_model / s->n_heads;
+    if (value_length && value_length != s->head_dim)
+        return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED, "keys of %u and values of %u dims",
+                          s->head_dim, value_length);
+    /* The table itself says how large the vocabulary is. */
+    const struct lodge_gguf_tensor *embed = lodge_gguf_tensor(in->g, "token_embd.weight");
+    if (embed && embed->dims[1] <= UINT32_MAX)
+        s->n_vocab = (uint32_t)embed->dims[1];
+    double eps = 1e-5;
+    int err = get_number(in, "attention.layer_norm_rms_epsilon", &eps);
+    s->norm_eps = (float)eps;
+    return err;
+}
+
+/* f32 tensor of n elements as divisors of the frequencies; absent leaves *out NULL. */
+static int get_factors(const struct in *in, const char *name, uint32_t n, struct lodge_arena *arena,
+                       const float **out)
+{
+    const struct lodge_gguf_tensor *t = lodge_gguf_tensor(in->g, name);
+    if (!t)
+        return 0;
+    if (t->type != 0 || t->dims[0] != n || t->n_bytes != n * sizeof(float))
+        return lodge_fail(in->e, LODGE_ERR_FORMAT, "tensor '%s' must be F32 with %u elements", name,
+                          n);
+    float *f = lodge_arena_array(arena, n + 1, sizeof *f);
+    if (!f)
+        return lodge_fail(in->e, LODGE_ERR_NOMEM, "no memory");
+    memcpy(f, t->data, t->n_bytes);
+    for (uint32_t i = 0; i < n; i++)
+        if (!(f[i] > 0))
+            return lodge_fail(in->e, LODGE_ERR_FORMAT, "tensor '%s' must be positive", name);
+    *out = f;
+    return 0;
+}
+
+static int set_scaling(const struct in *in, struct lodge_rope_shape *r)
+{
+    char key[96];
+    struct lodge_span type = {"none", 4};
+    int err = lodge_gguf_get_string(in->g, key_of(in, "rope.scaling.type", key), &type, in->e);
+    if (err)
+        return err;
+    static const struct {
+        const char *name;
+        enum lodge_rope_scaling scaling;
+    } kinds[] = {{"none", LODGE_ROPE_NONE},
+                 {"linear", LODGE_ROPE_LINEAR},
+                 {"yarn", LODGE_ROPE_YARN},
+                 {"longrope", LODGE_ROPE_LONGROPE}};
+    for (size_t i = 0; i < 4; i++)
+        if (type.n == strlen(kinds[i].name) && memcmp(type.data, kinds[i].name, type.n) == 0) {
+            r->scaling = kinds[i].scaling;
+            return 0;
+        }
+    return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED, "rope scaling '%.*s' is not supported",
+                      (int)(type.n > 40 ? 40 : type.n), type.data);
+}
+
+static int set_rope(const struct in *in, struct lodge_arena *arena, struct lodge_model_shape *s)
+{
+    struct lodge_rope_shape *r = &s->rope;
+    *r = (struct lodge_rope_shape){.theta = 10000,
+                                   .factor = 1,
+                                   .beta_fast = 32,
+                                   .beta_slow = 1,
+                                   .attention_factor = -1,
+                                   .n_dims = s->head_dim};
+    double old_linear = 0;
+    int err = get_u32(in, "rope.dimension_count", &r->n_dims);
+    if (!err)
+        err = get_number(in, "rope.freq_base", &r->theta);
+    if (!err)
+        err = get_number(in, "rope.scaling.factor", &r->factor);
+    if (!err)
+        err = get_number(in, "rope.scale_linear", &old_linear);
+    if (!err)
+        err = get_number(in, "rope.scaling.attn_factor", &r->attention_factor);
+    if (!err)
+        err = get_u32(in, "rope.scaling.original_context_length", &r->original_context);
+    if (!err)
+        err = set_scaling(in, r);
+    /* GGUF's factor multiplies the default one; ours replaces it. */
+    if (!err && r->scaling == LODGE_ROPE_YARN && r->attention_factor >= 0)
+        r->attention_factor *= 0.1 * log(r->factor > 1 ? r->factor : 1) + 1;
+    if (!err && old_linear > 1 && r->scaling == LODGE_ROPE_NONE) {
+        r->scaling = LODGE_ROPE_LINEAR;
+        r->factor = old_linear;
+    }
+    if (!err && r->n_dims > s->head_dim)
+        err = lodge_fail(in->e, LODGE_ERR_FORMAT, "rope.dimension_count %u exceeds the head size",
+                         r->n_dims);
+    if (!err)
+        err = get_factors(in, "rope_freqs.weight", r->n_dims / 2, arena, &r->divisors);
+    if (!err)
+        err = get_factors(in, "rope_factors_long.weight", r->n_dims / 2, arena, &r->long_factor);
+    if (!err)
+        err = get_factors(in, "rope_factors_short.weight", r->n_dims / 2, arena, &r->short_factor);
+    return err;
+}
+
+static int read_shape(struct in *in, struct lodge_arena *arena, const char *where,
+                      struct lodge_model_shape *out)
+{
+    int err = set_family(in, out);
+    if (!err)
+        err = set_dims(in, out);
+    if (!err)
+        err = set_rope(in, arena, out);
+    if (!err)
+        err = lodge_shape_check(out, where, in->e);
+    if (err)
+        return err;
+    out->tied = !lodge_gguf_tensor(in->g, "output.weight");
+    out->attention_bias = lodge_gguf_tensor(in->g, "blk.0.attn_q.bias") != NULL;
+    out->mlp_bias = lodge_gguf_tensor(in->g, "blk.0.ffn_gate.bias") != NULL;
+    uint32_t window = 0;
+    err = get_u32(in, "attention.sliding_window", &window);
+    for (uint32_t i = 0; i < out->n_layers; i++)
+        out->window[i] = window;
+    return err;
+}
+
+int lodge_shape_from_gguf(const struct lodge_gguf *g, const char *where, struct lodge_arena *arena,
+                          struct lodge_model_shape *out, struct lodge_error *e)
+{
+    *out = (struct lodge_model_shape){0};
+    struct in in = {.g = g, .e = e};
+    int err = read_shape(&in, arena, where, out);
+    if (err && e && strncmp(e->text, where, strlen(where)) != 0)
+        lodge_error_prefix(e, "%s", where);
+    return err;
+}
