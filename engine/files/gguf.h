@@ -14,6 +14,7 @@
 #include "base/arena.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "engine/text/span.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,11 +34,6 @@ enum lodge_gguf_type {
     LODGE_GGUF_I64,
     LODGE_GGUF_F64,
     LODGE_GGUF_TYPE_COUNT
-};
-
-struct lodge_span {
-    const char *data; /* not zero-terminated */
-    size_t n;
 };
 
 struct lodge_gguf_value {

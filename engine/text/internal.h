@@ -1,0 +1,157 @@
+/* What the parts of the tokenizer share. Private to engine/text. */
+#ifndef LODGE_ENGINE_TEXT_INTERNAL_H
+#define LODGE_ENGINE_TEXT_INTERNAL_H
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+
+#include "base/arena.h"
+#include "engine/text/tokenizer.h"
+
+#include <pcre2.h>
+
+#define MAX_STEPS 16u
+
+/* Bytes -> u32, open addressing; keys are borrowed. */
+struct span_map {
+    struct span_slot {
+        struct lodge_span key;
+        uint32_t value;
+    } * slots;
+    size_t mask;
+};
+/* Pair of ids -> merge. */
+struct pair_map {
+    struct pair_slot {
+        uint64_t key; /* left << 32 | right, plus 1; 0: empty */
+        uint32_t rank, id;
+    } * slots;
+    size_t mask;
+};
+
+struct token {
+    struct lodge_span text;  /* spelling */
+    struct lodge_span bytes; /* what it stands for */
+    float score;
+    bool special;
+};
+
+struct added_token {
+    struct lodge_span text; /* normalised where `normalized` */
+    uint32_t id;
+    bool special, single_word, lstrip, rstrip, normalized;
+};
+
+enum norm_kind {
+    NORM_PREPEND,
+    NORM_REPLACE,
+    NORM_UNICODE, /* NFC and friends: flags of utf8proc in `arg` */
+    NORM_LOWER,
+    NORM_STRIP, /* arg: 1 left, 2 right */
+};
+struct norm_step {
+    enum norm_kind kind;
+    int arg;
+    struct lodge_span from, to;
+};
+
+enum split_kind {
+    SPLIT_REGEX,
+    SPLIT_DIGITS, /* arg: 1 each digit by itself */
+    SPLIT_METASPACE,
+    SPLIT_WHITESPACE,
+    SPLIT_PREFIX_SPACE, /* byte level: a space before a piece that has none */
+};
+enum split_behavior {
+    BEHAVIOR_REMOVED,
+    BEHAVIOR_ISOLATED,
+    BEHAVIOR_PREVIOUS,
+    BEHAVIOR_NEXT,
+    BEHAVIOR_CONTIGUOUS,
+};
+enum prepend_scheme { PREPEND_ALWAYS, PREPEND_FIRST, PREPEND_NEVER };
+struct split_step {
+    enum split_kind kind;
+    enum split_behavior behavior;
+    bool invert;
+    int arg;
+    pcre2_code *regex;
+    struct lodge_span replacement; /* metaspace */
+    enum prepend_scheme scheme;
+    bool split; /* metaspace: cut before each replacement character */
+};
+
+struct lodge_tokenizer {
+    struct lodge_arena arena;
+    struct token *tokens;
+    uint32_t n_tokens;
+    struct span_map by_text;  /* spelling -> id, all tokens */
+    struct span_map by_piece; /* what merging sees: bytes (byte level) or spelling -> id */
+    struct pair_map merges;
+    bool byte_level; /* symbols are bytes; else characters */
+    bool by_score;   /* merge by score of the merged token instead of ranked pairs */
+    bool byte_fallback, fuse_unk, ignore_merges;
+    int64_t unk, bos, eos;
+    int32_t byte_id[256];      /* <0xHH>, -1 when absent */
+    struct added_token *added; /* sorted by text */
+    uint32_t n_added;
+    struct norm_step norms[MAX_STEPS];
+    uint32_t n_norms;
+    struct split_step splits[MAX_STEPS];
+    uint32_t n_splits;
+    uint32_t *prefix, *suffix; /* post-processor */
+    uint32_t n_prefix, n_suffix;
+    uint32_t ends[64];
+    uint32_t n_ends;
+    bool strips_space;
+};
+
+/* vocab.c */
+bool span_map_init(struct span_map *m, struct lodge_arena *a, size_t n);
+/* Keeps the first value of a key. */
+void span_map_put(struct span_map *m, struct lodge_span key, uint32_t value);
+int64_t span_map_get(const struct span_map *m, const char *s, size_t n);
+bool pair_map_init(struct pair_map *m, struct lodge_arena *a, size_t n);
+void pair_map_put(struct pair_map *m, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
+const struct pair_slot *pair_map_get(const struct pair_map *m, uint32_t left, uint32_t right);
+struct lodge_span keep_span(struct lodge_arena *a, const char *s, size_t n);
+/* Spelling of a byte-level token to its bytes; n == SIZE_MAX when it has characters outside the
+ * alphabet. */
+struct lodge_span bytes_of_alphabet(struct lodge_arena *a, struct lodge_span text);
+/* Fills token bytes, the maps and byte ids from tokens[].text. NOMEM. */
+int index_tokens(struct lodge_tokenizer *t, struct lodge_error *e);
+void add_end(struct lodge_tokenizer *t, int64_t id);
+/* Ends the texts that every model family uses as end of turn. */
+void add_known_ends(struct lodge_tokenizer *t);
+/* Sorts and indexes the added tokens (normalised ones are normalised). */
+int index_added(struct lodge_tokenizer *t, struct lodge_error *e);
+
+/* normalize.c: out is cleared and filled. NOMEM or LIMIT. */
+int normalize(const struct lodge_tokenizer *t, const char *s, size_t n, struct lodge_buf *out);
+
+/* split.c */
+struct piece {
+    size_t begin, end;
+};
+struct pieces {
+    struct piece *list;
+    size_t n, room;
+};
+/* Cuts text (which it may rewrite) into pieces. at_start: the text begins the whole input. */
+int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start,
+          struct pieces *out);
+int compile_regex(const char *pattern, size_t n, pcre2_code **out, struct lodge_error *e);
+
+/* merge.c */
+struct merger; /* scratch memory of one encoding */
+struct merger *merger_create(void);
+void merger_destroy(struct merger *m);
+/* Appends the ids of one piece. */
+int merge_piece(const struct lodge_tokenizer *t, struct merger *m, const char *s, size_t n,
+                struct lodge_tokens *out);
+
+/* added.c: next added token in s[from..n) among those with `normalized` as given; its bounds with
+ * swallowed spaces. NULL when there is none. */
+const struct added_token *next_added(const struct lodge_tokenizer *t, const char *s, size_t n,
+                                     size_t from, bool normalized, size_t *begin, size_t *end);
+
+#endif
