@@ -7,7 +7,7 @@
  *   3. repetition penalty over prompt and output tokens (l > 0 ? l / r : l * r), then
  *      frequency * count + presence over output tokens is subtracted
  *   4. temperature 0 (or < 1e-5): the largest logit, the smallest id on ties. Done.
- *   5. logits / temperature
+ *   5. logits * (1 / temperature)
  *   6. top_k: the k largest (ties with the k-th: smallest ids first)
  *   7. typical_p, then top_p, then min_p, each on the distribution renormalised over what the
  *      previous kept; each keeps at least one token. Orders break ties by smaller id.

@@ -67,6 +67,8 @@ struct lodge_gemm {
      * padding. */
     void (*pack)(const uint8_t *const rows[32], uint32_t n_cols, void *panel);
     lodge_tile_fn *tile;
+    /* Row r of a panel back to fp32, exactly (embedding lookup in the packed table). */
+    void (*gather)(const void *panel, uint32_t n_cols, uint32_t r, float *out);
 };
 
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is

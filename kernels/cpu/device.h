@@ -1,0 +1,145 @@
+/* The CPU device: what the parts of the backend share. Private to kernels/cpu.
+ *
+ * Owned by the engine thread; during a step the workers read it and write disjoint parts of the
+ * workspace, separated by barriers.
+ */
+#ifndef LODGE_KERNELS_CPU_DEVICE_H
+#define LODGE_KERNELS_CPU_DEVICE_H
+
+#include "base/workers.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/kernels.h"
+
+#include <stdatomic.h>
+
+/* A linear as panels: row n of the plan is row n % 32 of panel n / 32. */
+struct packed {
+    uint8_t *panels;
+    uint32_t n_panels;
+    size_t panel_bytes;
+    enum lodge_format format;
+    enum lodge_act_form form;
+    uint32_t n_rows, n_cols;
+};
+
+/* Rows of a step as tiles for one activation form: n tiles, sizes differing by at most one. */
+struct tiling {
+    uint32_t n_rows, n_tiles;
+};
+
+/* One attention work item. */
+struct attn_item {
+    uint32_t row; /* of the step */
+    uint32_t kv_head;
+    uint32_t first_query; /* index into (token of the row) * group + head of the group */
+    uint32_t n_queries;
+    uint32_t range, n_ranges; /* ranges of 8 pages: one by itself, or all in turn */
+    int32_t partial;          /* slot of the partial result, -1: the item finishes its queries */
+};
+
+struct partial {
+    float max[LODGE_ATTN_QUERIES], sum[LODGE_ATTN_QUERIES];
+};
+
+struct token_info {
+    uint32_t row; /* of the step */
+    uint32_t position;
+};
+
+struct lodge_device {
+    struct lodge_device_config cfg;
+    struct lodge_device_info info;
+    struct lodge_cpu_kernels k;
+    struct lodge_workers *workers;
+    const struct lodge_plan *plan;
+    struct packed *linears; /* parallel to plan->linears */
+    uint8_t *weights;
+    size_t weight_bytes;
+
+    uint8_t *pool;
+    size_t page_bytes;
+    uint32_t n_pages;
+    size_t touched_bytes;
+
+    /* Workspace, one allocation; sizes follow from cfg and plan (workspace.c). */
+    uint8_t *space;
+    size_t space_bytes;
+    float *x;        /* (max_rows, d_model) residual stream */
+    float *fp;       /* (max_rows, widest of qkv, attention out, d_ff, d_model) */
+    float *attn_out; /* (max_rows, widest n_heads * dim padded) */
+    uint16_t *q;     /* (max_rows, n_heads, dim padded) bf16, scaled by nothing */
+    uint8_t *act[LODGE_ACT_FORM_COUNT];  /* tiles of the input */
+    uint8_t *act2[LODGE_ACT_FORM_COUNT]; /* tiles of the MLP's inner activation */
+    float *cos, *sin;                    /* (n_ropes, max_rows, n_freqs of the widest) */
+    uint32_t rope_stride;
+    float *logits;    /* (max_logit_rows, n_vocab) */
+    uint8_t *scratch; /* per worker */
+    size_t scratch_bytes;
+    float *partial_acc; /* (MAX_PARTIALS, 12, dim padded) */
+    struct partial *partials;
+    struct attn_item *items;
+    uint32_t max_items;
+    struct token_info *tokens;
+    uint32_t *wanted; /* (max_rows) token rows that want logits */
+    uint32_t *want_row;
+    struct lodge_result *results;
+    struct lodge_top *tops;
+    float *hidden;
+
+    /* The step in progress. */
+    const struct lodge_step *step;
+    uint32_t n_items, n_wanted;
+    uint32_t n_results, n_tops;
+    _Atomic uint32_t next; /* shared work counter */
+    uint64_t tickets;
+    struct lodge_step_result result;
+};
+
+#define LODGE_MAX_PARTIALS 512u
+#define LODGE_MAX_STEP_TOPS 21u
+
+/* load.c */
+int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
+                   void *cookie, struct lodge_error *e);
+size_t lodge_cpu_packed_bytes(const struct lodge_plan *p);
+/* workspace.c: sizes (space == NULL) or carves. */
+size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, uint8_t *space);
+uint8_t *lodge_cpu_map(size_t n_bytes);
+
+/* step.c */
+int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s);
+
+/* gemm.c: called by every worker of a run. */
+struct tiling lodge_cpu_tiling(const struct lodge_device *d, enum lodge_act_form form,
+                               uint32_t n_rows);
+/* First row and number of rows of tile t. */
+uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first);
+/* Normalises (weight NULL and eps < 0: copies) rows of x and packs them for the forms in use. */
+void lodge_cpu_pack_rows(struct lodge_device *d, const float *x, size_t ld, uint32_t n_rows,
+                         uint32_t n_cols, const struct lodge_norm *norm, unsigned forms,
+                         uint8_t *const act[], unsigned worker, unsigned n_workers);
+/* What happens to a finished (m, 32) block of products. */
+typedef void lodge_block_fn(void *ctx, uint32_t linear, uint32_t first_row, unsigned m,
+                            uint32_t panel, float *block);
+/* Products of up to 3 linears with packed rows; panels are split over workers by bytes. */
+void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, uint32_t n_rows,
+                    uint8_t *const act[], lodge_block_fn *fn, void *ctx, unsigned worker,
+                    unsigned n_workers);
+/* Panels [from, to) of a worker among n_panels. */
+void lodge_cpu_share(uint32_t n, unsigned worker, unsigned n_workers, uint32_t *from, uint32_t *to);
+unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, unsigned n);
+
+/* attention.c */
+void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn *op);
+void lodge_cpu_attention(struct lodge_device *d, const struct lodge_op_attn *op, unsigned worker);
+/* Merges the partial results of split items into attn_out; rows by worker. */
+void lodge_cpu_merge_partials(struct lodge_device *d, const struct lodge_op_attn *op,
+                              unsigned worker, unsigned n_workers);
+uint8_t *lodge_cpu_kv_head(const struct lodge_device *d, const struct lodge_row *row,
+                           uint32_t group, uint32_t group_layer, uint32_t kv_head, uint32_t block);
+
+/* logits.c */
+void lodge_cpu_head(struct lodge_device *d, const struct lodge_op_head *op, unsigned worker,
+                    unsigned n_workers);
+
+#endif

@@ -1,0 +1,137 @@
+#include "kernels/cpu/kernels.h"
+
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <xmmintrin.h>
+#endif
+
+static size_t padded(uint32_t n)
+{
+    return ((size_t)n + 31) / 32 * 32;
+}
+
+enum lodge_act_form lodge_act_form(enum lodge_format f)
+{
+    return f == LODGE_FMT_BF16 ? LODGE_ACT_BF16 : f <= LODGE_FMT_F16 ? LODGE_ACT_F32 : LODGE_ACT_Q8;
+}
+
+size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols)
+{
+    size_t kp = padded(n_cols);
+    size_t row = form == LODGE_ACT_F32    ? kp * 4
+                 : form == LODGE_ACT_BF16 ? kp * 2
+                                          : kp + kp / 32 * 8;
+    return (row * LODGE_TILE_ROWS_MAX + 63) / 64 * 64;
+}
+
+size_t lodge_panel_bytes(enum lodge_format f, uint32_t n_cols)
+{
+    const struct lodge_format_info *i = lodge_format_info(f);
+    return (padded(n_cols) / i->block * i->block_bytes * LODGE_PANEL_ROWS + 63) / 64 * 64;
+}
+
+size_t lodge_kv_head_bytes(uint32_t head_dim)
+{
+    size_t dim = ((size_t)head_dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
+    return dim * LODGE_PAGE_TOKENS * 2 * sizeof(uint16_t);
+}
+
+#if defined(__x86_64__)
+
+unsigned lodge_cpu_flush_denormals(void)
+{
+    unsigned old = _mm_getcsr();
+    _mm_setcsr(old | 0x8040u); /* FTZ and DAZ */
+    return old;
+}
+
+void lodge_cpu_restore_denormals(unsigned state)
+{
+    _mm_setcsr(state);
+}
+
+#ifdef LODGE_HAVE_X86_RUNGS
+struct features {
+    bool avx2, avx512;
+};
+
+static uint64_t enabled_state(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+/* What both the CPU and the operating system allow. */
+static struct features detect(void)
+{
+    struct features f = {0};
+    uint32_t a, b, c, d, b7, c7, d7, a71 = 0, skip;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) ||
+        !__get_cpuid_count(7, 0, &a, &b7, &c7, &d7))
+        return f;
+    __get_cpuid_count(7, 1, &a71, &skip, &skip, &skip);
+    uint64_t state = enabled_state();
+    f.avx2 = (state & 6) == 6 && (c & bit_FMA) && (c & bit_F16C) && (b7 & bit_AVX2);
+    f.avx512 = f.avx2 && (state & 0xE6) == 0xE6 && (b7 & bit_AVX512F) && (b7 & bit_AVX512BW) &&
+               (b7 & bit_AVX512VL) && (b7 & bit_AVX512DQ) && (c7 & bit_AVX512VNNI) &&
+               (a71 & (1u << 5));
+    return f;
+}
+#endif
+
+#else
+
+unsigned lodge_cpu_flush_denormals(void)
+{
+    return 0;
+}
+
+void lodge_cpu_restore_denormals(unsigned state)
+{
+    (void)state;
+}
+
+#endif
+
+struct rung {
+    const char *name;
+    void (*fill)(struct lodge_cpu_kernels *);
+    bool there;
+};
+
+int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e)
+{
+    struct rung rungs[] = {
+        {"ref", lodge_kernels_fill_ref, true},
+#ifdef LODGE_HAVE_X86_RUNGS
+        {"avx2", lodge_kernels_fill_avx2, detect().avx2},
+        {"avx512", lodge_kernels_fill_avx512, detect().avx512},
+#else
+        {"avx2", NULL, false},
+        {"avx512", NULL, false},
+#endif
+        {"neon-dotprod", NULL, false},
+        {"neon-i8mm", NULL, false},
+    };
+    size_t n = sizeof rungs / sizeof *rungs, want = n;
+    for (size_t i = 0; i < n; i++)
+        if (rung && strcmp(rungs[i].name, rung) == 0)
+            want = i;
+    if (rung && want == n)
+        return lodge_fail(e, LODGE_ERR_INVALID,
+                          "unknown instruction-set level '%s'; known: ref, avx2, avx512, "
+                          "neon-dotprod, neon-i8mm",
+                          rung);
+    if (rung && !rungs[want].there)
+        return lodge_fail(e, LODGE_ERR_RESOURCE,
+                          "this CPU or build does not have the instruction-set level '%s'; leave "
+                          "--cpu-isa out to use the best there is",
+                          rung);
+    *k = (struct lodge_cpu_kernels){0};
+    for (size_t i = 0; i < n && (!rung || i <= want); i++)
+        if (rungs[i].there)
+            rungs[i].fill(k);
+    return 0;
+}

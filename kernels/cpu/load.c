@@ -1,0 +1,132 @@
+/* Packing: stored rows to panels, all workers at once, into one region of huge pages. */
+#include "kernels/cpu/device.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define HUGE ((size_t)2 << 20)
+
+uint8_t *lodge_cpu_map(size_t n_bytes)
+{
+    /* Over-reserve so that the region can begin on a huge page. */
+    size_t size = n_bytes + HUGE;
+    uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    uint8_t *at = (uint8_t *)(((uintptr_t)p + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
+    if (at > p)
+        munmap(p, (size_t)(at - p));
+    size_t tail = size - (size_t)(at - p) - n_bytes;
+    size_t used = (n_bytes + 4095) & ~(size_t)4095;
+    if (tail > used - n_bytes)
+        munmap(at + used, tail - (used - n_bytes));
+    madvise(at, used, MADV_HUGEPAGE);
+    return at;
+}
+
+static size_t linear_bytes(const struct lodge_linear *l)
+{
+    size_t panels = ((size_t)l->n_rows + 31) / 32;
+    return panels * lodge_panel_bytes(l->format, l->n_cols);
+}
+
+size_t lodge_cpu_packed_bytes(const struct lodge_plan *p)
+{
+    size_t sum = 0;
+    for (uint32_t i = 0; i < p->n_linears; i++)
+        sum += linear_bytes(&p->linears[i]);
+    return sum;
+}
+
+struct job {
+    struct lodge_device *d;
+    lodge_progress_fn *fn;
+    void *cookie;
+    size_t total;
+    _Atomic size_t done;
+};
+
+/* Row of the file that becomes row n of the plan. */
+static uint32_t stored_row(const struct lodge_linear *l, uint32_t n)
+{
+    if (l->order == LODGE_ROWS_PLAIN)
+        return n;
+    uint32_t d = l->head_dim, in = n % d, half = d / 2;
+    return n - in + 2 * (in % half) + in / half;
+}
+
+static void pack_panel(const struct job *j, uint32_t linear, uint32_t panel)
+{
+    const struct lodge_plan *p = j->d->plan;
+    const struct lodge_linear *l = &p->linears[linear];
+    const struct packed *to = &j->d->linears[linear];
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(l->format, l->n_cols, &row_bytes);
+    const uint8_t *rows[32];
+    for (uint32_t r = 0; r < 32; r++) {
+        uint32_t n = panel * 32 + r;
+        rows[r] = n < l->n_rows
+                      ? (const uint8_t *)p->tensors[linear].data + row_bytes * stored_row(l, n)
+                      : NULL;
+    }
+    j->d->k.gemm[l->format].pack(rows, l->n_cols, to->panels + panel * to->panel_bytes);
+}
+
+/* Every worker packs its contiguous part of every linear, as it will read it later. */
+static void pack_all(void *ctx, unsigned worker, unsigned n_workers)
+{
+    struct job *j = ctx;
+    for (uint32_t i = 0; i < j->d->plan->n_linears; i++) {
+        uint32_t from, to;
+        lodge_cpu_share(j->d->linears[i].n_panels, worker, n_workers, &from, &to);
+        for (uint32_t p = from; p < to; p++)
+            pack_panel(j, i, p);
+        atomic_fetch_add(&j->done, (to - from) * j->d->linears[i].panel_bytes);
+        if (worker == 0 && j->fn)
+            j->fn(j->cookie, atomic_load(&j->done), j->total);
+    }
+}
+
+static int check_kernels(const struct lodge_device *d, const struct lodge_plan *p,
+                         struct lodge_error *e)
+{
+    for (uint32_t i = 0; i < p->n_linears; i++)
+        if (!d->k.gemm[p->linears[i].format].tile)
+            return lodge_fail(e, LODGE_ERR_UNSUPPORTED, "the CPU backend has no %s kernel",
+                              lodge_format_info(p->linears[i].format)->name);
+    return 0;
+}
+
+int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
+                   void *cookie, struct lodge_error *e)
+{
+    int err = check_kernels(d, p, e);
+    if (err)
+        return err;
+    d->plan = p;
+    d->weight_bytes = lodge_cpu_packed_bytes(p);
+    d->weights = lodge_cpu_map(d->weight_bytes);
+    d->linears = calloc(p->n_linears, sizeof *d->linears);
+    if (!d->weights || !d->linears)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for %zu bytes of weights",
+                          d->weight_bytes);
+    size_t at = 0;
+    for (uint32_t i = 0; i < p->n_linears; i++) {
+        const struct lodge_linear *l = &p->linears[i];
+        d->linears[i] = (struct packed){
+            .panels = d->weights + at,
+            .n_panels = (l->n_rows + 31) / 32,
+            .panel_bytes = lodge_panel_bytes(l->format, l->n_cols),
+            .format = l->format,
+            .form = lodge_act_form(l->format),
+            .n_rows = l->n_rows,
+            .n_cols = l->n_cols,
+        };
+        at += linear_bytes(l);
+    }
+    struct job j = {.d = d, .fn = fn, .cookie = cookie, .total = d->weight_bytes};
+    lodge_workers_run(d->workers, pack_all, &j);
+    return 0;
+}

@@ -1,0 +1,111 @@
+/* The end of a step: logits for the token rows that want them, then samples and scores. */
+#include "kernels/cpu/device.h"
+#include "kernels/ref/math.h"
+
+#include <string.h>
+
+struct head_ctx {
+    struct lodge_device *d;
+    const struct lodge_op_head *op;
+    uint32_t first; /* of the wanted rows in this round */
+};
+
+static void store_logits(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
+                         float *block)
+{
+    (void)linear;
+    const struct head_ctx *h = ctx;
+    const struct lodge_op_head *op = h->op;
+    uint32_t n = h->d->plan->n_vocab, from = panel * 32;
+    uint32_t width = n - from < 32 ? n - from : 32;
+    for (unsigned i = 0; i < m; i++) {
+        float *out = h->d->logits + (size_t)(first_row + i) * n + from;
+        for (uint32_t j = 0; j < width; j++) {
+            float l = block[i * 32 + j] * op->multiplier;
+            out[j] = op->softcap > 0 ? op->softcap * lodge_ref_tanh(l / op->softcap) : l;
+        }
+    }
+}
+
+/* What wanted entry i is: the sample of its row, or the score of a token's successor. */
+static void finish_entry(struct lodge_device *d, uint32_t i, const float *logits, uint8_t *scratch)
+{
+    const struct lodge_plan *p = d->plan;
+    struct lodge_result *r = &d->results[i];
+    const struct lodge_row *row = &d->step->rows[r->row];
+    uint32_t position = row->position + r->index;
+    if (r->scored) {
+        uint32_t target = r->index + 1 < row->n_tokens
+                              ? d->step->tokens[row->first_token + r->index + 1]
+                              : row->next_token;
+        lodge_score(logits, p->n_vocab, p->n_vocab_text, target, scratch, &r->value);
+    } else if (row->sampling->temperature < 1e-5f && !row->sampling->n_bias &&
+               !row->sampling->n_allowed && !row->sampling->n_banned && !row->sampling->n_counts &&
+               !row->want_logprob) {
+        r->value = (struct lodge_sampled){.token = d->k.argmax(logits, p->n_vocab_text)};
+        r->value.fault = !(logits[r->value.token] > -INFINITY);
+    } else {
+        lodge_sample(logits, p->n_vocab, p->n_vocab_text, row->sampling, position + 1,
+                     row->want_logprob, scratch, &r->value);
+    }
+    r->first_top = i * LODGE_MAX_STEP_TOPS;
+    r->n_top = row->n_top ? lodge_top_logprobs(
+                                logits, p->n_vocab, p->n_vocab_text,
+                                row->n_top < LODGE_MAX_STEP_TOPS ? row->n_top : LODGE_MAX_STEP_TOPS,
+                                scratch, d->tops + r->first_top)
+                          : 0;
+}
+
+static void one_round(struct lodge_device *d, const struct lodge_op_head *op, uint32_t first,
+                      uint32_t n, unsigned worker, unsigned n_workers)
+{
+    const size_t width = d->plan->d_model;
+    uint8_t *scratch = d->scratch + worker * d->scratch_bytes;
+    uint32_t from, to;
+    lodge_cpu_share(n, worker, n_workers, &from, &to);
+    for (uint32_t i = from; i < to; i++)
+        memcpy(d->fp + i * width, d->x + d->wanted[first + i] * width, width * sizeof *d->fp);
+    if (worker == 0)
+        atomic_store(&d->next, 0);
+    lodge_workers_barrier(d->workers);
+    unsigned forms = lodge_cpu_forms(d, &op->linear, 1);
+    lodge_cpu_pack_rows(d, d->fp, width, n, (uint32_t)width, &op->norm, forms, d->act, worker,
+                        n_workers);
+    lodge_workers_barrier(d->workers);
+    struct head_ctx ctx = {d, op, first};
+    lodge_cpu_gemm(d, &op->linear, 1, n, d->act, store_logits, &ctx, worker, n_workers);
+    lodge_workers_barrier(d->workers);
+    for (;;) {
+        uint32_t i = atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
+        if (i >= n)
+            break;
+        finish_entry(d, first + i, d->logits + (size_t)i * d->plan->n_vocab, scratch);
+    }
+    lodge_workers_barrier(d->workers);
+}
+
+static void store_hidden(struct lodge_device *d, const struct lodge_op_head *op)
+{
+    uint32_t n = 0;
+    const float *w = op->norm.weight == LODGE_NONE ? NULL : d->plan->vectors[op->norm.weight].data;
+    for (uint32_t r = 0; r < d->step->n_rows; r++) {
+        const struct lodge_row *row = &d->step->rows[r];
+        if (!(row->want & LODGE_WANT_HIDDEN))
+            continue;
+        size_t last = row->first_token + row->n_tokens - 1;
+        d->k.rms_norm(d->x + last * d->plan->d_model, w, d->plan->d_model, op->norm.eps,
+                      d->hidden + (size_t)n++ * d->plan->d_model);
+    }
+}
+
+void lodge_cpu_head(struct lodge_device *d, const struct lodge_op_head *op, unsigned worker,
+                    unsigned n_workers)
+{
+    if (worker == 0)
+        store_hidden(d, op);
+    for (uint32_t first = 0; first < d->n_wanted; first += d->cfg.max_logit_rows) {
+        uint32_t n = d->n_wanted - first;
+        n = n < d->cfg.max_logit_rows ? n : d->cfg.max_logit_rows;
+        one_round(d, op, first, n, worker, n_workers);
+    }
+}

@@ -1,0 +1,440 @@
+/* One step: all ops of the plan over all rows, in one run of the workers, phases separated by
+ * barriers. Every function here is called by every worker with the same arguments. */
+#include "kernels/cpu/device.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <string.h>
+
+struct run {
+    struct lodge_device *d;
+    unsigned worker, n_workers;
+};
+
+static void barrier(const struct run *r)
+{
+    lodge_workers_barrier(r->d->workers);
+}
+
+static uint32_t padded_dim(uint32_t d)
+{
+    return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
+}
+
+static void share(const struct run *r, uint32_t n, uint32_t *from, uint32_t *to)
+{
+    lodge_cpu_share(n, r->worker, r->n_workers, from, to);
+}
+
+/* ---- EMBED --------------------------------------------------------------------------------------
+ */
+
+static void set_rotation(struct lodge_device *d, uint32_t token)
+{
+    for (uint32_t i = 0; i < d->plan->n_ropes; i++) {
+        const struct lodge_rope *rope = &d->plan->ropes[i];
+        size_t at = ((size_t)i * d->cfg.max_rows + token) * d->rope_stride;
+        for (uint32_t f = 0; f < rope->n_freqs; f++) {
+            float angle = (float)d->tokens[token].position * rope->inv_freq[f];
+            d->cos[at + f] = cosf(angle) * rope->scale;
+            d->sin[at + f] = sinf(angle) * rope->scale;
+        }
+    }
+}
+
+static void run_embed(const struct run *r, const struct lodge_op_embed *op)
+{
+    struct lodge_device *d = r->d;
+    const struct packed *table = &d->linears[op->table];
+    uint32_t from, to;
+    share(r, d->step->n_tokens, &from, &to);
+    for (uint32_t i = from; i < to; i++) {
+        uint32_t id = d->step->tokens[i];
+        float *x = d->x + (size_t)i * d->plan->d_model;
+        d->k.gemm[table->format].gather(table->panels + (id / 32) * table->panel_bytes,
+                                        table->n_cols, id % 32, x);
+        for (uint32_t j = 0; op->scale != 1 && j < d->plan->d_model; j++)
+            x[j] *= op->scale;
+        set_rotation(d, i);
+    }
+    barrier(r);
+}
+
+/* ---- QKV ----------------------------------------------------------------------------------------
+ */
+
+struct qkv_ctx {
+    struct lodge_device *d;
+    const struct lodge_op_qkv *op;
+    uint32_t width; /* of a row of products: q, k, v side by side */
+};
+
+static void store_qkv(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
+                      float *block)
+{
+    const struct qkv_ctx *c = ctx;
+    const struct lodge_op_qkv *op = c->op;
+    uint32_t part = (int32_t)linear == op->linear[0] ? 0 : (int32_t)linear == op->linear[1] ? 1 : 2;
+    uint32_t at = part == 0   ? 0
+                  : part == 1 ? op->n_heads * op->head_dim
+                              : (op->n_heads + op->n_kv_heads) * op->head_dim;
+    uint32_t n = c->d->linears[linear].n_rows, from = panel * 32;
+    uint32_t width = n - from < 32 ? n - from : 32;
+    const float *bias =
+        op->bias[part] == LODGE_NONE ? NULL : c->d->plan->vectors[op->bias[part]].data + from;
+    for (unsigned i = 0; i < m; i++) {
+        float *out = c->d->fp + (size_t)(first_row + i) * c->width + at + from;
+        for (uint32_t j = 0; j < width; j++)
+            out[j] = block[i * 32 + j] + (bias ? bias[j] : 0);
+    }
+}
+
+static void norm_heads(struct lodge_device *d, const struct lodge_norm *norm, float *heads,
+                       uint32_t n_heads, uint32_t dim)
+{
+    if (norm->weight == LODGE_NONE)
+        return;
+    const struct lodge_vector *w = &d->plan->vectors[norm->weight];
+    uint32_t n = w->n == dim ? n_heads : 1;
+    for (uint32_t h = 0; h < n; h++)
+        d->k.rms_norm(heads + h * w->n, w->data, w->n, norm->eps, heads + h * w->n);
+}
+
+/* Normalises, rotates and stores one token's q, k and v. */
+static void finish_token(const struct qkv_ctx *c, uint32_t token)
+{
+    struct lodge_device *d = c->d;
+    const struct lodge_op_qkv *op = c->op;
+    uint32_t dim = op->head_dim, dp = padded_dim(dim);
+    float *q = d->fp + (size_t)token * c->width;
+    float *k = q + op->n_heads * dim, *v = k + op->n_kv_heads * dim;
+    norm_heads(d, &op->q_norm, q, op->n_heads, dim);
+    norm_heads(d, &op->k_norm, k, op->n_kv_heads, dim);
+    if (op->rope != LODGE_NONE) {
+        size_t at = ((size_t)op->rope * d->cfg.max_rows + token) * d->rope_stride;
+        uint32_t n = d->plan->ropes[op->rope].n_freqs;
+        /* q and k stand side by side: their heads rotate alike. */
+        for (uint32_t h = 0; h < op->n_heads + op->n_kv_heads; h++)
+            d->k.rope(q + h * dim, d->cos + at, d->sin + at, n);
+    }
+    for (uint32_t h = 0; h < op->n_heads; h++)
+        d->k.to_bf16(q + h * dim, dim, dp, d->q + ((size_t)token * op->n_heads + h) * dp);
+    const struct token_info *info = &d->tokens[token];
+    const struct lodge_row *row = &d->step->rows[info->row];
+    for (uint32_t h = 0; h < op->n_kv_heads; h++) {
+        uint8_t *kv = lodge_cpu_kv_head(d, row, op->group, op->group_layer, h,
+                                        info->position / LODGE_PAGE_TOKENS);
+        if (kv)
+            d->k.kv_store(kv, info->position % LODGE_PAGE_TOKENS, k + h * dim, v + h * dim, dim);
+    }
+}
+
+static bool same_items(const struct lodge_op_attn *a, const struct lodge_op_attn *b)
+{
+    return a && a->n_heads == b->n_heads && a->n_kv_heads == b->n_kv_heads &&
+           a->window == b->window;
+}
+
+static void run_qkv(const struct run *r, const struct lodge_op *op,
+                    const struct lodge_op_attn **planned)
+{
+    struct lodge_device *d = r->d;
+    const struct lodge_op_qkv *q = &op->qkv;
+    struct qkv_ctx c = {d, q, (q->n_heads + 2 * q->n_kv_heads) * q->head_dim};
+    lodge_cpu_pack_rows(d, d->x, d->plan->d_model, d->step->n_tokens, d->plan->d_model, &q->norm,
+                        lodge_cpu_forms(d, q->linear, 3), d->act, r->worker, r->n_workers);
+    barrier(r);
+    lodge_cpu_gemm(d, q->linear, 3, d->step->n_tokens, d->act, store_qkv, &c, r->worker,
+                   r->n_workers);
+    barrier(r);
+    uint32_t from, to;
+    share(r, d->step->n_tokens, &from, &to);
+    for (uint32_t i = from; i < to; i++)
+        finish_token(&c, i);
+    if (r->worker == 0) {
+        if (!same_items(*planned, &op[1].attn))
+            lodge_cpu_plan_attention(d, &op[1].attn);
+        atomic_store(&d->next, 0);
+    }
+    *planned = &op[1].attn;
+    barrier(r);
+}
+
+/* ---- ATTN, PROJ ---------------------------------------------------------------------------------
+ */
+
+static void run_attn(const struct run *r, const struct lodge_op_attn *op)
+{
+    lodge_cpu_attention(r->d, op, r->worker);
+    barrier(r);
+    bool split = false;
+    for (uint32_t i = 0; i < r->d->n_items && !split; i++)
+        split = r->d->items[i].partial >= 0;
+    if (split) {
+        lodge_cpu_merge_partials(r->d, op, r->worker, r->n_workers);
+        barrier(r);
+    }
+}
+
+struct proj_ctx {
+    struct lodge_device *d;
+    const struct lodge_op_proj *op;
+};
+
+static void add_to_x(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
+                     float *block)
+{
+    const struct proj_ctx *c = ctx;
+    uint32_t n = c->d->linears[linear].n_rows, from = panel * 32;
+    uint32_t width = n - from < 32 ? n - from : 32;
+    const float *bias =
+        c->op->bias == LODGE_NONE ? NULL : c->d->plan->vectors[c->op->bias].data + from;
+    bool direct = c->op->post_norm.weight == LODGE_NONE;
+    for (unsigned i = 0; i < m; i++) {
+        float *x = (direct ? c->d->x : c->d->fp) + (size_t)(first_row + i) * n + from;
+        for (uint32_t j = 0; j < width; j++) {
+            float y = block[i * 32 + j] + (bias ? bias[j] : 0);
+            x[j] = direct ? x[j] + c->op->multiplier * y : y;
+        }
+    }
+}
+
+static void add_normalised(const struct run *r, const struct lodge_op_proj *op)
+{
+    struct lodge_device *d = r->d;
+    uint32_t from, to, n = d->plan->d_model;
+    share(r, d->step->n_tokens, &from, &to);
+    for (uint32_t i = from; i < to; i++) {
+        float *y = d->fp + (size_t)i * n, *x = d->x + (size_t)i * n;
+        d->k.rms_norm(y, d->plan->vectors[op->post_norm.weight].data, n, op->post_norm.eps, y);
+        for (uint32_t j = 0; j < n; j++)
+            x[j] += op->multiplier * y[j];
+    }
+    barrier(r);
+}
+
+static void run_proj(const struct run *r, const struct lodge_op *op)
+{
+    struct lodge_device *d = r->d;
+    const struct lodge_op_proj *p = &op->proj;
+    bool after_attention = op[-1].kind == LODGE_OP_ATTN;
+    uint8_t *const *act = after_attention ? d->act : d->act2;
+    if (after_attention) {
+        uint32_t k = d->linears[p->linear].n_cols;
+        lodge_cpu_pack_rows(d, d->attn_out, k, d->step->n_tokens, k, NULL,
+                            lodge_cpu_forms(d, &p->linear, 1), d->act, r->worker, r->n_workers);
+        barrier(r);
+    }
+    struct proj_ctx c = {d, p};
+    lodge_cpu_gemm(d, &p->linear, 1, d->step->n_tokens, act, add_to_x, &c, r->worker, r->n_workers);
+    barrier(r);
+    if (p->post_norm.weight != LODGE_NONE)
+        add_normalised(r, p);
+}
+
+/* ---- GATE_UP ------------------------------------------------------------------------------------
+ */
+
+struct glu_ctx {
+    struct lodge_device *d;
+    const struct lodge_op_gate_up *op;
+    const struct packed *down;
+};
+
+static void add_bias(const struct lodge_device *d, int32_t bias, uint32_t from, uint32_t n,
+                     unsigned m, float *block)
+{
+    if (bias == LODGE_NONE)
+        return;
+    uint32_t width = n - from < 32 ? n - from : 32;
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t j = 0; j < width; j++)
+            block[i * 32 + j] += d->plan->vectors[bias].data[from + j];
+}
+
+/* The gate's block is done: multiply up's panel, combine, and pack as input of the down product. */
+static void fuse_panel(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
+                       float *block)
+{
+    (void)linear;
+    const struct glu_ctx *c = ctx;
+    struct lodge_device *d = c->d;
+    const struct packed *up = &d->linears[c->op->up];
+    struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
+    uint32_t first, tile = 0;
+    while (lodge_cpu_tile_rows(t, tile, &first), first != first_row)
+        tile++;
+    const uint8_t *bytes = up->panels + panel * up->panel_bytes;
+    _Alignas(64) float u[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
+    d->k.gemm[up->format].tile(bytes, up->n_cols,
+                               d->act[up->form] + tile * lodge_act_tile_bytes(up->form, up->n_cols),
+                               m, u, LODGE_PANEL_ROWS, NULL, 0);
+    uint32_t n = up->n_rows, from = panel * 32, to = from + 32 < n ? from + 32 : n;
+    add_bias(d, c->op->gate_bias, from, n, m, block);
+    add_bias(d, c->op->up_bias, from, n, m, u);
+    d->k.glu(c->op->act, block, u, (size_t)m * 32);
+    d->k.act_pack[c->down->form](block, 32, m, from, to, n,
+                                 d->act2[c->down->form] +
+                                     tile * lodge_act_tile_bytes(c->down->form, n));
+}
+
+static void store_gate(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
+                       float *block)
+{
+    const struct glu_ctx *c = ctx;
+    struct lodge_device *d = c->d;
+    bool is_up = (int32_t)linear == c->op->up;
+    uint32_t n = d->linears[linear].n_rows, from = panel * 32;
+    uint32_t width = n - from < 32 ? n - from : 32;
+    add_bias(d, is_up ? c->op->up_bias : c->op->gate_bias, from, n, m, block);
+    for (unsigned i = 0; i < m; i++) {
+        float *to = d->fp + (size_t)(first_row + i) * n + from;
+        if (is_up)
+            d->k.glu(c->op->act, to, block + i * 32, width);
+        else
+            memcpy(to, block + i * 32, width * sizeof *to);
+    }
+}
+
+static void run_gate_up(const struct run *r, const struct lodge_op *op)
+{
+    struct lodge_device *d = r->d;
+    const struct lodge_op_gate_up *g = &op->gate_up;
+    const int32_t both[2] = {g->gate, g->up};
+    struct glu_ctx c = {d, g, &d->linears[op[1].proj.linear]};
+    uint32_t n = d->step->n_tokens;
+    lodge_cpu_pack_rows(d, d->x, d->plan->d_model, n, d->plan->d_model, &g->norm,
+                        lodge_cpu_forms(d, both, 2), d->act, r->worker, r->n_workers);
+    barrier(r);
+    enum lodge_act_form in = d->linears[g->gate].form;
+    bool fused = in == d->linears[g->up].form &&
+                 lodge_cpu_tiling(d, in, n).n_tiles == lodge_cpu_tiling(d, c.down->form, n).n_tiles;
+    if (fused) {
+        lodge_cpu_gemm(d, &g->gate, 1, n, d->act, fuse_panel, &c, r->worker, r->n_workers);
+        barrier(r);
+        return;
+    }
+    lodge_cpu_gemm(d, &g->gate, 1, n, d->act, store_gate, &c, r->worker, r->n_workers);
+    barrier(r);
+    lodge_cpu_gemm(d, &g->up, 1, n, d->act, store_gate, &c, r->worker, r->n_workers);
+    barrier(r);
+    lodge_cpu_pack_rows(d, d->fp, c.down->n_cols, n, c.down->n_cols, NULL, 1u << c.down->form,
+                        d->act2, r->worker, r->n_workers);
+    barrier(r);
+}
+
+/* ---- the step -----------------------------------------------------------------------------------
+ */
+
+static void copy_pages(const struct run *r)
+{
+    struct lodge_device *d = r->d;
+    uint32_t from, to;
+    share(r, d->step->n_copies, &from, &to);
+    for (uint32_t i = from; i < to; i++) {
+        const struct lodge_page_copy *c = &d->step->copies[i];
+        memcpy(d->pool + c->to * d->page_bytes, d->pool + c->from * d->page_bytes, d->page_bytes);
+    }
+    if (d->step->n_copies)
+        barrier(r);
+}
+
+static void run_ops(void *ctx, unsigned worker, unsigned n_workers)
+{
+    struct run r = {ctx, worker, n_workers};
+    unsigned mode = lodge_cpu_flush_denormals();
+    const struct lodge_op_attn *planned = NULL;
+    copy_pages(&r);
+    for (uint32_t i = 0; i < r.d->plan->n_ops; i++) {
+        const struct lodge_op *op = &r.d->plan->ops[i];
+        switch (op->kind) {
+        case LODGE_OP_EMBED:
+            run_embed(&r, &op->embed);
+            break;
+        case LODGE_OP_QKV:
+            run_qkv(&r, op, &planned);
+            break;
+        case LODGE_OP_ATTN:
+            run_attn(&r, &op->attn);
+            break;
+        case LODGE_OP_PROJ:
+            run_proj(&r, op);
+            break;
+        case LODGE_OP_GATE_UP:
+            run_gate_up(&r, op);
+            break;
+        case LODGE_OP_HEAD:
+            lodge_cpu_head(r.d, &op->head, worker, n_workers);
+            break;
+        }
+    }
+    lodge_cpu_restore_denormals(mode);
+}
+
+static void want(struct lodge_device *d, uint32_t row, uint32_t index, bool scored)
+{
+    d->wanted[d->n_wanted] = d->step->rows[row].first_token + index;
+    d->results[d->n_wanted] = (struct lodge_result){.row = row, .index = index, .scored = scored};
+    d->n_wanted++;
+}
+
+static void plan_rows(struct lodge_device *d)
+{
+    d->n_wanted = 0;
+    for (uint32_t r = 0; r < d->step->n_rows; r++) {
+        const struct lodge_row *row = &d->step->rows[r];
+        for (uint32_t i = 0; i < row->n_tokens; i++) {
+            d->tokens[row->first_token + i] = (struct token_info){r, row->position + i};
+            if ((row->want & LODGE_WANT_SCORES) &&
+                (i + 1 < row->n_tokens || row->next_token != LODGE_NO_PAGE))
+                want(d, r, i, true);
+        }
+        if (row->want & LODGE_WANT_SAMPLE)
+            want(d, r, row->n_tokens - 1, false);
+    }
+}
+
+static bool valid(const struct lodge_device *d, const struct lodge_step *s)
+{
+    if (!s->n_tokens || s->n_tokens > d->cfg.max_rows || s->n_rows > d->cfg.max_slots)
+        return false;
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        const struct lodge_row *row = &s->rows[r];
+        uint64_t table_end = row->table + (uint64_t)row->n_blocks * d->plan->n_groups;
+        if (!row->n_tokens || row->first_token != n || table_end > s->n_pages ||
+            (uint64_t)row->n_blocks * LODGE_PAGE_TOKENS < (uint64_t)row->position + row->n_tokens)
+            return false;
+        n += row->n_tokens;
+    }
+    for (uint32_t i = 0; i < s->n_tokens; i++)
+        if (s->tokens[i] >= d->plan->n_vocab)
+            return false;
+    for (uint32_t i = 0; i < s->n_pages; i++)
+        if (s->pages[i] >= d->n_pages && s->pages[i] != LODGE_NO_PAGE)
+            return false;
+    return n == s->n_tokens;
+}
+
+int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
+{
+    if (!valid(d, s))
+        return LODGE_ERR_INVALID;
+    uint64_t begin = lodge_now_ns();
+    d->step = s;
+    plan_rows(d);
+    lodge_workers_run(d->workers, run_ops, d);
+    d->result = (struct lodge_step_result){
+        .results = d->results,
+        .n_results = d->n_wanted,
+        .tops = d->tops,
+        .hidden = d->hidden,
+        .begin_ns = begin,
+        .end_ns = lodge_now_ns(),
+        .weight_bytes = d->weight_bytes,
+    };
+    for (uint32_t r = 0; r < s->n_rows; r++)
+        d->result.kv_bytes += (uint64_t)s->rows[r].n_blocks * d->plan->n_groups * d->page_bytes;
+    return 0;
+}

@@ -1,0 +1,94 @@
+/* The workspace: every buffer of a step, sized from the plan and the configured limits, in one
+ * allocation. The same walk sizes (space NULL) and carves, so the two cannot differ. */
+#include "kernels/cpu/device.h"
+
+struct carver {
+    uint8_t *space;
+    size_t at;
+};
+
+static void *take(struct carver *c, size_t n, size_t size)
+{
+    uint8_t *p = c->space ? c->space + c->at : NULL;
+    c->at += (n * size + 127) / 64 * 64;
+    return p;
+}
+
+struct widths {
+    uint32_t qkv, attn, inner, dim, freqs;
+};
+
+static uint32_t most(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint32_t padded_dim(uint32_t d)
+{
+    return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
+}
+
+static struct widths widest(const struct lodge_plan *p)
+{
+    struct widths w = {0};
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        const struct lodge_op *op = &p->ops[i];
+        if (op->kind == LODGE_OP_QKV) {
+            const struct lodge_op_qkv *q = &op->qkv;
+            w.qkv = most(w.qkv, (q->n_heads + 2 * q->n_kv_heads) * q->head_dim);
+            w.attn = most(w.attn, q->n_heads * padded_dim(q->head_dim));
+            w.dim = most(w.dim, padded_dim(q->head_dim));
+        } else if (op->kind == LODGE_OP_GATE_UP) {
+            w.inner = most(w.inner, p->linears[op->gate_up.gate].n_rows);
+        }
+    }
+    for (uint32_t i = 0; i < p->n_ropes; i++)
+        w.freqs = most(w.freqs, p->ropes[i].n_freqs);
+    return w;
+}
+
+/* Tiles never number more than rows, and each tile has room for 12 rows. */
+static size_t tiles_bytes(const struct lodge_device *d, enum lodge_act_form form, uint32_t n_cols)
+{
+    struct tiling t = lodge_cpu_tiling(d, form, most(d->cfg.max_rows, d->cfg.max_logit_rows));
+    return (size_t)t.n_tiles * lodge_act_tile_bytes(form, n_cols);
+}
+
+size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, uint8_t *space)
+{
+    struct carver c = {.space = space};
+    struct widths w = widest(p);
+    size_t rows = d->cfg.max_rows;
+    uint32_t in = most(p->d_model, w.attn), fp = most(most(w.qkv, w.inner), in);
+    unsigned workers = lodge_workers_count(d->workers);
+    d->x = take(&c, rows * p->d_model, sizeof(float));
+    d->fp = take(&c, rows * fp, sizeof(float));
+    d->attn_out = take(&c, rows * w.attn, sizeof(float));
+    d->q = take(&c, rows * w.attn, sizeof(uint16_t));
+    for (int f = 0; f < LODGE_ACT_FORM_COUNT; f++) {
+        d->act[f] = take(&c, tiles_bytes(d, (enum lodge_act_form)f, in), 1);
+        d->act2[f] = take(&c, tiles_bytes(d, (enum lodge_act_form)f, w.inner), 1);
+    }
+    d->rope_stride = w.freqs;
+    d->cos = take(&c, rows * w.freqs * p->n_ropes, sizeof(float));
+    d->sin = take(&c, rows * w.freqs * p->n_ropes, sizeof(float));
+    d->logits = take(&c, (size_t)d->cfg.max_logit_rows * p->n_vocab, sizeof(float));
+    d->scratch_bytes = lodge_sample_scratch_bytes(p->n_vocab) +
+                       (size_t)LODGE_TILE_ROWS_MAX * fp * sizeof(float) +
+                       (size_t)LODGE_ATTN_QUERIES * w.dim * 2 * sizeof(float) + 4096;
+    d->scratch_bytes = (d->scratch_bytes + 4095) & ~(size_t)4095;
+    d->scratch = take(&c, workers, d->scratch_bytes);
+    d->partial_acc =
+        take(&c, (size_t)LODGE_MAX_PARTIALS * LODGE_ATTN_QUERIES * w.dim, sizeof(float));
+    d->partials = take(&c, LODGE_MAX_PARTIALS, sizeof *d->partials);
+    /* An item holds at least one query; splitting adds at most MAX_PARTIALS. */
+    d->max_items = (uint32_t)(rows * (w.attn / (w.dim ? w.dim : 1))) + LODGE_MAX_PARTIALS;
+    d->items = take(&c, d->max_items, sizeof *d->items);
+    d->tokens = take(&c, rows, sizeof *d->tokens);
+    d->wanted = take(&c, rows + d->cfg.max_slots, sizeof *d->wanted);
+    d->want_row = take(&c, rows + d->cfg.max_slots, sizeof *d->want_row);
+    d->results = take(&c, rows + d->cfg.max_slots, sizeof *d->results);
+    d->tops = take(&c, (rows + d->cfg.max_slots) * LODGE_MAX_STEP_TOPS, sizeof *d->tops);
+    d->hidden = take(&c, (size_t)d->cfg.max_slots * p->d_model, sizeof(float));
+    return c.at;
+}

@@ -1,0 +1,240 @@
+#include "kernels/plan.h"
+
+#define PAGE_LIMIT ((size_t)2 << 20)
+#define KV_DIM_STEP 16u /* head dims are padded to this in pages */
+
+struct check {
+    const struct lodge_plan *p;
+    struct lodge_error *e;
+    uint32_t op;
+};
+
+static int bad(const struct check *c, const char *what)
+{
+    return lodge_fail(c->e, LODGE_ERR_INVALID, "plan op %u: %s", c->op, what);
+}
+
+static int check_linear(const struct check *c, int32_t i, uint64_t rows, uint64_t cols)
+{
+    if (i < 0 || (uint32_t)i >= c->p->n_linears)
+        return bad(c, "no such linear");
+    const struct lodge_linear *l = &c->p->linears[i];
+    size_t bytes;
+    if (l->n_rows != rows || l->n_cols != cols)
+        return bad(c, "a linear has the wrong shape");
+    if (!lodge_format_row_bytes(l->format, l->n_cols, &bytes) || !c->p->tensors[i].data)
+        return bad(c, "a linear's format does not fit its width, or it has no bytes");
+    if (l->order == LODGE_ROWS_PAIRS && (!l->head_dim || l->head_dim % 2 || rows % l->head_dim))
+        return bad(c, "a linear's rows cannot be paired");
+    return 0;
+}
+
+static int check_vector(const struct check *c, int32_t i, uint64_t n, uint64_t or_n)
+{
+    if (i == LODGE_NONE)
+        return 0;
+    if (i < 0 || (uint32_t)i >= c->p->n_vectors)
+        return bad(c, "no such vector");
+    uint32_t len = c->p->vectors[i].n;
+    return len == n || len == or_n ? 0 : bad(c, "a vector has the wrong length");
+}
+
+static int check_qkv(const struct check *c, const struct lodge_op_qkv *q)
+{
+    if (!q->n_heads || !q->n_kv_heads || !q->head_dim || q->n_heads % q->n_kv_heads ||
+        q->layer >= c->p->n_layers)
+        return bad(c, "impossible heads or layer");
+    if (q->rope != LODGE_NONE && (q->rope < 0 || (uint32_t)q->rope >= c->p->n_ropes ||
+                                  2 * (uint64_t)c->p->ropes[q->rope].n_freqs > q->head_dim))
+        return bad(c, "impossible rotation");
+    uint64_t rows[3] = {(uint64_t)q->n_heads * q->head_dim, (uint64_t)q->n_kv_heads * q->head_dim,
+                        (uint64_t)q->n_kv_heads * q->head_dim};
+    for (int i = 0; i < 3; i++)
+        if (check_linear(c, q->linear[i], rows[i], c->p->d_model) ||
+            check_vector(c, q->bias[i], rows[i], rows[i]))
+            return LODGE_ERR_INVALID;
+    if (check_vector(c, q->norm.weight, c->p->d_model, c->p->d_model) ||
+        check_vector(c, q->q_norm.weight, q->head_dim, rows[0]))
+        return LODGE_ERR_INVALID;
+    return check_vector(c, q->k_norm.weight, q->head_dim, rows[1]);
+}
+
+static int check_op(const struct check *c, const struct lodge_op *op, uint64_t *width)
+{
+    uint64_t d = c->p->d_model;
+    switch (op->kind) {
+    case LODGE_OP_EMBED:
+        return c->op ? bad(c, "EMBED is not first")
+                     : check_linear(c, op->embed.table, c->p->n_vocab, d);
+    case LODGE_OP_QKV:
+        return check_qkv(c, &op->qkv);
+    case LODGE_OP_ATTN:
+        *width = (uint64_t)op->attn.n_heads * op->attn.head_dim;
+        return op->attn.layer < c->p->n_layers ? 0 : bad(c, "no such layer");
+    case LODGE_OP_PROJ:
+        return check_linear(c, op->proj.linear, d, *width) ||
+                       check_vector(c, op->proj.bias, d, d) ||
+                       check_vector(c, op->proj.post_norm.weight, d, d)
+                   ? LODGE_ERR_INVALID
+                   : 0;
+    case LODGE_OP_GATE_UP:
+        if (op->gate_up.gate < 0 || (uint32_t)op->gate_up.gate >= c->p->n_linears)
+            return bad(c, "no such linear");
+        *width = c->p->linears[op->gate_up.gate].n_rows;
+        return check_linear(c, op->gate_up.gate, *width, d) ||
+                       check_linear(c, op->gate_up.up, *width, d) ||
+                       check_vector(c, op->gate_up.norm.weight, d, d) ||
+                       check_vector(c, op->gate_up.gate_bias, *width, *width) ||
+                       check_vector(c, op->gate_up.up_bias, *width, *width)
+                   ? LODGE_ERR_INVALID
+                   : 0;
+    case LODGE_OP_HEAD:
+        if (c->op + 1 != c->p->n_ops)
+            return bad(c, "HEAD is not last");
+        return check_linear(c, op->head.linear, c->p->n_vocab, d) ||
+                       check_vector(c, op->head.norm.weight, d, d)
+                   ? LODGE_ERR_INVALID
+                   : 0;
+    }
+    return bad(c, "unknown kind");
+}
+
+/* QKV is followed by the ATTN of its layer; ATTN and GATE_UP by a PROJ. */
+static int check_order(const struct check *c)
+{
+    const struct lodge_op *op = &c->p->ops[c->op];
+    const struct lodge_op *next = c->op + 1 < c->p->n_ops ? op + 1 : NULL;
+    bool ok = true;
+    if (op->kind == LODGE_OP_QKV)
+        ok = next && next->kind == LODGE_OP_ATTN && next->attn.layer == op->qkv.layer &&
+             next->attn.n_heads == op->qkv.n_heads && next->attn.head_dim == op->qkv.head_dim &&
+             next->attn.n_kv_heads == op->qkv.n_kv_heads;
+    if (op->kind == LODGE_OP_ATTN || op->kind == LODGE_OP_GATE_UP)
+        ok = next && next->kind == LODGE_OP_PROJ;
+    if (op->kind == LODGE_OP_ATTN)
+        ok = ok && c->op && op[-1].kind == LODGE_OP_QKV;
+    return ok ? 0 : bad(c, "ops are out of order");
+}
+
+int lodge_plan_check(const struct lodge_plan *p, struct lodge_error *e)
+{
+    struct check c = {.p = p, .e = e};
+    uint64_t width = 0;
+    if (p->n_ops < 2 || p->ops[0].kind != LODGE_OP_EMBED ||
+        p->ops[p->n_ops - 1].kind != LODGE_OP_HEAD || !p->d_model || !p->n_vocab ||
+        !p->n_vocab_text || p->n_vocab_text > p->n_vocab)
+        return lodge_fail(e, LODGE_ERR_INVALID, "plan: no embedding, head, width or vocabulary");
+    for (c.op = 0; c.op < p->n_ops; c.op++) {
+        int err = check_op(&c, &p->ops[c.op], &width);
+        if (!err)
+            err = check_order(&c);
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+static size_t layer_bytes(const struct lodge_layer_group *g, uint32_t page_tokens,
+                          uint32_t kv_bytes)
+{
+    size_t dim = (g->head_dim + KV_DIM_STEP - 1) / KV_DIM_STEP * KV_DIM_STEP;
+    return 2 * (size_t)page_tokens * dim * kv_bytes * g->n_kv_heads;
+}
+
+static bool same_kind(const struct lodge_layer_group *a, const struct lodge_layer_group *b)
+{
+    return a->n_kv_heads == b->n_kv_heads && a->head_dim == b->head_dim && a->window == b->window;
+}
+
+/* Distinct kinds of layers with the number of layers of each; kind_of[layer] is filled. */
+static uint32_t find_kinds(const struct lodge_plan *p, struct lodge_layer_group *kinds,
+                           uint32_t *kind_of)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        if (p->ops[i].kind != LODGE_OP_ATTN)
+            continue;
+        const struct lodge_op_attn *a = &p->ops[i].attn;
+        struct lodge_layer_group kind = {
+            .n_kv_heads = a->n_kv_heads, .head_dim = a->head_dim, .window = a->window};
+        uint32_t k = 0;
+        while (k < n && !same_kind(&kinds[k], &kind))
+            k++;
+        if (k == n)
+            kinds[n++] = kind;
+        kinds[k].n_layers++;
+        kind_of[a->layer] = k;
+    }
+    return n;
+}
+
+/* Number of equal parts (the last may be smaller) that a kind is split into. */
+static uint32_t parts_of(const struct lodge_layer_group *kind, uint32_t page_tokens,
+                         uint32_t kv_bytes, uint32_t *per_part)
+{
+    size_t one = layer_bytes(kind, page_tokens, kv_bytes);
+    size_t fit = one ? PAGE_LIMIT / one : 1;
+    fit = fit ? fit : 1;
+    uint32_t parts = (uint32_t)((kind->n_layers + fit - 1) / fit);
+    *per_part = (kind->n_layers + parts - 1) / parts;
+    return (kind->n_layers + *per_part - 1) / *per_part;
+}
+
+int lodge_plan_group(struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes,
+                     struct lodge_error *e)
+{
+    struct lodge_layer_group *kinds = lodge_arena_array(&p->arena, p->n_layers, sizeof *kinds);
+    uint32_t *kind_of = lodge_arena_array(&p->arena, p->n_layers, sizeof *kind_of);
+    uint32_t *first = lodge_arena_array(&p->arena, p->n_layers, sizeof *first);
+    uint32_t *seen = lodge_arena_array(&p->arena, p->n_layers, sizeof *seen);
+    uint32_t *per_part = lodge_arena_array(&p->arena, p->n_layers, sizeof *per_part);
+    p->groups = lodge_arena_array(&p->arena, p->n_layers, sizeof *p->groups);
+    p->layer_group = lodge_arena_array(&p->arena, p->n_layers, sizeof *p->layer_group);
+    if (!kinds || !kind_of || !first || !seen || !per_part || !p->groups || !p->layer_group)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the layer groups");
+    uint32_t n_kinds = find_kinds(p, kinds, kind_of);
+    p->n_groups = 0;
+    for (uint32_t k = 0; k < n_kinds; k++) {
+        first[k] = p->n_groups;
+        p->n_groups += parts_of(&kinds[k], page_tokens, kv_bytes, &per_part[k]);
+    }
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        struct lodge_op *op = &p->ops[i];
+        if (op->kind != LODGE_OP_QKV)
+            continue;
+        uint32_t k = kind_of[op->qkv.layer], at = seen[k]++;
+        uint32_t g = first[k] + at / per_part[k];
+        uint32_t n_layers = p->groups[g].n_layers + 1;
+        p->groups[g] = kinds[k];
+        p->groups[g].n_layers = n_layers;
+        p->layer_group[op->qkv.layer] = g;
+        op[0].qkv.group = op[1].attn.group = g;
+        op[0].qkv.group_layer = op[1].attn.group_layer = at % per_part[k];
+    }
+    return 0;
+}
+
+size_t lodge_plan_group_bytes(const struct lodge_plan *p, uint32_t g, uint32_t page_tokens,
+                              uint32_t kv_bytes)
+{
+    return p->groups[g].n_layers * layer_bytes(&p->groups[g], page_tokens, kv_bytes);
+}
+
+size_t lodge_plan_page_bytes(const struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes)
+{
+    size_t most = 0;
+    for (uint32_t g = 0; g < p->n_groups; g++) {
+        size_t bytes = lodge_plan_group_bytes(p, g, page_tokens, kv_bytes);
+        most = bytes > most ? bytes : most;
+    }
+    return (most + 4095) & ~(size_t)4095;
+}
+
+size_t lodge_plan_weight_bytes(const struct lodge_plan *p)
+{
+    size_t sum = 0, row;
+    for (uint32_t i = 0; i < p->n_linears; i++)
+        if (lodge_format_row_bytes(p->linears[i].format, p->linears[i].n_cols, &row))
+            sum += row * p->linears[i].n_rows;
+    return sum;
+}

@@ -1,0 +1,335 @@
+/* The reference rung: plain C, one obvious loop an operation. It defines the bits. */
+#include "kernels/cpu/kernels.h"
+#include "kernels/ref/math.h"
+
+#include <math.h>
+#include <string.h>
+
+static uint32_t padded(uint32_t n)
+{
+    return (n + 31) / 32 * 32;
+}
+
+/* ---- activations: tile of m rows, stride m ------------------------------------------------- */
+
+/* F32: [Kp][m] floats. */
+static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
+                     uint32_t n_cols, void *tile)
+{
+    float *t = tile;
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
+    for (uint32_t k = k0; k < end; k++)
+        for (unsigned i = 0; i < m; i++)
+            t[(size_t)k * m + i] = k < k1 ? x[i * ld + k - k0] : 0;
+}
+
+/* BF16: [Kp / 2][m][2]. */
+static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
+                      uint32_t n_cols, void *tile)
+{
+    uint16_t *t = tile;
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
+    for (uint32_t k = k0; k < end; k++)
+        for (unsigned i = 0; i < m; i++)
+            t[((size_t)(k / 2) * m + i) * 2 + k % 2] =
+                k < k1 ? lodge_float_bf16(x[i * ld + k - k0]) : 0;
+}
+
+/* Q8: codes [Kp / 4][m][4], then fp32 scales [Kp / 32][m], then int32 sums [Kp / 32][m]. */
+static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
+                    uint32_t n_cols, void *tile)
+{
+    uint32_t kp = padded(n_cols), end = k1 == n_cols ? kp : k1;
+    int8_t *q = tile;
+    float *scale = (float *)((char *)tile + (size_t)kp * m);
+    int32_t *sum = (int32_t *)(scale + (size_t)kp / 32 * m);
+    for (uint32_t b = k0 / 32; b < end / 32; b++)
+        for (unsigned i = 0; i < m; i++) {
+            const float *row = x + i * ld - k0;
+            float amax = 0;
+            for (uint32_t k = b * 32; k < b * 32 + 32 && k < k1; k++)
+                amax = fabsf(row[k]) > amax ? fabsf(row[k]) : amax;
+            float inverse = amax > 0 ? 127.0f / amax : 0;
+            int32_t total = 0;
+            for (uint32_t k = b * 32; k < b * 32 + 32; k++) {
+                int code = k < k1 ? (int)rintf(row[k] * inverse) : 0;
+                code = code > 127 ? 127 : code < -127 ? -127 : code;
+                q[((size_t)(k / 4) * m + i) * 4 + k % 4] = (int8_t)code;
+                total += code;
+            }
+            scale[(size_t)b * m + i] = amax / 127.0f;
+            sum[(size_t)b * m + i] = total;
+        }
+}
+
+/* ---- weights: a panel keeps its 32 rows one after another in the stored form, K padded ------- */
+
+static void pack_rows(enum lodge_format f, const uint8_t *const rows[32], uint32_t n_cols,
+                      uint8_t *panel)
+{
+    const struct lodge_format_info *info = lodge_format_info(f);
+    size_t stored = (size_t)n_cols / info->block * info->block_bytes;
+    size_t room = (size_t)padded(n_cols) / info->block * info->block_bytes;
+    memset(panel, 0, 32 * room);
+    for (int r = 0; r < 32; r++)
+        if (rows[r])
+            memcpy(panel + (size_t)r * room, rows[r], stored);
+}
+
+static const uint8_t *panel_row(enum lodge_format f, const void *panel, uint32_t n_cols, uint32_t r)
+{
+    const struct lodge_format_info *info = lodge_format_info(f);
+    return (const uint8_t *)panel + (size_t)r * (padded(n_cols) / info->block) * info->block_bytes;
+}
+
+static float half_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, 2);
+    return lodge_fp16_float(h);
+}
+
+static float dot_float(enum lodge_format f, const uint8_t *row, const float *t, unsigned m,
+                       unsigned i, uint32_t kp)
+{
+    float acc = 0;
+    for (uint32_t k = 0; k < kp; k++) {
+        float w;
+        if (f == LODGE_FMT_F32)
+            memcpy(&w, row + 4 * (size_t)k, 4);
+        else
+            w = half_at(row + 2 * (size_t)k);
+        acc = fmaf(w, t[(size_t)k * m + i], acc);
+    }
+    return acc;
+}
+
+static float dot_bf16(const uint8_t *row, const uint16_t *t, unsigned m, unsigned i, uint32_t kp)
+{
+    float acc = 0;
+    for (uint32_t k = 0; k < kp; k += 2)
+        for (int odd = 1; odd >= 0; odd--) {
+            uint16_t w;
+            memcpy(&w, row + 2 * (size_t)(k + (uint32_t)odd), 2);
+            acc = fmaf(lodge_bf16_float(w),
+                       lodge_bf16_float(t[((size_t)(k / 2) * m + i) * 2 + odd]), acc);
+        }
+    return acc;
+}
+
+static int code_of(enum lodge_format f, const uint8_t *block, int j)
+{
+    if (f == LODGE_FMT_Q8_0)
+        return (int8_t)block[2 + j];
+    const uint8_t *q = block + (f == LODGE_FMT_Q4_1 ? 4 : 2);
+    int code = j < 16 ? q[j] & 15 : q[j - 16] >> 4;
+    return f == LODGE_FMT_Q4_0 ? code - 8 : code;
+}
+
+static float dot_q8(enum lodge_format f, const uint8_t *row, const void *tile, unsigned m,
+                    unsigned i, uint32_t kp)
+{
+    const int8_t *q = tile;
+    const float *scale = (const float *)((const char *)tile + (size_t)kp * m);
+    const int32_t *sum = (const int32_t *)(scale + (size_t)kp / 32 * m);
+    float acc = 0;
+    for (uint32_t b = 0; b < kp / 32; b++, row += lodge_format_info(f)->block_bytes) {
+        int32_t dot = 0;
+        for (int j = 0; j < 32; j++) {
+            uint32_t k = b * 32 + (uint32_t)j;
+            dot += code_of(f, row, j) * q[((size_t)(k / 4) * m + i) * 4 + k % 4];
+        }
+        float dx = scale[(size_t)b * m + i];
+        acc = fmaf(half_at(row) * dx, (float)dot, acc);
+        if (f == LODGE_FMT_Q4_1)
+            acc = fmaf(half_at(row + 2), dx * (float)sum[(size_t)b * m + i], acc);
+    }
+    return acc;
+}
+
+static void tile_product(enum lodge_format f, const void *panel, uint32_t n_cols, const void *tile,
+                         unsigned m, float *out, size_t ld)
+{
+    uint32_t kp = padded(n_cols);
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t r = 0; r < 32; r++) {
+            const uint8_t *row = panel_row(f, panel, n_cols, r);
+            out[i * ld + r] = f == LODGE_FMT_BF16  ? dot_bf16(row, tile, m, i, kp)
+                              : f <= LODGE_FMT_F16 ? dot_float(f, row, tile, m, i, kp)
+                                                   : dot_q8(f, row, tile, m, i, kp);
+        }
+}
+
+/* One instance of pack, tile and gather per format. */
+#define REF_FORMAT(name, text, block, bytes)                                                       \
+    static void pack_##name(const uint8_t *const rows[32], uint32_t n_cols, void *panel)           \
+    {                                                                                              \
+        pack_rows(LODGE_FMT_##name, rows, n_cols, panel);                                          \
+    }                                                                                              \
+    static void tile_##name(const void *panel, uint32_t n_cols, const void *tile, unsigned m,      \
+                            float *out, size_t ld, const void *next, size_t next_bytes)            \
+    {                                                                                              \
+        (void)next;                                                                                \
+        (void)next_bytes;                                                                          \
+        tile_product(LODGE_FMT_##name, panel, n_cols, tile, m, out, ld);                           \
+    }                                                                                              \
+    static void gather_##name(const void *panel, uint32_t n_cols, uint32_t r, float *out)          \
+    {                                                                                              \
+        lodge_format_decode(LODGE_FMT_##name, panel_row(LODGE_FMT_##name, panel, n_cols, r),       \
+                            n_cols, out);                                                          \
+    }
+LODGE_FORMAT_LIST(REF_FORMAT)
+#undef REF_FORMAT
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)
+{
+    float lanes[16] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        lanes[i % 16] = fmaf(x[i], x[i], lanes[i % 16]);
+    float factor = 1.0f / sqrtf(lodge_ref_tree16(lanes) / (float)n + eps);
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = x[i] * factor * (w ? w[i] : 1.0f);
+}
+
+static float gelu_tanh(float x)
+{
+    float cube = x * x * x;
+    return 0.5f * x * (1.0f + lodge_ref_tanh(0.797884561f * (x + 0.044715f * cube)));
+}
+
+static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float x = g[i];
+        float a = act == LODGE_ACT_SILU        ? x / (1.0f + lodge_ref_exp(-x))
+                  : act == LODGE_ACT_GELU_TANH ? gelu_tanh(x)
+                                               : 0.5f * x * (1.0f + erff(x * 0.707106781f));
+        g[i] = a * u[i];
+    }
+}
+
+static void rope(float *head, const float *cos, const float *sin, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float a = head[i], b = head[i + n];
+        head[i] = a * cos[i] - b * sin[i];
+        head[i + n] = b * cos[i] + a * sin[i];
+    }
+}
+
+static void to_bf16(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t *out)
+{
+    for (uint32_t i = 0; i < dim_padded; i++)
+        out[i] = i < dim ? lodge_float_bf16(x[i]) : 0;
+}
+
+static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim)
+{
+    uint32_t dp = (dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
+    uint16_t *keys = (uint16_t *)kv_head, *values = keys + (size_t)dp * 32;
+    for (uint32_t d = 0; d < dp; d++) {
+        keys[((size_t)(d / 2) * 32 + t) * 2 + d % 2] = d < dim ? lodge_float_bf16(k[d]) : 0;
+        values[((size_t)(t / 2) * dp + d) * 2 + t % 2] = d < dim ? lodge_float_bf16(v[d]) : 0;
+    }
+}
+
+static uint32_t argmax(const float *x, uint32_t n)
+{
+    uint32_t best = 0;
+    float most = -INFINITY;
+    for (uint32_t i = 0; i < n; i++)
+        if (x[i] > most) {
+            most = x[i];
+            best = i;
+        }
+    return best;
+}
+
+/* ---- attention ---------------------------------------------------------------------------------
+ */
+
+static float score(const struct lodge_attn_call *c, const uint16_t *q, const uint16_t *keys,
+                   uint32_t t)
+{
+    float s = 0;
+    for (uint32_t d = 0; d < c->dim; d += 2)
+        for (int odd = 1; odd >= 0; odd--)
+            s = fmaf(lodge_bf16_float(q[d + (uint32_t)odd]),
+                     lodge_bf16_float(keys[((size_t)(d / 2) * 32 + t) * 2 + odd]), s);
+    s = s * c->scale;
+    return c->softcap > 0 ? c->softcap * lodge_ref_tanh(s / c->softcap) : s;
+}
+
+/* One page for one query; lanes [a, b) of the page are visible. */
+static void attend_page(struct lodge_attn_call *c, uint32_t i, const uint8_t *page, uint32_t a,
+                        uint32_t b)
+{
+    const uint16_t *keys = (const uint16_t *)page, *values = keys + (size_t)c->dim * 32;
+    float p[32] = {0}, most = -INFINITY;
+    for (uint32_t t = a; t < b; t++) {
+        p[t] = score(c, c->q + (size_t)i * c->dim, keys, t);
+        most = p[t] > most ? p[t] : most;
+    }
+    float *acc = c->acc + (size_t)i * c->dim;
+    if (most > c->max[i]) {
+        float r = lodge_ref_exp(c->max[i] - most);
+        c->sum[i] *= r;
+        for (uint32_t d = 0; d < c->dim; d++)
+            acc[d] *= r;
+        c->max[i] = most;
+    }
+    float lanes[16];
+    uint16_t weight[32];
+    for (uint32_t t = 0; t < 32; t++) {
+        p[t] = t >= a && t < b ? lodge_ref_exp(p[t] - c->max[i]) : 0;
+        weight[t] = lodge_float_bf16(p[t]);
+    }
+    for (int j = 0; j < 16; j++)
+        lanes[j] = p[j] + p[j + 16];
+    c->sum[i] += lodge_ref_tree16(lanes);
+    for (uint32_t d = 0; d < c->dim; d++)
+        for (uint32_t t = 0; t < 32; t += 2)
+            for (uint32_t odd = 2; odd-- > 0;)
+                if (t + odd >= a && t + odd < b)
+                    acc[d] = fmaf(
+                        lodge_bf16_float(weight[t + odd]),
+                        lodge_bf16_float(values[((size_t)(t / 2) * c->dim + d) * 2 + odd]), acc[d]);
+}
+
+static void attn(struct lodge_attn_call *c)
+{
+    for (uint32_t i = 0; i < c->n_queries; i++) {
+        c->max[i] = -INFINITY;
+        c->sum[i] = 0;
+        memset(c->acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->acc);
+        for (uint32_t page = 0; page < c->n_pages; page++) {
+            uint32_t from = page * 32, to = from + 32;
+            uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
+            uint32_t b = c->last[i] < to ? c->last[i] : to;
+            if (b > from && a < b - from)
+                attend_page(c, i, c->pages[page], a, b - from);
+        }
+    }
+}
+
+void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
+{
+#define REF_FORMAT(name, text, block, bytes)                                                       \
+    k->gemm[LODGE_FMT_##name] = (struct lodge_gemm){                                               \
+        .mr = 4, .pack = pack_##name, .tile = tile_##name, .gather = gather_##name};
+    LODGE_FORMAT_LIST(REF_FORMAT)
+#undef REF_FORMAT
+    k->name = "ref";
+    k->act_pack[LODGE_ACT_F32] = pack_f32;
+    k->act_pack[LODGE_ACT_BF16] = pack_bf16;
+    k->act_pack[LODGE_ACT_Q8] = pack_q8;
+    k->rms_norm = rms_norm;
+    k->glu = glu;
+    k->rope = rope;
+    k->to_bf16 = to_bf16;
+    k->kv_store = kv_store;
+    k->attn = attn;
+    k->argmax = argmax;
+}
