@@ -46,6 +46,7 @@ struct lodge_engine_config {
     uint32_t reserve_tokens;  /* admission reserves prompt + min(max_tokens, this); 0: 256 */
     uint32_t max_queue;       /* requests waiting at most; 0: 1024 */
     bool no_prefix_cache;
+    uint64_t seed;             /* requests without a seed derive theirs from this and their id */
     bool model_defaults;       /* apply generation_config.json (decisions 24) */
     const char *chat_template; /* text that replaces the model's own; NULL: the model's */
     struct lodge_log *log;

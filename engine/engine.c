@@ -1,0 +1,341 @@
+/* The engine thread, and the calls that cross to it. */
+#include "engine/internal.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define IDLE_WAIT_NS 50000000u
+#define TOUCH_BYTES ((size_t)8 << 20)
+
+/* ---- streams by id
+ * ------------------------------------------------------------------------------------ */
+
+void lodge_streams_put(struct lodge_engine *en, struct lodge_stream *s)
+{
+    pthread_mutex_lock(&en->streams_lock);
+    struct lodge_stream **at = &en->streams[s->id % LODGE_STREAM_BUCKETS];
+    s->chain = *at;
+    *at = s;
+    pthread_mutex_unlock(&en->streams_lock);
+}
+
+struct lodge_stream *lodge_streams_find(struct lodge_engine *en, uint64_t id)
+{
+    pthread_mutex_lock(&en->streams_lock);
+    struct lodge_stream *s = en->streams[id % LODGE_STREAM_BUCKETS];
+    while (s && s->id != id)
+        s = s->chain;
+    pthread_mutex_unlock(&en->streams_lock);
+    return s;
+}
+
+void lodge_streams_remove(struct lodge_engine *en, struct lodge_stream *s)
+{
+    pthread_mutex_lock(&en->streams_lock);
+    struct lodge_stream **at = &en->streams[s->id % LODGE_STREAM_BUCKETS];
+    while (*at && *at != s)
+        at = &(*at)->chain;
+    if (*at)
+        *at = s->chain;
+    pthread_mutex_unlock(&en->streams_lock);
+}
+
+/* ---- the engine thread
+ * ---------------------------------------------------------------------------------- */
+
+static void set_root(struct lodge_engine *en, struct lodge_inflight *q)
+{
+    struct lodge_digest parts[3] = {q->r.tenant_salt, en->info.fingerprint, {{0}}};
+    if (q->r.cache_salt.n)
+        lodge_sha256(q->r.cache_salt.data, q->r.cache_salt.n, &parts[2]);
+    lodge_prefix_root(&en->prefix, parts, sizeof parts, &q->root);
+}
+
+static void set_seed(const struct lodge_engine *en, struct lodge_inflight *q)
+{
+    if (!q->r.has_seed) {
+        uint32_t counter[4] = {(uint32_t)q->id, (uint32_t)(q->id >> 32), 0, 1}, word[4];
+        lodge_philox(en->seed, counter, word);
+        q->r.sampling.seed = (uint64_t)word[0] << 32 | word[1];
+    }
+    for (uint32_t i = 0; i < q->r.n_choices; i++)
+        q->seqs[i].sampling.seed = q->r.sampling.seed;
+}
+
+static void take_submit(struct lodge_engine *en, const struct lodge_record *rec)
+{
+    uint64_t id;
+    memcpy(&id, rec + 1, sizeof id);
+    struct lodge_stream *stream = lodge_streams_find(en, id);
+    if (!stream)
+        return;
+    struct lodge_inflight *q = lodge_request_unflatten(rec, en->tokenizer, en->info.max_model_len,
+                                                       en->info.page_tokens, en->plan->n_groups);
+    if (!q) {
+        struct lodge_event ev = {.finish = LODGE_FINISH_ERROR, .error = LODGE_ERR_NOMEM};
+        atomic_store(&stream->finished, true);
+        lodge_stream_post(stream, LODGE_EVENT_END, ev, NULL, NULL);
+        lodge_ready_add(&en->ready, stream);
+        en->any_event = true;
+        lodge_streams_remove(en, stream);
+        lodge_stream_unref(stream);
+        atomic_fetch_sub(&en->n_waiting, 1);
+        atomic_fetch_sub(&en->n_active, 1);
+        return;
+    }
+    q->stream = stream;
+    q->next = en->requests;
+    if (q->next)
+        q->next->prev = q;
+    en->requests = q;
+    set_root(en, q);
+    set_seed(en, q);
+    lodge_sched_enqueue(&en->sched, &q->seqs[0]);
+}
+
+static struct lodge_inflight *find_request(const struct lodge_engine *en, uint64_t id)
+{
+    struct lodge_inflight *q = en->requests;
+    while (q && q->id != id)
+        q = q->next;
+    return q;
+}
+
+static void take_messages(struct lodge_engine *en, struct lodge_buf *in, uint64_t wait_ns)
+{
+    lodge_mailbox_take(&en->inbox, in, wait_ns);
+    size_t at = 0;
+    for (const struct lodge_record *r; (r = lodge_record_next(in, &at));) {
+        if (r->kind == LODGE_MSG_SUBMIT) {
+            take_submit(en, r);
+        } else if (r->kind == LODGE_MSG_CANCEL) {
+            const struct lodge_cancel_message *m = (const struct lodge_cancel_message *)r;
+            struct lodge_inflight *q = find_request(en, m->id);
+            if (q)
+                lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
+        }
+    }
+}
+
+static void expire(struct lodge_engine *en)
+{
+    uint64_t now = lodge_now_ns();
+    struct lodge_inflight *next;
+    for (struct lodge_inflight *q = en->requests; q; q = next) {
+        next = q->next;
+        if (q->deadline_ns && now >= q->deadline_ns)
+            lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_TIMEOUT);
+    }
+}
+
+static void publish_stats(struct lodge_engine *en)
+{
+    struct lodge_engine_stats *s = &en->live;
+    s->n_waiting = atomic_load(&en->n_waiting);
+    s->n_running = atomic_load(&en->n_active) - s->n_waiting;
+    s->pages_free = en->pool.n_free + en->pool.n_retiring;
+    s->pages_kv = en->pool.n_kv;
+    s->pages_adapter = en->pool.n_adapter;
+    s->pages_cached = en->pool.n_cached;
+    s->pages_total = en->pool.n_pages;
+    s->cached_prompt_tokens = en->sched.prefix_hits;
+    s->prefix_queries = en->sched.prefix_queries;
+    s->prefix_hits = en->sched.prefix_hits;
+    s->n_preemptions = en->sched.preemptions;
+    pthread_mutex_lock(&en->stats_lock);
+    en->stats = *s;
+    pthread_mutex_unlock(&en->stats_lock);
+}
+
+static void notify(struct lodge_engine *en)
+{
+    if (en->any_event && en->cfg.on_ready)
+        en->cfg.on_ready(en->cfg.cookie);
+    en->any_event = false;
+}
+
+static void *engine_main(void *arg)
+{
+    struct lodge_engine *en = arg;
+    struct lodge_buf in;
+    lodge_buf_init(&in, SIZE_MAX / 4);
+    bool busy = false, untouched = true;
+    while (!atomic_load(&en->stop)) {
+        take_messages(en, &in, busy || untouched ? 0 : IDLE_WAIT_NS);
+        expire(en);
+        busy = lodge_engine_step(en);
+        publish_stats(en);
+        notify(en);
+        if (!busy && untouched)
+            untouched = en->backend->pool_touch && en->backend->pool_touch(en->device, TOUCH_BYTES);
+    }
+    take_messages(en, &in, 0);
+    while (en->requests)
+        lodge_output_abort(en, en->requests, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
+    publish_stats(en);
+    notify(en);
+    lodge_buf_finish(&in);
+    return NULL;
+}
+
+int lodge_engine_start(struct lodge_engine *en, struct lodge_error *e)
+{
+    publish_stats(en);
+    if (pthread_create(&en->thread, NULL, engine_main, en))
+        return lodge_fail(e, LODGE_ERR_RESOURCE, "cannot start the engine thread");
+    en->thread_runs = true;
+    return 0;
+}
+
+/* ---- the other side
+ * ---------------------------------------------------------------------------------------- */
+
+static int check_ids(const struct lodge_engine *en, const char *field, const uint32_t *ids,
+                     uint32_t n, struct lodge_error *e)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] >= en->info.n_vocab)
+            return lodge_fail(e, LODGE_ERR_INVALID, "'%s' has token id %u; ids are below %u", field,
+                              ids[i], en->info.n_vocab);
+    return 0;
+}
+
+static int check_request(const struct lodge_engine *en, const struct lodge_request *r,
+                         struct lodge_error *e)
+{
+    if (!r->n_prompt)
+        return lodge_fail(e, LODGE_ERR_INVALID, "'prompt' has no tokens");
+    if (r->n_prompt > en->info.max_model_len ||
+        (r->n_prompt == en->info.max_model_len && r->max_tokens))
+        return lodge_fail(e, LODGE_ERR_CONTEXT,
+                          "the prompt has %u tokens; this model's context is %u tokens, prompt and "
+                          "reply together. Shorten the prompt",
+                          r->n_prompt, en->info.max_model_len);
+    if (!r->n_choices || r->n_choices > LODGE_MAX_CHOICES)
+        return lodge_fail(e, LODGE_ERR_INVALID, "'n' must be between 1 and %u", LODGE_MAX_CHOICES);
+    if (r->n_stops > LODGE_MAX_STOPS || r->n_tops > LODGE_MAX_TOPS ||
+        r->n_prompt_tops > LODGE_MAX_TOPS)
+        return lodge_fail(e, LODGE_ERR_INVALID, "too many stop strings or log-probabilities");
+    int err = check_ids(en, "prompt", r->prompt, r->n_prompt, e);
+    if (!err)
+        err = check_ids(en, "stop_token_ids", r->stop_ids.ids, r->stop_ids.n, e);
+    if (!err)
+        err = check_ids(en, "allowed_token_ids", r->sampling.allowed, r->sampling.n_allowed, e);
+    for (uint32_t i = 0; i < r->sampling.n_bias && !err; i++)
+        err = check_ids(en, "logit_bias", &r->sampling.bias[i].token, 1, e);
+    for (uint32_t i = 0; i < r->n_bad_words && !err; i++)
+        err = check_ids(en, "bad_words", r->bad_words[i].ids, r->bad_words[i].n, e);
+    return err;
+}
+
+/* Most bytes the events of a request can take: every token with its tops and text. */
+static size_t stream_cap(const struct lodge_engine *en, const struct lodge_request *r)
+{
+    uint32_t left = en->info.max_model_len - r->n_prompt;
+    uint64_t tokens = r->max_tokens < left ? r->max_tokens : left;
+    uint64_t per_token = sizeof(struct lodge_event) + r->n_tops * sizeof(struct lodge_top) + 512;
+    uint64_t per_prompt = sizeof(struct lodge_event) + r->n_prompt_tops * sizeof(struct lodge_top);
+    return (size_t)((tokens + 4) * per_token * r->n_choices +
+                    (r->want_prompt_scores ? (r->n_prompt + 1) * (per_prompt + 8) : 0) + 8192);
+}
+
+static bool reserve_place(struct lodge_engine *en)
+{
+    uint32_t n = atomic_load(&en->n_waiting);
+    do {
+        if (n >= en->cfg.max_queue)
+            return false;
+    } while (!atomic_compare_exchange_weak(&en->n_waiting, &n, n + 1));
+    atomic_fetch_add(&en->n_active, 1);
+    return true;
+}
+
+int lodge_engine_submit(struct lodge_engine *en, const struct lodge_request *r,
+                        struct lodge_stream **out, uint64_t *id, struct lodge_error *e)
+{
+    int err = check_request(en, r, e);
+    if (err)
+        return err;
+    if (atomic_load(&en->draining))
+        return lodge_fail(e, LODGE_ERR_DRAINING, "the server is shutting down");
+    if (!reserve_place(en))
+        return lodge_fail(e, LODGE_ERR_FULL, "the queue is full (%u requests wait); try again",
+                          en->cfg.max_queue);
+    uint64_t n = atomic_fetch_add(&en->next_id, 1) + 1;
+    struct lodge_stream *s = lodge_stream_create(en, n, stream_cap(en, r));
+    struct lodge_record *rec = lodge_request_flatten(r, n);
+    err = s && rec ? 0 : LODGE_ERR_NOMEM;
+    if (!err) {
+        lodge_streams_put(en, s);
+        err = lodge_mailbox_post(&en->inbox, rec);
+        if (err)
+            lodge_streams_remove(en, s);
+    }
+    free(rec);
+    if (err) {
+        if (s) {
+            lodge_stream_unref(s);
+            lodge_stream_unref(s);
+        }
+        atomic_fetch_sub(&en->n_waiting, 1);
+        atomic_fetch_sub(&en->n_active, 1);
+        return lodge_fail(e, err, "the request cannot be queued: %s", lodge_error_text(err));
+    }
+    *out = s;
+    *id = n;
+    return 0;
+}
+
+void lodge_stream_close(struct lodge_stream *s)
+{
+    if (!s)
+        return;
+    atomic_store(&s->closed, true);
+    if (!atomic_load(&s->finished)) {
+        struct lodge_cancel_message m = {.head = {.n_bytes = sizeof m, .kind = LODGE_MSG_CANCEL},
+                                         .id = s->id};
+        lodge_mailbox_post(&s->engine->inbox, &m.head);
+    }
+    lodge_stream_unref(s);
+}
+
+size_t lodge_engine_take_ready(struct lodge_engine *en, uint64_t *ids, size_t cap)
+{
+    return lodge_ready_take(&en->ready, ids, cap);
+}
+
+void lodge_engine_get_stats(struct lodge_engine *en, struct lodge_engine_stats *out)
+{
+    pthread_mutex_lock(&en->stats_lock);
+    *out = en->stats;
+    pthread_mutex_unlock(&en->stats_lock);
+    out->n_waiting = atomic_load(&en->n_waiting);
+    uint32_t active = atomic_load(&en->n_active);
+    out->n_running = active > out->n_waiting ? active - out->n_waiting : 0;
+}
+
+void lodge_engine_drain(struct lodge_engine *en)
+{
+    atomic_store(&en->draining, true);
+}
+
+uint32_t lodge_engine_active(const struct lodge_engine *en)
+{
+    return atomic_load(&((struct lodge_engine *)(uintptr_t)en)->n_active);
+}
+
+void lodge_engine_close(struct lodge_engine *en)
+{
+    if (!en)
+        return;
+    atomic_store(&en->draining, true);
+    atomic_store(&en->stop, true);
+    if (en->thread_runs) {
+        lodge_mailbox_wake(&en->inbox);
+        pthread_join(en->thread, NULL);
+    }
+    lodge_engine_free(en);
+}

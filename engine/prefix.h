@@ -1,0 +1,67 @@
+/* The prefix cache: blocks of tokens by what precedes them.
+ *
+ * A block is the T tokens of one page per layer group. Its key is a keyed hash over the key of the
+ * block before it and its tokens; the first one's predecessor is a root made from tenant salt,
+ * model, adapters and the client's salt, so requests of different roots never meet. An entry does
+ * not hold references: pages without users stay cached and are evicted, least recently used first
+ * and successors before predecessors, when pages are needed.
+ *
+ * Owner: the engine thread. Nothing is allocated after creation.
+ */
+#ifndef LODGE_ENGINE_PREFIX_H
+#define LODGE_ENGINE_PREFIX_H
+
+#include "base/hash.h"
+#include "engine/pool.h"
+
+#include <stddef.h>
+
+#define LODGE_MAX_GROUPS 64u
+
+struct lodge_prefix_entry {
+    struct lodge_digest key;
+    uint32_t chain;        /* next entry of the hash bucket, or of the free list */
+    uint32_t newer, older; /* list of entries without users */
+    bool listed;
+    bool used; /* the slot holds an entry */
+};
+
+struct lodge_prefix {
+    struct lodge_pool *pool;
+    uint32_t n_groups;
+    uint32_t page_tokens;
+    struct lodge_digest secret;
+    struct lodge_prefix_entry *entries;
+    uint32_t *pages; /* (n_entries, n_groups); LODGE_NO_PAGE where a window had passed */
+    uint32_t n_entries;
+    uint32_t first_free;
+    uint32_t *buckets;
+    uint32_t mask;
+    uint32_t oldest, newest;
+};
+
+int lodge_prefix_init(struct lodge_prefix *c, struct lodge_pool *pool, uint32_t n_groups,
+                      uint32_t page_tokens, struct lodge_error *e);
+void lodge_prefix_finish(struct lodge_prefix *c);
+
+/* Root of requests that may share: any bytes that must be equal. */
+void lodge_prefix_root(const struct lodge_prefix *c, const void *bytes, size_t n,
+                       struct lodge_digest *out);
+/* Key of the block with these T tokens after `parent`. */
+void lodge_prefix_key(const struct lodge_prefix *c, const struct lodge_digest *parent,
+                      const uint32_t *tokens, struct lodge_digest *out);
+/* Entry with this key, or UINT32_MAX. */
+uint32_t lodge_prefix_find(const struct lodge_prefix *c, const struct lodge_digest *key);
+/* Pages of an entry, one per group. */
+const uint32_t *lodge_prefix_pages(const struct lodge_prefix *c, uint32_t entry);
+/* Takes a reference on each page of the entry. */
+void lodge_prefix_use(struct lodge_prefix *c, uint32_t entry);
+/* Names pages in use by the key, unless the key is there already. */
+void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key,
+                      const uint32_t *pages);
+/* Drops one reference of a page; the entry becomes evictable with its last user. */
+void lodge_prefix_unref_page(struct lodge_prefix *c, uint32_t page);
+/* Frees the pages of the least recently used entry without users. False when there is none. */
+bool lodge_prefix_evict(struct lodge_prefix *c);
+
+#endif

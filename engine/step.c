@@ -1,0 +1,130 @@
+/* One iteration: the scheduler's rows become a backend step, its results become output. */
+#include "engine/internal.h"
+
+#include <string.h>
+
+/* Block tables of all groups of a sequence, copied side by side. */
+static void put_table(struct lodge_engine *en, const struct lodge_seq *q, struct lodge_row *row,
+                      uint32_t *n_pages)
+{
+    row->table = *n_pages;
+    row->n_blocks = q->n_blocks;
+    for (uint32_t g = 0; g < en->plan->n_groups; g++) {
+        memcpy(en->step_pages + *n_pages, q->pages + (size_t)g * q->max_blocks,
+               q->n_blocks * sizeof *q->pages);
+        *n_pages += q->n_blocks;
+    }
+}
+
+static void put_row(struct lodge_engine *en, const struct lodge_planned *p, struct lodge_step *s)
+{
+    struct lodge_seq *q = p->seq;
+    const struct lodge_request *r = &q->req->r;
+    struct lodge_row *row = &en->rows[s->n_rows++];
+    *row = (struct lodge_row){.slot = q->slot,
+                              .position = p->position,
+                              .n_tokens = p->n_tokens,
+                              .first_token = s->n_tokens,
+                              .next_token = LODGE_NO_PAGE};
+    memcpy(en->step_tokens + s->n_tokens, q->tokens + p->position, p->n_tokens * sizeof *q->tokens);
+    s->n_tokens += p->n_tokens;
+    put_table(en, q, row, &s->n_pages);
+    if (p->sample && q->max_output) {
+        lodge_output_set_banned(en, q);
+        row->want |= LODGE_WANT_SAMPLE;
+        row->sampling = &q->sampling;
+        row->want_logprob = r->want_logprobs;
+        row->n_top = r->want_logprobs ? r->n_tops : 0;
+    }
+    uint32_t end = p->position + p->n_tokens;
+    if (r->want_prompt_scores && q->choice == 0 && p->position + 1 < q->n_prompt &&
+        end > q->n_scored) {
+        row->want |= LODGE_WANT_SCORES;
+        row->n_top = r->n_prompt_tops > row->n_top ? r->n_prompt_tops : row->n_top;
+        if (end < q->n_prompt)
+            row->next_token = q->tokens[end];
+    }
+}
+
+static void count_step(struct lodge_engine *en, const struct lodge_step *s,
+                       const struct lodge_step_result *res)
+{
+    struct lodge_engine_stats *st = &en->live;
+    uint32_t b = 0;
+    for (uint32_t most = 1; b < 15 && s->n_tokens > most; b++)
+        most = most == 1 ? 8 : most * 2;
+    st->step_tokens_bucket[b]++;
+    st->step_tokens_sum += s->n_tokens;
+    st->n_steps++;
+    st->step_ns += res->end_ns - res->begin_ns;
+    double ns = (double)(res->end_ns - res->begin_ns);
+    for (uint32_t i = 0; i < en->sched.n_rows; i++) {
+        struct lodge_seq *q = en->sched.rows[i].seq;
+        q->req->page_ns += ns * q->n_blocks * en->plan->n_groups;
+        if (en->sched.rows[i].position < q->n_prompt && q->choice == 0 && !q->preempted) {
+            uint32_t end = en->sched.rows[i].position + en->sched.rows[i].n_tokens;
+            st->prompt_tokens +=
+                (end < q->n_prompt ? end : q->n_prompt) - en->sched.rows[i].position;
+        }
+    }
+}
+
+/* The rows a result belongs to stay valid: a sequence that ends is only freed with its request,
+ * after all its rows were handled. */
+static void deliver(struct lodge_engine *en, const struct lodge_step_result *res)
+{
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < en->sched.n_rows; i++) {
+        struct lodge_planned row = en->sched.rows[i];
+        bool prompt_only = row.sample && !row.seq->max_output;
+        lodge_sched_computed(&en->sched, &row);
+        while (next < res->n_results && res->results[next].row == i)
+            lodge_output_result(en, &row, &res->results[next++], res);
+        if (prompt_only)
+            lodge_output_prompt_only(en, row.seq);
+    }
+}
+
+static void fail_step(struct lodge_engine *en, int err)
+{
+    lodge_log_text(en->cfg.log, LODGE_LOG_ERROR, "engine", "a step failed: %s",
+                   lodge_error_text(err));
+    while (en->sched.running.first)
+        lodge_output_abort(en, en->sched.running.first->req, LODGE_FINISH_ERROR,
+                           LODGE_ERR_INTERNAL);
+}
+
+bool lodge_engine_step(struct lodge_engine *en)
+{
+    lodge_sched_plan(&en->sched);
+    for (uint32_t i = 0; i < en->sched.n_rows; i++)
+        if (!en->sched.rows[i].seq->req->started) {
+            atomic_fetch_sub(&en->n_waiting, 1);
+            lodge_output_started(en, en->sched.rows[i].seq->req);
+        }
+    if (!en->sched.n_rows)
+        return false;
+    struct lodge_step s = {.rows = en->rows,
+                           .tokens = en->step_tokens,
+                           .pages = en->step_pages,
+                           .copies = en->sched.copies,
+                           .n_copies = en->sched.n_copies};
+    for (uint32_t i = 0; i < en->sched.n_rows; i++)
+        put_row(en, &en->sched.rows[i], &s);
+    uint64_t ticket = 0;
+    struct lodge_step_result res;
+    int err = en->backend->step_submit(en->device, &s, &ticket);
+    if (!err) {
+        lodge_pool_submitted(&en->pool, ticket);
+        while ((err = en->backend->step_poll(en->device, ticket, &res)) == LODGE_ERR_AGAIN)
+            ;
+        lodge_pool_retired(&en->pool, ticket);
+    }
+    if (err) {
+        fail_step(en, err);
+        return true;
+    }
+    count_step(en, &s, &res);
+    deliver(en, &res);
+    return true;
+}

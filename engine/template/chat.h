@@ -1,0 +1,24 @@
+/* From OpenAI chat messages to the text a model expects. */
+#ifndef LODGE_ENGINE_TEMPLATE_CHAT_H
+#define LODGE_ENGINE_TEMPLATE_CHAT_H
+
+#include "engine/template/template.h"
+
+struct lodge_chat_prompt {
+    const json_t *messages; /* array as the client sent it */
+    const json_t *tools;    /* array or NULL */
+    const json_t *kwargs;   /* object or NULL */
+    const char *bos, *eos;  /* texts of the special tokens */
+    size_t n_bos, n_eos;
+    bool add_generation_prompt;
+    bool continue_final_message; /* the last message is left open */
+    time_t now;
+};
+
+/* Checks and normalises the messages (text parts joined, null members dropped, argument strings
+ * parsed, developer taken as system where the template does not know it) and renders them.
+ * INVALID with a text that begins with the dotted path of what is wrong. */
+int lodge_chat_render(const struct lodge_template *t, const struct lodge_chat_prompt *p,
+                      struct lodge_rendered *out, struct lodge_error *e);
+
+#endif
