@@ -1,0 +1,816 @@
+#include "engine/template/value.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct lodge_template_limits lodge_template_default_limits = {
+    .max_steps = 10000000,
+    .max_depth = 128,
+    .max_output_bytes = (size_t)16 << 20,
+    .max_memory_bytes = (size_t)256 << 20,
+};
+
+static void run_list(struct run *r, const struct node *n);
+
+/* ---- scopes
+ * ---------------------------------------------------------------------------------------------- */
+
+static struct value *lookup(struct run *r, const char *name)
+{
+    for (struct scope *s = r->scope; s; s = s->macro ? r->top : s->parent) {
+        struct value *v = dict_find(s->vars, name);
+        if (v)
+            return v;
+    }
+    return NULL;
+}
+
+static void define(struct run *r, const char *name, struct value v)
+{
+    dict_set(r, r->scope->vars, v_text(name), v);
+}
+
+static struct scope *push_scope(struct run *r, bool macro)
+{
+    struct scope *s = take(r, sizeof *s);
+    *s = (struct scope){r->scope, v_dict(r).dict, macro};
+    r->scope = s;
+    return s;
+}
+
+static void pop_scope(struct run *r)
+{
+    r->scope = r->scope->parent;
+}
+
+/* ---- output into a string
+ * ------------------------------------------------------------------------------------ */
+
+static struct value capture(struct run *r, const struct node *body)
+{
+    struct out o = {0}, *old = r->out;
+    r->out = &o;
+    run_list(r, body);
+    r->out = old;
+    return out_value(&o);
+}
+
+/* ---- operators
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static int64_t floor_div(struct run *r, int64_t a, int64_t b)
+{
+    if (b == 0)
+        fail(r, LODGE_ERR_INVALID, "division by zero");
+    if (b == -1)
+        return -(a == INT64_MIN ? INT64_MAX : a);
+    return a / b - (a % b != 0 && (a < 0) != (b < 0));
+}
+
+static struct value integer_op(struct run *r, enum op op, int64_t a, int64_t b)
+{
+    int64_t v = 0;
+    bool over = false;
+    switch (op) {
+    case OP_ADD:
+        over = __builtin_add_overflow(a, b, &v);
+        break;
+    case OP_SUB:
+        over = __builtin_sub_overflow(a, b, &v);
+        break;
+    case OP_MUL:
+        over = __builtin_mul_overflow(a, b, &v);
+        break;
+    case OP_FLOORDIV:
+        v = floor_div(r, a, b);
+        break;
+    default:
+        v = a - floor_div(r, a, b) * b;
+        break;
+    }
+    if (over)
+        fail(r, LODGE_ERR_LIMIT, "an integer is too large");
+    return v_int(v);
+}
+
+static struct value arithmetic(struct run *r, enum op op, struct value a, struct value b)
+{
+    bool integers = a.type != V_FLOAT && b.type != V_FLOAT;
+    double x = number(a), y = number(b);
+    if (op == OP_POW) {
+        double v = pow(x, y);
+        return integers && y >= 0 && fabs(v) < 9e15 ? v_int((int64_t)v) : v_float(v);
+    }
+    if (integers && op != OP_DIV)
+        return integer_op(r, op, a.type == V_BOOL ? a.b : a.i, b.type == V_BOOL ? b.b : b.i);
+    if ((op == OP_DIV || op == OP_FLOORDIV || op == OP_MOD) && y == 0)
+        fail(r, LODGE_ERR_INVALID, "division by zero");
+    switch (op) {
+    case OP_ADD:
+        return v_float(x + y);
+    case OP_SUB:
+        return v_float(x - y);
+    case OP_MUL:
+        return v_float(x * y);
+    case OP_DIV:
+        return v_float(x / y);
+    case OP_FLOORDIV:
+        return v_float(floor(x / y));
+    default:
+        return v_float(x - floor(x / y) * y);
+    }
+}
+
+static struct value join_lists(struct run *r, struct value a, struct value b)
+{
+    struct value v = v_list(r, a.list->n + b.list->n);
+    for (size_t i = 0; i < a.list->n; i++)
+        list_push(r, v.list, a.list->items[i]);
+    for (size_t i = 0; i < b.list->n; i++)
+        list_push(r, v.list, b.list->items[i]);
+    v.tuple = a.tuple && b.tuple;
+    return v;
+}
+
+static struct value repeat(struct run *r, struct value v, int64_t times)
+{
+    struct out o = {0};
+    if (v.type == V_STRING) {
+        for (int64_t i = 0; i < times; i++)
+            out_put(r, &o, v.s);
+        return out_value(&o);
+    }
+    struct value l = v_list(r, 0);
+    for (int64_t i = 0; i < times; i++)
+        for (size_t k = 0; k < v.list->n; k++)
+            list_push(r, l.list, v.list->items[k]);
+    return l;
+}
+
+static struct value binary(struct run *r, enum op op, struct value a, struct value b)
+{
+    if (op == OP_CONCAT)
+        return concat(r, to_text(r, a), to_text(r, b));
+    if (is_number(a) && is_number(b))
+        return arithmetic(r, op, a, b);
+    if (op == OP_ADD && a.type == V_STRING && b.type == V_STRING)
+        return concat(r, a, b);
+    if (op == OP_ADD && a.type == V_LIST && b.type == V_LIST)
+        return join_lists(r, a, b);
+    if (op == OP_MUL && (a.type == V_STRING || a.type == V_LIST) && b.type == V_INT)
+        return repeat(r, a, b.i);
+    if (op == OP_MUL && (b.type == V_STRING || b.type == V_LIST) && a.type == V_INT)
+        return repeat(r, b, a.i);
+    if (op == OP_MOD && a.type == V_STRING)
+        fail(r, LODGE_ERR_INVALID, "'%%' formatting of strings is not supported");
+    if (a.type == V_UNDEFINED || b.type == V_UNDEFINED)
+        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined",
+             a.type == V_UNDEFINED ? a.name : b.name);
+    fail(r, LODGE_ERR_INVALID, "unsupported operand types: '%s' and '%s'", type_name(a),
+         type_name(b));
+}
+
+static bool contains(struct run *r, struct value item, struct value in)
+{
+    if (in.type == V_STRING) {
+        if (item.type != V_STRING)
+            fail(r, LODGE_ERR_INVALID, "'in <string>' needs a string, not '%s'", type_name(item));
+        step(r, in.s.n / 16);
+        return !item.s.n || memmem(in.s.p, in.s.n, item.s.p, item.s.n);
+    }
+    if (in.type == V_DICT || in.type == V_NAMESPACE)
+        return dict_get(in.dict, item) != NULL;
+    if (in.type == V_LIST) {
+        for (size_t i = 0; i < in.list->n; i++)
+            if (same(r, in.list->items[i], item))
+                return true;
+        return false;
+    }
+    if (in.type == V_UNDEFINED)
+        return false;
+    fail(r, LODGE_ERR_INVALID, "'%s' is not a container", type_name(in));
+}
+
+static bool compare(struct run *r, enum op op, struct value a, struct value b)
+{
+    switch (op) {
+    case OP_EQ:
+        return same(r, a, b);
+    case OP_NE:
+        return !same(r, a, b);
+    case OP_IN:
+        return contains(r, a, b);
+    case OP_NOT_IN:
+        return !contains(r, a, b);
+    case OP_LT:
+        return order(r, a, b) < 0;
+    case OP_LE:
+        return order(r, a, b) <= 0;
+    case OP_GT:
+        return order(r, a, b) > 0;
+    default:
+        return order(r, a, b) >= 0;
+    }
+}
+
+/* ---- members
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+struct value get_attr(struct run *r, struct value v, const char *name, bool method_first)
+{
+    if (v.type == V_UNDEFINED)
+        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
+    struct value *member =
+        v.type == V_DICT || v.type == V_NAMESPACE ? dict_find(v.dict, name) : NULL;
+    bool method = is_method(v, name);
+    if (member && !(method && method_first))
+        return *member;
+    if (!method)
+        return v_undefined(name);
+    struct bound *b = take(r, sizeof *b);
+    *b = (struct bound){v, name};
+    return (struct value){.type = V_METHOD, .bound = b};
+}
+
+static struct value get_item(struct run *r, struct value v, struct value key)
+{
+    if (v.type == V_UNDEFINED)
+        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
+    if ((v.type == V_DICT || v.type == V_NAMESPACE)) {
+        struct value *member = dict_get(v.dict, key);
+        if (member)
+            return *member;
+    } else if (key.type == V_INT && (v.type == V_LIST || v.type == V_STRING)) {
+        int64_t n = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
+        int64_t i = key.i < 0 ? key.i + n : key.i;
+        if (i < 0 || i >= n)
+            return v_undefined("index");
+        return v.type == V_LIST ? v.list->items[i]
+                                : substring(v, offset_of(v.s, i), offset_of(v.s, i + 1));
+    }
+    if (key.type == V_STRING) {
+        char *name = take(r, key.s.n + 1);
+        memcpy(name, key.s.p, key.s.n);
+        name[key.s.n] = 0;
+        return get_attr(r, v, name, false);
+    }
+    return v_undefined("index");
+}
+
+static int64_t bound_of(struct run *r, const struct node *n, int64_t missing, int64_t len,
+                        int64_t step_size)
+{
+    struct value v = n ? eval(r, n) : v_none();
+    if (v.type == V_NONE)
+        return missing;
+    if (v.type != V_INT)
+        fail(r, LODGE_ERR_INVALID, "slice indices must be integers");
+    int64_t i = v.i < 0 ? (v.i < -len ? -1 : v.i + len) : v.i;
+    int64_t low = step_size < 0 ? -1 : 0, high = step_size < 0 ? len - 1 : len;
+    if (v.i < -len)
+        return low;
+    return i < low ? low : i > high ? high : i;
+}
+
+static struct value slice(struct run *r, const struct node *n)
+{
+    struct value v = eval(r, n->body);
+    if (v.type == V_UNDEFINED)
+        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
+    if (v.type != V_LIST && v.type != V_STRING)
+        fail(r, LODGE_ERR_INVALID, "'%s' cannot be sliced", type_name(v));
+    int64_t len = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
+    struct value by = n->c ? eval(r, n->c) : v_int(1);
+    int64_t k = by.type == V_INT ? by.i : by.type == V_NONE ? 1 : 0;
+    if (k == 0)
+        fail(r, LODGE_ERR_INVALID, "slice step must be a non-zero integer");
+    int64_t from = bound_of(r, n->a, k < 0 ? len - 1 : 0, len, k);
+    int64_t to = bound_of(r, n->b, k < 0 ? -1 : len, len, k);
+    if (v.type == V_STRING && k == 1)
+        return substring(v, offset_of(v.s, from), offset_of(v.s, to > from ? to : from));
+    struct value l = v_list(r, 0);
+    struct out o = {0};
+    for (int64_t i = from; k > 0 ? i < to : i > to; i += k) {
+        step(r, v.type == V_STRING ? v.s.n / 16 + 1 : 1);
+        if (v.type == V_LIST)
+            list_push(r, l.list, v.list->items[i]);
+        else
+            out_put(r, &o, substring(v, offset_of(v.s, i), offset_of(v.s, i + 1)).s);
+        if (k > len || k < -len)
+            break;
+    }
+    l.tuple = v.tuple;
+    return v.type == V_LIST ? l : out_value(&o);
+}
+
+/* ---- calls
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+#define MAX_ARGS 32u
+
+static size_t eval_args(struct run *r, const struct node *list, struct value *args,
+                        struct dict *kwargs)
+{
+    size_t n = 0;
+    for (; list; list = list->next) {
+        if (list->kind == N_SET) {
+            dict_set(r, kwargs, v_text(list->name), eval(r, list->a));
+            continue;
+        }
+        if (n == MAX_ARGS)
+            fail(r, LODGE_ERR_LIMIT, "too many arguments");
+        args[n++] = eval(r, list);
+    }
+    return n;
+}
+
+static struct value call_macro(struct run *r, const struct node *m, const struct value *args,
+                               size_t n, struct dict *kwargs)
+{
+    struct scope *old = r->scope;
+    push_scope(r, true);
+    size_t i = 0;
+    for (const struct node *p = m->list; p; p = p->next, i++) {
+        struct value *named = dict_find(kwargs, p->name);
+        define(r, p->name,
+               i < n   ? args[i]
+               : named ? *named
+               : p->a  ? eval(r, p->a)
+                       : v_undefined(p->name));
+    }
+    if (i < n && m->kind == N_MACRO)
+        fail(r, LODGE_ERR_INVALID, "macro '%s' takes %zu arguments, %zu were given", m->name, i, n);
+    struct value *caller = dict_find(kwargs, "caller");
+    if (caller)
+        define(r, "caller", *caller);
+    struct value v = capture(r, m->body);
+    r->scope = old;
+    r->flow = FLOW_NEXT;
+    return v;
+}
+
+struct value call_value(struct run *r, struct value fn, const struct value *args, size_t n,
+                        struct dict *kwargs)
+{
+    if (++r->depth > r->limits->max_depth)
+        fail(r, LODGE_ERR_LIMIT, "calls are nested too deep");
+    struct value v;
+    if (fn.type == V_MACRO)
+        v = call_macro(r, fn.macro, args, n, kwargs);
+    else if (fn.type == V_BUILTIN)
+        v = call_builtin(r, fn.name, args, n, kwargs);
+    else if (fn.type == V_METHOD)
+        v = call_method(r, fn.bound->self, fn.bound->name, args, n, kwargs);
+    else if (fn.type == V_UNDEFINED)
+        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", fn.name);
+    else
+        fail(r, LODGE_ERR_INVALID, "'%s' is not callable", type_name(fn));
+    r->depth--;
+    return v;
+}
+
+static struct value eval_call(struct run *r, const struct node *n, struct value *caller)
+{
+    struct value args[MAX_ARGS];
+    struct dict *kwargs = v_dict(r).dict;
+    struct value fn =
+        n->a->kind == N_ATTR ? get_attr(r, eval(r, n->a->a), n->a->name, true) : eval(r, n->a);
+    size_t count = eval_args(r, n->list, args, kwargs);
+    if (caller)
+        dict_set(r, kwargs, v_text("caller"), *caller);
+    return call_value(r, fn, args, count, kwargs);
+}
+
+/* ---- expressions
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+static struct value eval_name(struct run *r, const struct node *n)
+{
+    struct value *v = lookup(r, n->name);
+    if (v)
+        return *v;
+    if (is_builtin(n->name))
+        return (struct value){.type = V_BUILTIN, .name = n->name};
+    return v_undefined(n->name);
+}
+
+static struct value eval_list(struct run *r, const struct node *n)
+{
+    struct value v = v_list(r, 0);
+    for (const struct node *item = n->list; item; item = item->next)
+        list_push(r, v.list, eval(r, item));
+    v.tuple = n->kind == N_TUPLE;
+    return v;
+}
+
+static struct value eval_dict(struct run *r, const struct node *n)
+{
+    struct value v = v_dict(r);
+    for (const struct node *item = n->list; item; item = item->next->next)
+        dict_set(r, v.dict, eval(r, item), eval(r, item->next));
+    return v;
+}
+
+static struct value eval_compare(struct run *r, const struct node *n)
+{
+    struct value left = eval(r, n->a);
+    for (const struct node *c = n->list; c; c = c->next) {
+        struct value right = eval(r, c->a);
+        if (!compare(r, c->op, left, right))
+            return v_bool(false);
+        left = right;
+    }
+    return v_bool(true);
+}
+
+static struct value eval_filter(struct run *r, const struct node *n)
+{
+    struct value args[MAX_ARGS], v = eval(r, n->a);
+    struct dict *kwargs = v_dict(r).dict;
+    size_t count = eval_args(r, n->list, args, kwargs);
+    return apply_filter(r, n->name, v, args, count, kwargs);
+}
+
+static struct value eval_test(struct run *r, const struct node *n)
+{
+    struct value args[MAX_ARGS], v = eval(r, n->a);
+    struct dict *kwargs = v_dict(r).dict;
+    size_t count = eval_args(r, n->list, args, kwargs);
+    return v_bool(apply_test(r, n->name, v, args, count));
+}
+
+static struct value negate(struct run *r, struct value v, bool minus)
+{
+    if (!is_number(v))
+        fail(r, LODGE_ERR_INVALID, "bad operand for unary sign: '%s'", type_name(v));
+    if (v.type == V_FLOAT)
+        return v_float(minus ? -v.f : v.f);
+    return integer_op(r, minus ? OP_SUB : OP_ADD, 0, v.type == V_BOOL ? v.b : v.i);
+}
+
+static struct value eval_inner(struct run *r, const struct node *n)
+{
+    struct value v;
+    switch (n->kind) {
+    case N_CONST:
+        return n->constant;
+    case N_NAME:
+        return eval_name(r, n);
+    case N_LIST:
+    case N_TUPLE:
+        return eval_list(r, n);
+    case N_DICT:
+        return eval_dict(r, n);
+    case N_ATTR:
+        return get_attr(r, eval(r, n->a), n->name, false);
+    case N_INDEX:
+        v = eval(r, n->body);
+        return get_item(r, v, eval(r, n->a));
+    case N_SLICE:
+        return slice(r, n);
+    case N_CALL:
+        return eval_call(r, n, NULL);
+    case N_FILTER:
+        return eval_filter(r, n);
+    case N_TEST:
+        return eval_test(r, n);
+    case N_NEG:
+    case N_POS:
+        return negate(r, eval(r, n->a), n->kind == N_NEG);
+    case N_NOT:
+        return v_bool(!is_true(eval(r, n->a)));
+    case N_AND:
+        v = eval(r, n->a);
+        return is_true(v) ? eval(r, n->b) : v;
+    case N_OR:
+        v = eval(r, n->a);
+        return is_true(v) ? v : eval(r, n->b);
+    case N_BINARY:
+        v = eval(r, n->a);
+        return binary(r, n->op, v, eval(r, n->b));
+    case N_COMPARE:
+        return eval_compare(r, n);
+    case N_COND:
+        return is_true(eval(r, n->a)) ? eval(r, n->b) : n->c ? eval(r, n->c) : v_undefined("else");
+    default:
+        fail(r, LODGE_ERR_INTERNAL, "a statement where an expression is expected");
+    }
+}
+
+/* Depth of the tree is bounded by the parser; depth of calls by the limits. */
+struct value eval(struct run *r, const struct node *n)
+{
+    step(r, 1);
+    r->fault.line = n->line;
+    return eval_inner(r, n);
+}
+
+/* ---- statements
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+struct list *iterate(struct run *r, struct value v)
+{
+    if (v.type == V_LIST)
+        return v.list;
+    struct value l = v_list(r, 0);
+    if (v.type == V_DICT) {
+        for (size_t i = 0; i < v.dict->n; i++)
+            list_push(r, l.list, v.dict->pairs[i].key);
+    } else if (v.type == V_STRING) {
+        for (size_t at = 0; at < v.s.n;) {
+            size_t end = at + offset_of(substring(v, at, v.s.n).s, 1);
+            list_push(r, l.list, substring(v, at, end));
+            at = end;
+        }
+    } else if (v.type != V_UNDEFINED) {
+        fail(r, LODGE_ERR_INVALID, "'%s' is not iterable", type_name(v));
+    }
+    return l.list;
+}
+
+static void assign_targets(struct run *r, const struct node *targets, struct value v)
+{
+    if (!targets->next) {
+        define(r, targets->name, v);
+        return;
+    }
+    struct list *l = iterate(r, v);
+    size_t i = 0;
+    for (const struct node *t = targets; t; t = t->next, i++) {
+        if (i >= l->n)
+            fail(r, LODGE_ERR_INVALID, "too few values to unpack (%zu)", l->n);
+        define(r, t->name, l->items[i]);
+    }
+    if (i != l->n)
+        fail(r, LODGE_ERR_INVALID, "too many values to unpack (expected %zu)", i);
+}
+
+static void set_loop(struct run *r, struct list *items, size_t i)
+{
+    struct value loop = v_dict(r);
+    int64_t n = (int64_t)items->n, k = (int64_t)i;
+    const struct {
+        const char *name;
+        struct value v;
+    } all[] = {
+        {"index", v_int(k + 1)},
+        {"index0", v_int(k)},
+        {"revindex", v_int(n - k)},
+        {"revindex0", v_int(n - k - 1)},
+        {"first", v_bool(i == 0)},
+        {"last", v_bool(k + 1 == n)},
+        {"length", v_int(n)},
+        {"depth", v_int(1)},
+        {"depth0", v_int(0)},
+        {"previtem", i ? items->items[i - 1] : v_undefined("previtem")},
+        {"nextitem", k + 1 < n ? items->items[i + 1] : v_undefined("nextitem")},
+    };
+    for (size_t a = 0; a < sizeof all / sizeof *all; a++)
+        dict_set(r, loop.dict, v_text(all[a].name), all[a].v);
+    define(r, "loop", loop);
+}
+
+/* The items that the loop's own condition keeps. */
+static struct list *filtered(struct run *r, const struct node *n, struct list *items)
+{
+    if (!n->b)
+        return items;
+    struct value kept = v_list(r, 0);
+    for (size_t i = 0; i < items->n; i++) {
+        push_scope(r, false);
+        assign_targets(r, n->list, items->items[i]);
+        if (is_true(eval(r, n->b)))
+            list_push(r, kept.list, items->items[i]);
+        pop_scope(r);
+    }
+    return kept.list;
+}
+
+static void run_for(struct run *r, const struct node *n)
+{
+    struct list *items = filtered(r, n, iterate(r, eval(r, n->a)));
+    size_t count = items->n;
+    for (size_t i = 0; i < count; i++) {
+        push_scope(r, false);
+        set_loop(r, items, i);
+        assign_targets(r, n->list, items->items[i]);
+        run_list(r, n->body);
+        pop_scope(r);
+        bool stop = r->flow == FLOW_BREAK;
+        r->flow = FLOW_NEXT;
+        if (stop)
+            break;
+    }
+    if (!count && n->other)
+        run_list(r, n->other);
+}
+
+static void assign(struct run *r, const struct node *target, struct value v)
+{
+    if (target->kind == N_NAME) {
+        define(r, target->name, v);
+        return;
+    }
+    struct value ns = eval(r, target->a);
+    if (ns.type != V_NAMESPACE)
+        fail(r, LODGE_ERR_INVALID, "only a namespace's attributes can be set");
+    dict_set(r, ns.dict, v_text(target->name), v);
+}
+
+static void run_set(struct run *r, const struct node *n)
+{
+    struct value v = eval(r, n->a);
+    if (!n->list->next) {
+        assign(r, n->list, v);
+        return;
+    }
+    struct list *l = iterate(r, v);
+    size_t i = 0;
+    for (const struct node *t = n->list; t; t = t->next, i++) {
+        if (i >= l->n)
+            fail(r, LODGE_ERR_INVALID, "too few values to unpack (%zu)", l->n);
+        assign(r, t, l->items[i]);
+    }
+}
+
+/* Evaluates a chain of filters whose innermost operand is `hole`, with `v` in its place. The tree
+ * is shared by threads, so it is not written: the chain is walked instead. */
+static struct value filter_chain(struct run *r, const struct node *n, const struct node *hole,
+                                 struct value v)
+{
+    if (n == hole)
+        return v;
+    struct value args[MAX_ARGS], in = filter_chain(r, n->a, hole, v);
+    struct dict *kwargs = v_dict(r).dict;
+    size_t count = eval_args(r, n->list, args, kwargs);
+    return apply_filter(r, n->name, in, args, count, kwargs);
+}
+
+static void run_call_block(struct run *r, const struct node *n)
+{
+    struct value caller = {.type = V_MACRO, .macro = n};
+    struct value v = to_text(r, eval_call(r, n->a, &caller));
+    out_put(r, r->out, v.s);
+}
+
+static void run_with(struct run *r, const struct node *n)
+{
+    push_scope(r, false);
+    for (const struct node *s = n->list; s; s = s->next)
+        define(r, s->name, eval(r, s->a));
+    run_list(r, n->body);
+    pop_scope(r);
+}
+
+static void run_one(struct run *r, const struct node *n)
+{
+    struct value v;
+    switch (n->kind) {
+    case N_TEXT:
+        out_put(r, r->out, n->constant.s);
+        break;
+    case N_OUTPUT:
+        v = to_text(r, eval(r, n->a));
+        out_put(r, r->out, v.s);
+        break;
+    case N_FOR:
+        run_for(r, n);
+        break;
+    case N_IF:
+        if (is_true(eval(r, n->a)))
+            run_list(r, n->body);
+        else if (n->other)
+            run_list(r, n->other);
+        break;
+    case N_SET:
+        run_set(r, n);
+        break;
+    case N_SET_BLOCK:
+        assign(r, n->list, filter_chain(r, n->a, n->b, capture(r, n->body)));
+        break;
+    case N_MACRO:
+        define(r, n->name, (struct value){.type = V_MACRO, .macro = n});
+        break;
+    case N_CALL_BLOCK:
+        run_call_block(r, n);
+        break;
+    case N_FILTER_BLOCK:
+        v = to_text(r, filter_chain(r, n->a, n->b, capture(r, n->body)));
+        out_put(r, r->out, v.s);
+        break;
+    case N_WITH:
+        run_with(r, n);
+        break;
+    case N_BREAK:
+        r->flow = FLOW_BREAK;
+        break;
+    case N_CONTINUE:
+        r->flow = FLOW_CONTINUE;
+        break;
+    default:
+        fail(r, LODGE_ERR_INTERNAL, "an expression where a statement is expected");
+    }
+}
+
+static void run_list(struct run *r, const struct node *n)
+{
+    for (; n && r->flow == FLOW_NEXT; n = n->next) {
+        step(r, 1);
+        r->fault.line = n->line;
+        run_one(r, n);
+    }
+}
+
+/* ---- rendering
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Everything under these names is the user's; a message's role is not (it was checked). */
+static bool is_user_variable(const char *name)
+{
+    return strcmp(name, "messages") == 0 || strcmp(name, "tools") == 0 ||
+           strcmp(name, "documents") == 0;
+}
+
+static void set_variables(struct run *r, const json_t *vars)
+{
+    const char *name;
+    json_t *j;
+    json_object_foreach((json_t *)(uintptr_t)vars, name, j)
+    {
+        struct value v = from_json(r, j, is_user_variable(name), 0);
+        for (size_t i = 0; strcmp(name, "messages") == 0 && v.type == V_LIST && i < v.list->n;
+             i++) {
+            struct value *m = &v.list->items[i];
+            struct value *role = m->type == V_DICT ? dict_find(m->dict, "role") : NULL;
+            if (role && role->type == V_STRING)
+                role->s.user = false;
+        }
+        define(r, name, v);
+    }
+}
+
+static int take_parts(struct run *r, const struct out *o, struct lodge_rendered *out)
+{
+    size_t n_parts = 0;
+    for (size_t i = 0; i < o->n; i++)
+        n_parts += i == 0 || o->marks[i] != o->marks[i - 1];
+    out->text = malloc(o->n + 1);
+    out->parts = malloc((n_parts + 1) * sizeof *out->parts);
+    if (!out->text || !out->parts) {
+        lodge_rendered_finish(out);
+        return lodge_fail(r->fault.e, LODGE_ERR_NOMEM, "no memory for the rendered chat");
+    }
+    if (o->n)
+        memcpy(out->text, o->p, o->n);
+    out->text[o->n] = 0;
+    out->n = o->n;
+    for (size_t i = 0; i < o->n; i++) {
+        if (i == 0 || o->marks[i] != o->marks[i - 1])
+            out->parts[out->n_parts++] = (struct lodge_text_part){i, i, o->marks[i] != 0};
+        out->parts[out->n_parts - 1].end = i + 1;
+    }
+    return 0;
+}
+
+int lodge_template_render(const struct lodge_template *t, const json_t *vars,
+                          const struct lodge_template_limits *limits, time_t now,
+                          struct lodge_rendered *out, struct lodge_error *e)
+{
+    *out = (struct lodge_rendered){0};
+    struct run *r = calloc(1, sizeof *r);
+    struct out *o = calloc(1, sizeof *o);
+    if (!r || !o) {
+        free(r);
+        free(o);
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory to render the chat");
+    }
+    *r = (struct run){.limits = limits, .out = o, .now = now, .fault.e = e};
+    lodge_arena_init(&r->arena, limits->max_memory_bytes);
+    int err;
+    if (setjmp(r->fault.jump) == 0) {
+        r->top = push_scope(r, false);
+        set_variables(r, vars);
+        run_list(r, t->root);
+        err = take_parts(r, o, out);
+    } else {
+        err = r->fault.code;
+    }
+    lodge_arena_finish(&r->arena);
+    free(o);
+    free(r);
+    return err;
+}
+
+void lodge_rendered_finish(struct lodge_rendered *r)
+{
+    free(r->text);
+    free(r->parts);
+    *r = (struct lodge_rendered){0};
+}

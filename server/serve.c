@@ -1,0 +1,306 @@
+/* `lodge serve`: settings, listener, model, ready, drain. */
+#include "server/serve.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "server/server.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- signals: the handler only counts; the main thread looks
+ * ------------------------------------------------- */
+
+static volatile sig_atomic_t n_signals;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    /* A second one does not wait for anything. */
+    if (++n_signals > 1)
+        _exit(1);
+}
+
+static void catch_signals(void)
+{
+    struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGTERM, &stop, NULL);
+    sigaction(SIGINT, &stop, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+}
+
+/* ---- settings
+ * -------------------------------------------------------------------------------------------------
+ */
+
+static bool is_loopback(const char *host)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (strcmp(host, "localhost") == 0)
+        return true;
+    if (inet_pton(AF_INET, host, &v4) == 1)
+        return (ntohl(v4.s_addr) >> 24) == 127;
+    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+static void add_key(struct server *s, const char *key, size_t n)
+{
+    if (n)
+        lodge_sha256(key, n, &s->keys[s->n_keys++]);
+}
+
+static int load_keys(struct server *s, struct lodge_error *e)
+{
+    const struct lodge_conf_list *l = &s->cfg->api_keys;
+    char *text = NULL;
+    size_t n = 0, lines = 1;
+    if (s->cfg->api_key_file) {
+        int err = lodge_file_read(s->cfg->api_key_file, 1 << 20, &text, &n, e);
+        if (err) {
+            lodge_error_prefix(e, "--api-key-file");
+            return LODGE_ERR_CONFIG;
+        }
+        for (size_t i = 0; i < n; i++)
+            lines += text[i] == '\n';
+    }
+    s->keys = calloc(l->n + lines, sizeof *s->keys);
+    if (!s->keys) {
+        free(text);
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the keys");
+    }
+    for (uint32_t i = 0; i < l->n; i++)
+        add_key(s, l->items[i], strlen(l->items[i]));
+    for (char *line = text; line && *line;) {
+        size_t len = strcspn(line, "\r\n");
+        add_key(s, line, len);
+        line += len;
+        line += strspn(line, "\r\n");
+    }
+    free(text);
+    s->loopback = is_loopback(s->cfg->host);
+    if (!s->loopback && !s->n_keys)
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--host %s is reachable from other machines, so a key is required: give "
+                          "--api-key KEY or --api-key-file FILE, or listen on 127.0.0.1",
+                          s->cfg->host);
+    return 0;
+}
+
+/* ---- start-up telling
+ * ------------------------------------------------------------------------------------------- */
+
+static void on_phase(void *cookie, const char *text)
+{
+    (void)cookie;
+    fprintf(stderr, "%s\n", text);
+}
+
+static void on_progress(void *cookie, size_t done, size_t total)
+{
+    static _Thread_local int last = -1;
+    (void)cookie;
+    int percent = total ? (int)(done * 100 / total) : 100;
+    if (!isatty(2) || percent / 5 == last)
+        return;
+    last = percent / 5;
+    fprintf(stderr, "\rweights: %3d%%%s", percent, done >= total ? "\n" : "");
+}
+
+static struct lodge_engine_config engine_config(struct server *s, const char *chat_template)
+{
+    const struct lodge_serve_config *c = s->cfg;
+    uint64_t seed = (uint64_t)c->seed;
+    if (!c->seed)
+        lodge_random_bytes(&seed, sizeof seed);
+    return (struct lodge_engine_config){
+        .model_path = c->model,
+        .device = c->device,
+        .cpu_isa = c->cpu_isa,
+        .n_threads = (uint32_t)c->threads,
+        .max_model_len = (uint32_t)c->max_model_len,
+        .max_seqs = (uint32_t)c->max_num_seqs,
+        .max_step_tokens = (uint32_t)c->max_num_batched_tokens,
+        .pool_bytes = c->pool_bytes,
+        .reserve_tokens = (uint32_t)c->reserve_tokens,
+        .max_queue = (uint32_t)c->max_queue,
+        .no_prefix_cache = c->no_prefix_cache,
+        .seed = seed,
+        .model_defaults = strcmp(c->generation_config, "auto") == 0,
+        .chat_template = chat_template,
+        .log = s->log,
+        .on_phase = on_phase,
+        .on_progress = on_progress,
+        .on_ready = notify_signal,
+        .cookie = s,
+    };
+}
+
+static void print_memory(const struct lodge_engine_memory *m)
+{
+    printf("weights    %10.1f MiB\nworkspace  %10.1f MiB\npool       %10.1f MiB (%u pages of %u "
+           "tokens, %.1f KiB each)\ntotal      %10.1f MiB\nfree       %10.1f MiB\ncontext    %10u "
+           "tokens\n",
+           (double)m->weight_bytes / 1048576, (double)m->workspace_bytes / 1048576,
+           (double)m->pool_bytes / 1048576, m->n_pages, m->page_tokens,
+           (double)m->page_bytes / 1024, (double)m->total_bytes / 1048576,
+           (double)m->free_bytes / 1048576, m->max_model_len);
+}
+
+/* ---- running
+ * ------------------------------------------------------------------------------------------------------
+ */
+
+static void set_served_names(struct server *s)
+{
+    const struct lodge_conf_list *l = &s->cfg->served_model_name;
+    s->names = l->n ? l->items : (const char *const *)&s->info.name;
+    s->n_names = l->n ? l->n : 1;
+}
+
+static int open_engine(struct server *s, const char *chat_template, struct lodge_error *e)
+{
+    struct lodge_engine_config cfg = engine_config(s, chat_template);
+    struct lodge_engine *en = NULL;
+    int err = lodge_engine_open(&cfg, &en, e);
+    if (err)
+        return err;
+    lodge_engine_get_info(en, &s->info);
+    set_served_names(s);
+    char hex[65];
+    lodge_digest_hex(&s->info.fingerprint, hex);
+    snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%.12s", hex);
+    atomic_store(&s->engine, en);
+    return 0;
+}
+
+static void wait_for_signal(void)
+{
+    sigset_t none, stop;
+    sigemptyset(&none);
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &stop, NULL);
+    while (!n_signals)
+        sigsuspend(&none);
+    pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
+}
+
+static void drain(struct server *s)
+{
+    struct lodge_engine *en = atomic_load(&s->engine);
+    uint64_t until = lodge_now_ns() + (uint64_t)(s->cfg->drain_timeout * 1e9);
+    atomic_store(&s->draining, true);
+    lodge_engine_drain(en);
+    fprintf(stderr, "stopping: %u requests are finishing (again to abort)\n",
+            lodge_engine_active(en));
+    /* A moment for replies that are done but not yet written. */
+    while ((lodge_engine_active(en) || atomic_load(&s->n_calls)) && lodge_now_ns() < until)
+        usleep(10000);
+    http_quiesce(s);
+}
+
+static int run(struct server *s, const char *chat_template, struct lodge_error *e)
+{
+    int err = notify_start(s, e);
+    if (!err)
+        err = http_start(s, e);
+    if (!err)
+        err = open_engine(s, chat_template, e);
+    if (!err) {
+        fprintf(stderr, "ready http%s://%s:%u\n", s->cfg->tls_cert ? "s" : "",
+                strcmp(s->cfg->host, "0.0.0.0") == 0 ? "127.0.0.1" : s->cfg->host, s->port);
+        wait_for_signal();
+        drain(s);
+    }
+    http_stop(s);
+    notify_stop(s);
+    lodge_engine_close(atomic_load(&s->engine));
+    return err;
+}
+
+static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
+{
+    struct server *s = calloc(1, sizeof *s);
+    char *chat_template = NULL;
+    size_t n;
+    if (!s)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory");
+    s->cfg = cfg;
+    s->created = (int64_t)lodge_unix_time();
+    lodge_random_bytes(&s->boot, sizeof s->boot);
+    pthread_mutex_init(&s->calls_lock, NULL);
+    metrics_init(&s->metrics);
+    int err = load_keys(s, e);
+    if (!err)
+        err = lodge_log_open(
+            cfg->log_file, (enum lodge_log_level)lodge_log_level_parse(cfg->log_level), &s->log, e);
+    if (!err && cfg->chat_template &&
+        lodge_file_read(cfg->chat_template, (size_t)4 << 20, &chat_template, &n, e)) {
+        lodge_error_prefix(e, "--chat-template");
+        err = LODGE_ERR_CONFIG;
+    }
+    if (!err)
+        err = run(s, chat_template, e);
+    lodge_log_close(s->log);
+    free(chat_template);
+    free(s->keys);
+    free(s);
+    return err;
+}
+
+static int only_tell(const struct lodge_conf *c, const struct lodge_serve_config *cfg,
+                     struct lodge_error *e)
+{
+    if (cfg->print_config) {
+        json_t *o = lodge_conf_json(c);
+        json_dumpf(o, stdout, JSON_INDENT(2));
+        printf("\n");
+        json_decref(o);
+        return 0;
+    }
+    if (cfg->check_config) {
+        fprintf(stderr, "the configuration is valid\n");
+        return 0;
+    }
+    struct server s = {.cfg = cfg};
+    struct lodge_engine_config engine = engine_config(&s, NULL);
+    struct lodge_engine_memory m;
+    int err = lodge_engine_plan_memory(&engine, &m, e);
+    if (!err)
+        print_memory(&m);
+    return err;
+}
+
+static const char usage[] =
+    "usage: lodge serve MODEL [flags]\n\n"
+    "Serves MODEL, a .gguf file or a Hugging Face directory, over the OpenAI HTTP API.\n"
+    "Every flag is also a key of --config FILE (with _) and a variable LODGE_OPT_<FLAG>;\n"
+    "flags beat the environment, the environment beats the file.\n\n";
+
+int serve_main(int argc, char *const *argv, char *const *envp)
+{
+    struct lodge_conf c;
+    struct lodge_serve_config cfg;
+    struct lodge_error e = {0};
+    catch_signals();
+    int err = lodge_serve_config_read(&c, &cfg, argc, argv, envp, &e);
+    if (!err && c.help) {
+        printf("%s", usage);
+        lodge_conf_help(&c, stdout);
+    } else if (!err) {
+        bool tell = cfg.print_config || cfg.check_config || cfg.memory;
+        err = tell ? only_tell(&c, &cfg, &e) : serve(&cfg, &e);
+    }
+    lodge_conf_finish(&c);
+    if (err)
+        fprintf(stderr, "lodge: %s\n", e.text);
+    return lodge_error_exit(err);
+}
