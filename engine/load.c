@@ -340,3 +340,8 @@ void lodge_engine_free(struct lodge_engine *en)
     pthread_mutex_destroy(&en->stats_lock);
     free(en);
 }
+
+void lodge_engine_get_info(const struct lodge_engine *en, struct lodge_engine_info *out)
+{
+    *out = en->info;
+}
