@@ -1,0 +1,25 @@
+/* lodgectl: the client program. */
+#include "clients/chat.h"
+
+#include <curl/curl.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char usage[] = "usage: lodgectl VERB ...\n\n"
+                            "  chat    talk to a served model\n"
+                            "  help    print this\n\n"
+                            "`lodgectl VERB --help` lists a verb's flags.\n";
+
+int main(int argc, char **argv)
+{
+    const char *verb = argc > 1 ? argv[1] : "";
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    if (strcmp(verb, "chat") == 0)
+        return chat_main(argc - 2, argv + 2);
+    if (strcmp(verb, "help") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0) {
+        printf("%s", usage);
+        return 0;
+    }
+    fprintf(stderr, "%slodgectl: %s%s\n", usage, *verb ? "unknown verb " : "no verb", verb);
+    return 2;
+}
