@@ -1,0 +1,355 @@
+/* Every rung against the reference, bit for bit, and the reference against fp64: random shapes with
+ * odd tails, all row counts, extreme values, guard bytes. The seed is printed on failure;
+ * LODGE_TEST_SEED repeats it. */
+#include "kernels/cpu/kernels.h"
+#include "kernels/ref/math.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t state;
+
+static uint32_t rnd(void)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33);
+}
+
+static float uniform(void)
+{
+    return (float)((double)rnd() / 1073741824.0 - 1.0);
+}
+
+static void seed(void)
+{
+    const char *text = getenv("LODGE_TEST_SEED");
+    state = text ? strtoull(text, NULL, 10) : 20261124;
+}
+
+static const char *const rung_names[] = {"ref", "avx2", "avx512"};
+
+/* Rungs of this machine; the first is the reference. */
+static int rungs(struct lodge_cpu_kernels k[3])
+{
+    int n = 0;
+    for (int i = 0; i < 3; i++)
+        if (lodge_cpu_kernels_init(&k[n], rung_names[i], NULL) == 0)
+            n++;
+    return n;
+}
+
+static void random_row(enum lodge_format f, uint8_t *row, uint32_t n_cols)
+{
+    const struct lodge_format_info *info = lodge_format_info(f);
+    size_t bytes = (size_t)n_cols / info->block * info->block_bytes;
+    if (f == LODGE_FMT_F32) {
+        for (uint32_t i = 0; i < n_cols; i++) {
+            float v = uniform();
+            memcpy(row + 4 * i, &v, 4);
+        }
+        return;
+    }
+    for (size_t i = 0; i < bytes; i++)
+        row[i] = (uint8_t)rnd();
+    /* Scales and 16-bit floats: finite, moderate, sometimes negative, zero or denormal. */
+    for (size_t b = 0; b < n_cols / info->block; b++)
+        for (size_t k = 0; k < (f == LODGE_FMT_Q4_1 ? 2u : 1u); k++) {
+            uint16_t h =
+                rnd() % 16 == 0 ? (uint16_t)(rnd() % 1024) : (uint16_t)(0x2000 + rnd() % 0x1000);
+            if (f == LODGE_FMT_BF16)
+                h = (uint16_t)(0x3C00 + rnd() % 0x400);
+            h |= (uint16_t)(rnd() % 2 << 15);
+            memcpy(row + b * info->block_bytes + 2 * k, &h, 2);
+        }
+}
+
+struct product {
+    uint8_t *rows, *panel, *tile;
+    float *x, *out;
+    uint32_t n_cols;
+    unsigned m;
+};
+
+static void run_gemm(const struct lodge_cpu_kernels *k, enum lodge_format f, struct product *p)
+{
+    const uint8_t *rows[32];
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
+    for (int r = 0; r < 32; r++)
+        rows[r] = r == 31 ? NULL : p->rows + (size_t)r * row_bytes;
+    k->gemm[f].pack(rows, p->n_cols, p->panel);
+    k->act_pack[lodge_act_form(f)](p->x, p->n_cols, p->m, 0, p->n_cols, p->n_cols, p->tile);
+    for (size_t i = 0; i < p->m * 40 + 16; i++)
+        p->out[i] = 7;
+    k->gemm[f].tile(p->panel, p->n_cols, p->tile, p->m, p->out, 40, p->panel, 256);
+}
+
+static void check_bound(enum lodge_format f, const struct product *p, const float *out)
+{
+    if (lodge_act_form(f) == LODGE_ACT_Q8)
+        return; /* its rounding of activations is part of the definition */
+    float *w = malloc(p->n_cols * sizeof *w);
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
+    for (unsigned i = 0; i < p->m; i++)
+        for (int r = 0; r < 31; r++) {
+            double sum = 0, size = 0;
+            lodge_format_decode(f, p->rows + (size_t)r * row_bytes, p->n_cols, w);
+            for (uint32_t c = 0; c < p->n_cols; c++) {
+                float x = p->x[i * p->n_cols + c];
+                if (f == LODGE_FMT_BF16)
+                    x = lodge_bf16_float(lodge_float_bf16(x));
+                sum += (double)w[c] * (double)x;
+                size += fabs((double)w[c] * (double)x);
+            }
+            ck_assert_msg(
+                fabs((double)out[i * 40 + r] - sum) <= size * 0x1p-20 * sqrt(p->n_cols) + 1e-30,
+                "%s: %g against fp64 %g", lodge_format_info(f)->name, (double)out[i * 40 + r], sum);
+        }
+    free(w);
+}
+
+static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format f, uint32_t n_cols,
+                     unsigned m)
+{
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, n_cols, &row_bytes);
+    struct product p = {.n_cols = n_cols, .m = m};
+    p.rows = malloc(32 * row_bytes);
+    p.panel = aligned_alloc(64, lodge_panel_bytes(f, n_cols));
+    p.tile = aligned_alloc(64, lodge_act_tile_bytes(lodge_act_form(f), n_cols));
+    p.x = malloc((size_t)m * n_cols * sizeof *p.x);
+    p.out = malloc((m * 40 + 16) * sizeof *p.out);
+    float *first = malloc((m * 40 + 16) * sizeof *first);
+    for (int r = 0; r < 32; r++)
+        random_row(f, p.rows + (size_t)r * row_bytes, n_cols);
+    for (size_t i = 0; i < (size_t)m * n_cols; i++)
+        p.x[i] = rnd() % 64 ? uniform() : uniform() * 1000;
+    if (rnd() % 4 == 0)
+        memset(p.x, 0, n_cols * sizeof *p.x);
+    for (int i = 0; i < n; i++) {
+        if (m > k[i].gemm[f].mr)
+            continue;
+        run_gemm(&k[i], f, &p);
+        if (i == 0)
+            memcpy(first, p.out, (m * 40 + 16) * sizeof *first);
+        ck_assert_msg(memcmp(first, p.out, (m * 40 + 16) * sizeof *first) == 0,
+                      "%s %s m %u K %u differs from ref", k[i].name, lodge_format_info(f)->name, m,
+                      n_cols);
+        float *w = malloc(n_cols * 2 * sizeof *w);
+        k[i].gemm[f].gather(p.panel, n_cols, 5, w);
+        lodge_format_decode(f, p.rows + 5 * row_bytes, n_cols, w + n_cols);
+        ck_assert_msg(memcmp(w, w + n_cols, n_cols * sizeof *w) == 0, "%s %s gather", k[i].name,
+                      lodge_format_info(f)->name);
+        free(w);
+    }
+    check_bound(f, &p, first);
+    free(p.rows);
+    free(p.panel);
+    free(p.tile);
+    free(p.x);
+    free(p.out);
+    free(first);
+}
+
+START_TEST(gemm_equal)
+{
+    struct lodge_cpu_kernels k[3];
+    int n = rungs(k);
+    k[0].gemm[0].mr = LODGE_TILE_ROWS_MAX;
+    seed();
+    for (int f = 0; f < LODGE_FMT_COUNT; f++) {
+        k[0].gemm[f].mr = LODGE_TILE_ROWS_MAX; /* the reference takes any number of rows */
+        for (int round = 0; round < 36; round++) {
+            uint32_t cols = 32 + rnd() % 10 * 32;
+            if (lodge_format_info((enum lodge_format)f)->block == 1)
+                cols = 1 + rnd() % 200;
+            one_gemm(k, n, (enum lodge_format)f, cols, 1 + (unsigned)round % LODGE_TILE_ROWS_MAX);
+        }
+    }
+}
+END_TEST
+
+static bool equal(const void *a, const void *b, size_t n)
+{
+    return memcmp(a, b, n) == 0;
+}
+
+START_TEST(rows_equal)
+{
+    struct lodge_cpu_kernels k[3];
+    int n = rungs(k);
+    seed();
+    for (int round = 0; round < 200; round++) {
+        uint32_t len = 1 + rnd() % 150;
+        float x[160], w[160], u[160], a[160], b[160];
+        for (uint32_t i = 0; i < 160; i++) {
+            x[i] = uniform() * (rnd() % 8 ? 2 : 60);
+            w[i] = uniform();
+            u[i] = uniform();
+        }
+        for (int i = 1; i < n; i++) {
+            k[0].rms_norm(x, round % 3 ? w : NULL, len, 1e-5f, a);
+            k[i].rms_norm(x, round % 3 ? w : NULL, len, 1e-5f, b);
+            ck_assert_msg(equal(a, b, len * 4), "%s rms_norm of %u", k[i].name, len);
+            memcpy(a, x, sizeof a);
+            memcpy(b, x, sizeof b);
+            k[0].glu((enum lodge_activation)(round % 3), a, u, len);
+            k[i].glu((enum lodge_activation)(round % 3), b, u, len);
+            ck_assert_msg(equal(a, b, len * 4), "%s glu %d of %u", k[i].name, round % 3, len);
+            memcpy(a, x, sizeof a);
+            memcpy(b, x, sizeof b);
+            k[0].rope(a, w, u, len / 2);
+            k[i].rope(b, w, u, len / 2);
+            ck_assert_msg(equal(a, b, sizeof a), "%s rope of %u", k[i].name, len);
+            uint16_t ha[192] = {0}, hb[192] = {0};
+            k[0].to_bf16(x, len, (len + 15) / 16 * 16, ha);
+            k[i].to_bf16(x, len, (len + 15) / 16 * 16, hb);
+            ck_assert_msg(equal(ha, hb, sizeof ha), "%s to_bf16 of %u", k[i].name, len);
+            ck_assert_uint_eq(k[0].argmax(x, len), k[i].argmax(x, len));
+        }
+    }
+}
+END_TEST
+
+/* Attention in fp64 over the same rounded inputs; P is rounded to bf16 by definition, so the bound
+ * is that rounding. */
+static void check_attention64(const struct lodge_attn_call *c, uint32_t i)
+{
+    double s[256], most = -INFINITY, sum = 0;
+    for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
+        const uint16_t *keys = (const uint16_t *)c->pages[t / 32];
+        s[t] = 0;
+        for (uint32_t d = 0; d < c->dim; d++)
+            s[t] += (double)lodge_bf16_float(c->q[i * c->dim + d]) *
+                    (double)lodge_bf16_float(keys[((d / 2) * 32 + t % 32) * 2 + d % 2]);
+        s[t] *= (double)c->scale;
+        if (c->softcap > 0)
+            s[t] = (double)c->softcap * tanh(s[t] / (double)c->softcap);
+        most = s[t] > most ? s[t] : most;
+    }
+    for (uint32_t t = c->first[i]; t < c->last[i]; t++)
+        sum += exp(s[t] - most);
+    for (uint32_t d = 0; d < c->dim; d++) {
+        double y = 0, size = 0;
+        for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
+            const uint16_t *values = (const uint16_t *)c->pages[t / 32] + c->dim * 32;
+            double v = (double)lodge_bf16_float(values[((t % 32 / 2) * c->dim + d) * 2 + t % 2]);
+            y += exp(s[t] - most) / sum * v;
+            size += exp(s[t] - most) / sum * fabs(v);
+        }
+        if (c->last[i] > c->first[i])
+            ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y),
+                                size * 0.006 + 1e-6);
+    }
+}
+
+START_TEST(attention_equal)
+{
+    struct lodge_cpu_kernels k[3];
+    int n = rungs(k);
+    seed();
+    for (int round = 0; round < 60; round++) {
+        uint32_t dim = 16 * (1 + rnd() % 8), n_pages = 1 + rnd() % 8;
+        struct lodge_attn_call c = {.dim = dim,
+                                    .n_pages = n_pages,
+                                    .n_queries = 1 + rnd() % 12,
+                                    .scale = 0.2f,
+                                    .softcap = round % 5 ? 0 : 3.0f};
+        uint8_t *pages = aligned_alloc(64, n_pages * lodge_kv_head_bytes(dim));
+        uint16_t *q = malloc(12 * dim * sizeof *q);
+        float *acc[2] = {aligned_alloc(64, 12 * dim * 4), aligned_alloc(64, 12 * dim * 4)};
+        memset(pages, 0xFF, n_pages * lodge_kv_head_bytes(dim)); /* NaNs where nothing is stored */
+        uint32_t filled = 1 + rnd() % (n_pages * 32);
+        for (uint32_t t = 0; t < filled; t++) {
+            float key[128], value[128];
+            for (uint32_t d = 0; d < dim; d++) {
+                key[d] = uniform() * 2;
+                value[d] = uniform();
+            }
+            k[0].kv_store(pages + (t / 32) * lodge_kv_head_bytes(dim), t % 32, key, value, dim);
+        }
+        for (uint32_t i = 0; i < 12 * dim; i++)
+            q[i] = lodge_float_bf16(uniform());
+        for (uint32_t i = 0; i < c.n_queries; i++) {
+            c.last[i] = 1 + rnd() % filled;
+            c.first[i] = rnd() % 3 ? 0 : rnd() % (c.last[i] + 1);
+        }
+        for (uint32_t p = 0; p < n_pages; p++)
+            c.pages[p] = pages + p * lodge_kv_head_bytes(dim);
+        c.q = q;
+        for (int i = 0; i < n; i++) {
+            struct lodge_attn_call mine = c;
+            mine.acc = acc[i > 0];
+            k[i].attn(&mine);
+            if (i == 0) {
+                memcpy(c.max, mine.max, sizeof c.max);
+                memcpy(c.sum, mine.sum, sizeof c.sum);
+                c.acc = acc[0];
+                for (uint32_t j = 0; j < c.n_queries; j++)
+                    check_attention64(&c, j);
+            }
+            ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
+                              equal(c.sum, mine.sum, c.n_queries * 4) &&
+                              equal(c.max, mine.max, c.n_queries * 4),
+                          "%s attention, dim %u, %u pages", k[i].name, dim, n_pages);
+        }
+        free(pages);
+        free(q);
+        free(acc[0]);
+        free(acc[1]);
+    }
+}
+END_TEST
+
+START_TEST(exp_is_close)
+{
+    for (double x = -86.9; x < 87.9; x += 0.0137) {
+        double want = exp((double)(float)x), got = (double)lodge_ref_exp((float)x);
+        ck_assert_double_le(fabs(got - want), want * 3e-7);
+    }
+    ck_assert_float_eq(lodge_ref_exp(-INFINITY), 0);
+}
+END_TEST
+
+START_TEST(formats_decode)
+{
+    /* Q4_0: d = 2, codes 0..15 twice; Q4_1 adds a minimum; Q8_0 negative scale and -128. */
+    uint8_t q4[18] = {0x00, 0x40}, q41[20] = {0x00, 0x40, 0x00, 0x3C}, q8[34] = {0x00, 0xC0};
+    float w[32];
+    for (int j = 0; j < 16; j++)
+        q4[2 + j] = q41[4 + j] = (uint8_t)(j | (15 - j) << 4);
+    for (int j = 0; j < 32; j++)
+        q8[2 + j] = (uint8_t)(int8_t)(j - 128);
+    lodge_format_decode(LODGE_FMT_Q4_0, q4, 32, w);
+    ck_assert_float_eq(w[3], -10);
+    ck_assert_float_eq(w[19], 8);
+    lodge_format_decode(LODGE_FMT_Q4_1, q41, 32, w);
+    ck_assert_float_eq(w[3], 7);
+    ck_assert_float_eq(w[19], 25);
+    lodge_format_decode(LODGE_FMT_Q8_0, q8, 32, w);
+    ck_assert_float_eq(w[0], 256);
+    ck_assert_float_eq(w[31], 194);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("rungs");
+    TCase *t = tcase_create("all");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, formats_decode);
+    tcase_add_test(t, exp_is_close);
+    tcase_add_test(t, gemm_equal);
+    tcase_add_test(t, rows_equal);
+    tcase_add_test(t, attention_equal);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    lodge_cpu_flush_denormals();
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
