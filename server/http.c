@@ -14,6 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* Longest body that is read only to be refused. */
+#define MAX_DROPPED ((uint64_t)64 << 20)
 #define CONNECTION_MEMORY ((size_t)64 << 10) /* request line and headers */
 
 /* ---- calls
@@ -202,10 +204,11 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mc, const ch
             return MHD_NO;
         *con_cls = c;
         c->route = route_find(url);
-        /* A refusal before the body is read closes the connection, which is what is wanted for
-         * bodies that are too large; a small body is read first so that the client sees the reply.
-         */
-        bool read_first = content_length(c) && content_length(c) <= s->cfg->max_body_bytes;
+        /* A refusal before the body is read closes the connection, and a client that is still
+         * sending sees a reset instead of the reply. So a body of sane length is read (and dropped)
+         * first, unless the client waits to be told to go on. */
+        bool waits = MHD_lookup_connection_value(mc, MHD_HEADER_KIND, "Expect") != NULL;
+        bool read_first = content_length(c) && content_length(c) <= MAX_DROPPED && !waits;
         if (!read_first)
             refuse_early(c, &result);
         return result;
