@@ -195,7 +195,19 @@ def check_programs():
         ok("port in use", got[0] == 4, got)
 
 
+def short():
+    """The threaded paths alone, for sanitizers."""
+    s = Server("--max-num-seqs", "8")
+    check_basic(s)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda q: chat(s, q, max_tokens=6), QUESTIONS))
+    check_disconnect(s)
+    ok("SIGTERM ends it with 0", s.stop() == 0)
+
+
 def main():
+    if os.environ.get("LODGE_TEST_SHORT"):
+        return short()
     check_programs()
     s = Server()
     check_basic(s)
