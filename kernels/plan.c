@@ -42,7 +42,7 @@ static int check_vector(const struct check *c, int32_t i, uint64_t n, uint64_t o
 static int check_qkv(const struct check *c, const struct lodge_op_qkv *q)
 {
     if (!q->n_heads || !q->n_kv_heads || !q->head_dim || q->n_heads % q->n_kv_heads ||
-        q->layer >= c->p->n_layers)
+        q->head_dim > LODGE_HEAD_DIM_MAX || q->layer >= c->p->n_layers)
         return bad(c, "impossible heads or layer");
     if (q->rope != LODGE_NONE && (q->rope < 0 || (uint32_t)q->rope >= c->p->n_ropes ||
                                   2 * (uint64_t)c->p->ropes[q->rope].n_freqs > q->head_dim))

@@ -26,6 +26,7 @@
 #include "kernels/format.h"
 
 #define LODGE_NONE (-1)
+#define LODGE_HEAD_DIM_MAX 512u
 
 /* Where a linear sits; with the layer it names an adapter's target. */
 enum lodge_site {

@@ -19,9 +19,7 @@ enum lodge_act_form lodge_act_form(enum lodge_format f)
 size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols)
 {
     size_t kp = padded(n_cols);
-    size_t row = form == LODGE_ACT_F32    ? kp * 4
-                 : form == LODGE_ACT_BF16 ? kp * 2
-                                          : kp + kp / 32 * 8;
+    size_t row = form == LODGE_ACT_Q8 ? kp + kp / 32 * 8 : kp * 4;
     return (row * LODGE_TILE_ROWS_MAX + 63) / 64 * 64;
 }
 
@@ -53,7 +51,7 @@ void lodge_cpu_restore_denormals(unsigned state)
 
 #ifdef LODGE_HAVE_X86_RUNGS
 struct features {
-    bool avx2, avx512;
+    bool avx2, avx512_vnni, avx512;
 };
 
 static uint64_t enabled_state(void)
@@ -74,9 +72,9 @@ static struct features detect(void)
     __get_cpuid_count(7, 1, &a71, &skip, &skip, &skip);
     uint64_t state = enabled_state();
     f.avx2 = (state & 6) == 6 && (c & bit_FMA) && (c & bit_F16C) && (b7 & bit_AVX2);
-    f.avx512 = f.avx2 && (state & 0xE6) == 0xE6 && (b7 & bit_AVX512F) && (b7 & bit_AVX512BW) &&
-               (b7 & bit_AVX512VL) && (b7 & bit_AVX512DQ) && (c7 & bit_AVX512VNNI) &&
-               (a71 & (1u << 5));
+    f.avx512_vnni = f.avx2 && (state & 0xE6) == 0xE6 && (b7 & bit_AVX512F) && (b7 & bit_AVX512BW) &&
+                    (b7 & bit_AVX512VL) && (b7 & bit_AVX512DQ) && (c7 & bit_AVX512VNNI);
+    f.avx512 = f.avx512_vnni && (a71 & (1u << 5)); /* BF16 */
     return f;
 }
 #endif
@@ -101,37 +99,47 @@ struct rung {
     bool there;
 };
 
+#define MAX_RUNGS 6
+
+/* All known rungs, better ones later. */
+static unsigned list_rungs(struct rung out[MAX_RUNGS])
+{
+#ifdef LODGE_HAVE_X86_RUNGS
+    struct features f = detect();
+    out[1] = (struct rung){"avx2", lodge_kernels_fill_avx2, f.avx2};
+    out[2] = (struct rung){"avx512-vnni", lodge_kernels_fill_avx512_vnni, f.avx512_vnni};
+    out[3] = (struct rung){"avx512", lodge_kernels_fill_avx512, f.avx512};
+#else
+    out[1] = (struct rung){"avx2", NULL, false};
+    out[2] = (struct rung){"avx512-vnni", NULL, false};
+    out[3] = (struct rung){"avx512", NULL, false};
+#endif
+    out[0] = (struct rung){"ref", lodge_kernels_fill_ref, true};
+    out[4] = (struct rung){"neon-dotprod", NULL, false};
+    out[5] = (struct rung){"neon-i8mm", NULL, false};
+    return MAX_RUNGS;
+}
+
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e)
 {
-    struct rung rungs[] = {
-        {"ref", lodge_kernels_fill_ref, true},
-#ifdef LODGE_HAVE_X86_RUNGS
-        {"avx2", lodge_kernels_fill_avx2, detect().avx2},
-        {"avx512", lodge_kernels_fill_avx512, detect().avx512},
-#else
-        {"avx2", NULL, false},
-        {"avx512", NULL, false},
-#endif
-        {"neon-dotprod", NULL, false},
-        {"neon-i8mm", NULL, false},
-    };
-    size_t n = sizeof rungs / sizeof *rungs, want = n;
-    for (size_t i = 0; i < n; i++)
-        if (rung && strcmp(rungs[i].name, rung) == 0)
+    struct rung rungs[MAX_RUNGS];
+    unsigned n = list_rungs(rungs), want = n;
+    for (unsigned i = 0; i < n; i++)
+        if (rung ? strcmp(rungs[i].name, rung) == 0 : rungs[i].there)
             want = i;
-    if (rung && want == n)
+    if (want == n)
         return lodge_fail(e, LODGE_ERR_INVALID,
-                          "unknown instruction-set level '%s'; known: ref, avx2, avx512, "
-                          "neon-dotprod, neon-i8mm",
+                          "unknown instruction-set level '%s'; known: ref, avx2, avx512-vnni, "
+                          "avx512, neon-dotprod, neon-i8mm",
                           rung);
-    if (rung && !rungs[want].there)
+    if (!rungs[want].there)
         return lodge_fail(e, LODGE_ERR_RESOURCE,
                           "this CPU or build does not have the instruction-set level '%s'; leave "
                           "--cpu-isa out to use the best there is",
                           rung);
+    /* The reference first: a rung overwrites what it has. */
     *k = (struct lodge_cpu_kernels){0};
-    for (size_t i = 0; i < n && (!rung || i <= want); i++)
-        if (rungs[i].there)
-            rungs[i].fill(k);
+    lodge_kernels_fill_ref(k);
+    rungs[want].fill(k);
     return 0;
 }

@@ -128,13 +128,15 @@ struct lodge_cpu_kernels {
     uint32_t (*argmax)(const float *x, uint32_t n);
 };
 
-/* Fills the table for a rung: "ref", "avx2", "avx512", or NULL for the best that the CPU and the
- * operating system allow. RESOURCE names what is missing; INVALID lists the known rungs. */
+/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", or NULL for the best that the
+ * CPU and the operating system allow. RESOURCE names what is missing; INVALID lists the known
+ * rungs. */
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
 
 /* The rungs' own fill functions; each overwrites what it has. Call only on a CPU that has it. */
 void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx2(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_avx512_vnni(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k);
 
 /* Flush-to-zero and denormals-are-zero for the calling thread; returns the former state. */

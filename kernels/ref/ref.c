@@ -1,6 +1,4 @@
-/* The reference rung: plain C, one obvious loop an operation. It defines the bits. The AVX2 rung is
- * this file compiled for AVX2 and FMA under another name: each fmaf becomes one instruction, loops
- * vectorise, and the bits stay. */
+/* The reference rung: plain C, one obvious loop an operation. It defines the bits. */
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
 
@@ -316,19 +314,14 @@ static void attn(struct lodge_attn_call *c)
     }
 }
 
-#ifndef LODGE_RUNG_FILL
-#define LODGE_RUNG_FILL lodge_kernels_fill_ref
-#define LODGE_RUNG_NAME "ref"
-#endif
-
-void LODGE_RUNG_FILL(struct lodge_cpu_kernels *k)
+void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
 {
 #define REF_FORMAT(name, text, block, bytes)                                                       \
     k->gemm[LODGE_FMT_##name] = (struct lodge_gemm){                                               \
         .mr = 4, .pack = pack_##name, .tile = tile_##name, .gather = gather_##name};
     LODGE_FORMAT_LIST(REF_FORMAT)
 #undef REF_FORMAT
-    k->name = LODGE_RUNG_NAME;
+    k->name = "ref";
     k->act_pack[LODGE_ACT_F32] = pack_f32;
     k->act_pack[LODGE_ACT_BF16] = pack_bf16;
     k->act_pack[LODGE_ACT_Q8] = pack_q8;

@@ -1,7 +1,7 @@
 /* Attention, AVX-512: lanes are tokens for Q K^T and dims for P V; each vector of keys or values is
  * loaded once for all queries of the call. Bound: bytes of the pages at few queries, dot
  * instructions at many. */
-#include "kernels/x86/common_avx512.h"
+#include "kernels/x86/avx512.h"
 
 #include <math.h>
 
@@ -13,18 +13,16 @@ struct page {
     uint32_t low, high; /* tokens that some query sees */
 };
 
-INLINE void scores(const struct lodge_attn_call *c, const struct page *p, float s[][PAGE],
+INLINE void scores(const struct page *p, const pair *q, uint32_t pairs, float s[][PAGE],
                    const unsigned n)
 {
     __m512 acc[12][2];
-    const uint32_t *q = (const uint32_t *)(const void *)c->q;
-    const uint32_t pairs = c->dim / 2;
 #pragma GCC unroll 12
     for (unsigned i = 0; i < n; i++)
         acc[i][0] = acc[i][1] = _mm512_setzero_ps();
     for (uint32_t d = 0; d < pairs; d++) {
-        __m512bh k0 = (__m512bh)_mm512_loadu_si512(p->keys + (size_t)d * 128);
-        __m512bh k1 = (__m512bh)_mm512_loadu_si512(p->keys + (size_t)d * 128 + 64);
+        pairs16 k0 = load_pairs(_mm512_loadu_si512(p->keys + (size_t)d * 128));
+        pairs16 k1 = load_pairs(_mm512_loadu_si512(p->keys + (size_t)d * 128 + 64));
         if (p->next) {
             _mm_prefetch(p->next + (size_t)d * 256, _MM_HINT_T0);
             _mm_prefetch(p->next + (size_t)d * 256 + 64, _MM_HINT_T0);
@@ -33,9 +31,8 @@ INLINE void scores(const struct lodge_attn_call *c, const struct page *p, float 
         }
 #pragma GCC unroll 12
         for (unsigned i = 0; i < n; i++) {
-            __m512bh x = (__m512bh)_mm512_set1_epi32((int)q[(size_t)i * pairs + d]);
-            acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, k0);
-            acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, k1);
+            acc[i][0] = dot_pairs(acc[i][0], k0, q[(size_t)d * n + i]);
+            acc[i][1] = dot_pairs(acc[i][1], k1, q[(size_t)d * n + i]);
         }
     }
 #pragma GCC unroll 12
@@ -55,15 +52,16 @@ INLINE __m512 finish_score(const struct lodge_attn_call *c, __m512 s, __mmask16 
     return _mm512_mask_blend_ps(seen, _mm512_set1_ps(-INFINITY), s);
 }
 
-/* Softmax state of query i after a page; weights are left in bf16. False: it sees nothing here. */
-INLINE bool weigh(struct lodge_attn_call *c, uint32_t i, uint32_t from, const float *s,
-                  uint16_t *weight)
+/* Softmax state of query i after a page; weight t of it goes to weight[t * n]. */
+INLINE void weigh(struct lodge_attn_call *c, uint32_t i, uint32_t from, const float *s,
+                  pair *weight, const unsigned n)
 {
     uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
     uint32_t b = c->last[i] < from + PAGE ? c->last[i] : from + PAGE;
     if (b <= from || a >= b - from) {
-        memset(weight, 0, PAGE * sizeof *weight);
-        return false;
+        for (uint32_t t = 0; t < PAGE / 2; t++)
+            weight[t * n] = pair_of(0);
+        return;
     }
     b -= from;
     uint32_t seen = (b == 32 ? 0xFFFFFFFFu : (1u << b) - 1) & ~((1u << a) - 1);
@@ -83,21 +81,24 @@ INLINE bool weigh(struct lodge_attn_call *c, uint32_t i, uint32_t from, const fl
     __m512 p0 = _mm512_maskz_mov_ps(m0, exp16(_mm512_sub_ps(s0, max)));
     __m512 p1 = _mm512_maskz_mov_ps(m1, exp16(_mm512_sub_ps(s1, max)));
     c->sum[i] += tree16(_mm512_add_ps(p0, p1));
-    _mm512_storeu_si512(weight, (__m512i)_mm512_cvtne2ps_pbh(p1, p0));
-    return true;
+    uint32_t words[16];
+    _mm256_storeu_si256((void *)words, to_bf16x16(p0));
+    _mm256_storeu_si256((void *)(words + 8), to_bf16x16(p1));
+    for (uint32_t t = 0; t < PAGE / 2; t++)
+        weight[t * n] = pair_of(words[t]);
 }
 
 /* Tokens of the pair that somebody sees, as a mask over its two halves: what nobody sees may be
  * anything, and 0 x NaN is NaN. */
-INLINE uint32_t pair_mask(const struct page *p, uint32_t pair)
+INLINE uint32_t pair_mask(const struct page *p, uint32_t t)
 {
-    uint32_t even = 2 * pair, odd = even + 1;
+    uint32_t even = 2 * t, odd = even + 1;
     return (even >= p->low && even < p->high ? 0xFFFFu : 0) |
            (odd >= p->low && odd < p->high ? 0xFFFF0000u : 0);
 }
 
 /* acc += P V over dims [d, d + 16 * vectors). */
-INLINE void weighted(struct lodge_attn_call *c, const struct page *p, uint16_t weight[][PAGE],
+INLINE void weighted(struct lodge_attn_call *c, const struct page *p, const pair *weight,
                      uint32_t d, const unsigned n, const unsigned vectors)
 {
     __m512 acc[12][2];
@@ -108,18 +109,16 @@ INLINE void weighted(struct lodge_attn_call *c, const struct page *p, uint16_t w
             acc[i][v] = _mm512_loadu_ps(c->acc + (size_t)i * c->dim + d + 16 * v);
     for (uint32_t t = p->low / 2; t < (p->high + 1) / 2; t++) {
         __m512i mask = _mm512_set1_epi32((int)pair_mask(p, t));
-        __m512bh v0, v1;
         const uint8_t *at = p->values + ((size_t)t * c->dim + d) * 4;
-        v0 = (__m512bh)_mm512_and_si512(_mm512_loadu_si512(at), mask);
-        v1 = vectors > 1 ? (__m512bh)_mm512_and_si512(_mm512_loadu_si512(at + 64), mask) : v0;
+        pairs16 v0 = load_pairs(_mm512_and_si512(_mm512_loadu_si512(at), mask));
+        pairs16 v1 = v0;
+        if (vectors > 1)
+            v1 = load_pairs(_mm512_and_si512(_mm512_loadu_si512(at + 64), mask));
 #pragma GCC unroll 12
         for (unsigned i = 0; i < n; i++) {
-            uint32_t pair;
-            memcpy(&pair, &weight[i][2 * t], 4);
-            __m512bh x = (__m512bh)_mm512_set1_epi32((int)pair);
-            acc[i][0] = _mm512_dpbf16_ps(acc[i][0], x, v0);
+            acc[i][0] = dot_pairs(acc[i][0], v0, weight[t * n + i]);
             if (vectors > 1)
-                acc[i][1] = _mm512_dpbf16_ps(acc[i][1], x, v1);
+                acc[i][1] = dot_pairs(acc[i][1], v1, weight[t * n + i]);
         }
     }
 #pragma GCC unroll 12
@@ -129,13 +128,14 @@ INLINE void weighted(struct lodge_attn_call *c, const struct page *p, uint16_t w
             _mm512_storeu_ps(c->acc + (size_t)i * c->dim + d + 16 * v, acc[i][v]);
 }
 
-INLINE void attend(struct lodge_attn_call *c, const struct page *p, uint32_t from, const unsigned n)
+INLINE void attend(struct lodge_attn_call *c, const struct page *p, const pair *q, uint32_t from,
+                   const unsigned n)
 {
     _Alignas(64) float s[12][PAGE];
-    _Alignas(64) uint16_t weight[12][PAGE];
-    scores(c, p, s, n);
+    _Alignas(64) pair weight[12 * PAGE / 2];
+    scores(p, q, c->dim / 2, s, n);
     for (unsigned i = 0; i < n; i++)
-        weigh(c, i, from, s[i], weight[i]);
+        weigh(c, i, from, s[i], weight + i, n);
     uint32_t d = 0;
     for (; d + 32 <= c->dim; d += 32)
         weighted(c, p, weight, d, n, 2);
@@ -161,9 +161,14 @@ static bool union_of(const struct lodge_attn_call *c, uint32_t from, struct page
 
 static void attn(struct lodge_attn_call *c)
 {
+    /* Pair-major, so that a kernel walks one stream whatever the number of queries. */
+    _Alignas(64) pair q[12 * LODGE_HEAD_DIM_MAX / 2];
+    const uint32_t *words = (const uint32_t *)(const void *)c->q;
     for (uint32_t i = 0; i < c->n_queries; i++) {
         c->max[i] = -INFINITY;
         c->sum[i] = 0;
+        for (uint32_t d = 0; d < c->dim / 2; d++)
+            q[d * c->n_queries + i] = pair_of(words[(size_t)i * (c->dim / 2) + d]);
     }
     memset(c->acc, 0, (size_t)c->n_queries * c->dim * sizeof *c->acc);
     for (uint32_t page = 0; page < c->n_pages; page++) {
@@ -172,21 +177,14 @@ static void attn(struct lodge_attn_call *c)
         if (!union_of(c, page * PAGE, &p))
             continue;
         p.values = p.keys + (size_t)c->dim * 64;
-#define CALL(n) attend(c, &p, page *PAGE, n)
+#define CALL(n) attend(c, &p, q, page *PAGE, n)
         SWITCH_ROWS_12(c->n_queries, CALL)
 #undef CALL
     }
 }
 
-void lodge_avx512_attention(struct lodge_cpu_kernels *k)
+void RUNG(attention)(struct lodge_cpu_kernels *k)
 {
     k->attn = attn;
-}
-
-void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k)
-{
-    lodge_avx512_gemm(k);
-    lodge_avx512_rows(k);
-    lodge_avx512_attention(k);
-    k->name = "avx512";
+    k->name = RUNG_NAME;
 }

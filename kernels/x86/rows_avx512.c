@@ -1,5 +1,5 @@
 /* Row operations, AVX-512: packing of activations, norms, activations, rotation, caches. */
-#include "kernels/x86/common_avx512.h"
+#include "kernels/x86/avx512.h"
 
 #include <math.h>
 
@@ -13,35 +13,23 @@ static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_
             t[(size_t)k * m + i] = k < k1 ? x[i * ld + k - k0] : 0;
 }
 
-/* 16 words, each m words after the one before. */
-INLINE void scatter_words(uint32_t *to, unsigned m, __m512i words, unsigned n)
-{
-    _Alignas(64) uint32_t w[16];
-    if (m == 1 && n == 16) {
-        _mm512_storeu_si512(to, words);
-        return;
-    }
-    _mm512_store_si512(w, words);
-    for (unsigned j = 0; j < n; j++)
-        to[(size_t)j * m] = w[j];
-}
-
 INLINE __m512 load_tail(const float *x, uint32_t left)
 {
     return _mm512_maskz_loadu_ps(first_lanes(left), x);
 }
 
+/* [Kp / 2][m] pairs. */
 static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                       uint32_t n_cols, void *tile)
 {
-    uint32_t *t = tile;
+    pair *t = tile;
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
-    for (uint32_t k = k0; k < end; k += 32)
+    for (uint32_t k = k0; k < end; k += 16)
         for (unsigned i = 0; i < m; i++) {
-            const float *row = x + i * ld + (k - k0);
-            uint32_t left = k < k1 ? k1 - k : 0;
-            __m512 a = load_tail(row, left), b = load_tail(row + 16, left > 16 ? left - 16 : 0);
-            scatter_words(t + (size_t)(k / 2) * m + i, m, (__m512i)_mm512_cvtne2ps_pbh(b, a), 16);
+            uint32_t left = k < k1 ? k1 - k : 0, words[8];
+            _mm256_storeu_si256((void *)words, to_bf16x16(load_tail(x + i * ld + (k - k0), left)));
+            for (uint32_t j = 0; j < 8; j++)
+                t[(size_t)(k / 2 + j) * m + i] = pair_of(words[j]);
         }
 }
 
@@ -143,7 +131,7 @@ static void to_bf16(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t 
 {
     for (uint32_t i = 0; i < dim_padded; i += 16) {
         __m512 v = load_tail(x + i, i < dim ? dim - i : 0);
-        _mm256_storeu_si256((void *)(out + i), (__m256i)_mm512_cvtneps_pbh(v));
+        _mm256_storeu_si256((void *)(out + i), to_bf16x16(v));
     }
 }
 
@@ -180,7 +168,7 @@ static uint32_t argmax(const float *x, uint32_t n)
     return 0;
 }
 
-void lodge_avx512_rows(struct lodge_cpu_kernels *k)
+void RUNG(rows)(struct lodge_cpu_kernels *k)
 {
     k->act_pack[LODGE_ACT_F32] = pack_f32;
     k->act_pack[LODGE_ACT_BF16] = pack_bf16;

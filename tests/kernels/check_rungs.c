@@ -28,13 +28,15 @@ static void seed(void)
     state = text ? strtoull(text, NULL, 10) : 20261124;
 }
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512"};
+#define MAX_RUNGS 4
+
+static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512"};
 
 /* Rungs of this machine; the first is the reference. */
-static int rungs(struct lodge_cpu_kernels k[3])
+static int rungs(struct lodge_cpu_kernels k[MAX_RUNGS])
 {
     int n = 0;
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < MAX_RUNGS; i++)
         if (lodge_cpu_kernels_init(&k[n], rung_names[i], NULL) == 0)
             n++;
     return n;
@@ -156,7 +158,7 @@ static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format
 
 START_TEST(gemm_equal)
 {
-    struct lodge_cpu_kernels k[3];
+    struct lodge_cpu_kernels k[MAX_RUNGS];
     int n = rungs(k);
     k[0].gemm[0].mr = LODGE_TILE_ROWS_MAX;
     seed();
@@ -179,7 +181,7 @@ static bool equal(const void *a, const void *b, size_t n)
 
 START_TEST(rows_equal)
 {
-    struct lodge_cpu_kernels k[3];
+    struct lodge_cpu_kernels k[MAX_RUNGS];
     int n = rungs(k);
     seed();
     for (int round = 0; round < 200; round++) {
@@ -248,7 +250,7 @@ static void check_attention64(const struct lodge_attn_call *c, uint32_t i)
 
 START_TEST(attention_equal)
 {
-    struct lodge_cpu_kernels k[3];
+    struct lodge_cpu_kernels k[MAX_RUNGS];
     int n = rungs(k);
     seed();
     for (int round = 0; round < 60; round++) {

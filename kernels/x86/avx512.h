@@ -1,6 +1,12 @@
-/* Pieces that the AVX-512 kernels share. Included by files of this rung only. */
-#ifndef LODGE_KERNELS_X86_COMMON_AVX512_H
-#define LODGE_KERNELS_X86_COMMON_AVX512_H
+/* Pieces that the AVX-512 kernels share. Included by files of these rungs only.
+ *
+ * The same sources make two rungs: avx512, with the bf16 dot instructions, and avx512-vnni,
+ * without. What differs is here: how a pair of bf16 numbers is held and multiplied, and how floats
+ * become bf16. Both give the same bits: products of two bf16 numbers are exact in fp32, so the dot
+ * instruction equals two fused multiply-adds, odd element first.
+ */
+#ifndef LODGE_KERNELS_X86_AVX512_H
+#define LODGE_KERNELS_X86_AVX512_H
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
@@ -58,11 +64,100 @@ INLINE __m512 tanh16(__m512 x)
     return _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0f), e));
 }
 
+/* ---- pairs of bf16 ---- */
+
+#ifdef __AVX512BF16__
+
+#define RUNG(name) lodge_avx512_##name
+#define RUNG_NAME "avx512"
+
+/* 16 pairs, one a lane; and one pair that multiplies them all. */
+typedef __m512bh pairs16;
+typedef uint32_t pair;
+
+INLINE pairs16 load_pairs(__m512i bits)
+{
+    return (__m512bh)bits;
+}
+
+INLINE __m512 dot_pairs(__m512 acc, pairs16 a, pair b)
+{
+    return _mm512_dpbf16_ps(acc, a, (__m512bh)_mm512_set1_epi32((int)b));
+}
+
+INLINE pair pair_of(uint32_t bits)
+{
+    return bits;
+}
+
+INLINE __m256i to_bf16x16(__m512 x)
+{
+    return (__m256i)_mm512_cvtneps_pbh(x);
+}
+
+#else
+
+#define RUNG(name) lodge_avx512_vnni_##name
+#define RUNG_NAME "avx512-vnni"
+
+typedef struct {
+    __m512 odd, even;
+} pairs16;
+typedef struct {
+    float odd, even;
+} pair;
+
+INLINE pairs16 load_pairs(__m512i bits)
+{
+    pairs16 p;
+    p.odd = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xFFFF0000u)));
+    p.even = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    return p;
+}
+
+INLINE __m512 dot_pairs(__m512 acc, pairs16 a, pair b)
+{
+    acc = _mm512_fmadd_ps(a.odd, _mm512_set1_ps(b.odd), acc);
+    return _mm512_fmadd_ps(a.even, _mm512_set1_ps(b.even), acc);
+}
+
+INLINE pair pair_of(uint32_t bits)
+{
+    pair p = {lodge_bits_float(bits & 0xFFFF0000u), lodge_bits_float(bits << 16)};
+    return p;
+}
+
+/* lodge_float_bf16, lane by lane. */
+INLINE __m256i to_bf16x16(__m512 x)
+{
+    __m512i u = _mm512_castps_si512(x), top = _mm512_srli_epi32(u, 16);
+    __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    r = _mm512_srli_epi32(r, 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    __mmask16 tiny = _mm512_testn_epi32_mask(u, _mm512_set1_epi32(0x7F800000));
+    r = _mm512_mask_or_epi32(r, nan, top, _mm512_set1_epi32(0x40));
+    r = _mm512_mask_and_epi32(r, tiny, top, _mm512_set1_epi32(0x8000));
+    return _mm512_cvtepi32_epi16(r);
+}
+
+#endif
+
 /* A dot product step kept in place: with the intrinsic gcc 12 copies and spills accumulators. */
 INLINE __m512i dot_u8s8(__m512i acc, __m512i u8, __m512i s8)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u8), "v"(s8));
     return acc;
+}
+
+/* Writes the sums of m rows. */
+INLINE void store_tile(__m512 acc[][2], unsigned m, float *out, size_t ld)
+{
+#pragma GCC unroll 12
+    for (unsigned i = 0; i < m; i++) {
+        _mm512_storeu_ps(out + i * ld, acc[i][0]);
+        _mm512_storeu_ps(out + i * ld + 16, acc[i][1]);
+    }
 }
 
 /* Next panel, a line per call until it is through. */
@@ -83,9 +178,10 @@ INLINE void fetch_line(struct ahead *a)
     }
 }
 
-void lodge_avx512_gemm(struct lodge_cpu_kernels *k);
-void lodge_avx512_rows(struct lodge_cpu_kernels *k);
-void lodge_avx512_attention(struct lodge_cpu_kernels *k);
+void RUNG(float)(struct lodge_cpu_kernels *k);
+void RUNG(int8)(struct lodge_cpu_kernels *k);
+void RUNG(rows)(struct lodge_cpu_kernels *k);
+void RUNG(attention)(struct lodge_cpu_kernels *k);
 
 /* Calls fn with the row count as a constant, so that each count is its own unrolled kernel. */
 #define SWITCH_ROWS_6(m, CALL)                                                                     \
