@@ -118,13 +118,33 @@ uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first);
 void lodge_cpu_pack_rows(struct lodge_device *d, const float *x, size_t ld, uint32_t n_rows,
                          uint32_t n_cols, const struct lodge_norm *norm, unsigned forms,
                          uint8_t *const act[], unsigned worker, unsigned n_workers);
-/* What happens to a finished (m, 32) block of products. */
-typedef void lodge_block_fn(void *ctx, uint32_t linear, uint32_t first_row, unsigned m,
-                            uint32_t panel, float *block);
+/* A finished block of products: rows [first_row, first_row + m) of the step by up to 32 columns. */
+struct block {
+    uint32_t linear, panel, tile, first_row;
+    unsigned m;
+    uint32_t from, n_cols; /* columns [from, from + n_cols) of the linear's output */
+    bool last;             /* no further panel of this linear follows for this worker */
+    float *y;              /* row stride ld */
+    size_t ld;
+};
+
+/* Where products go. With `out`, column c of linear i lands at out[row * ld + N_0 + .. + N_(i-1) +
+ * c], as if the linears were one; without, in a buffer that lives until fn returns. Then fn (may be
+ * NULL with out) is called for each block, from the worker that made it. */
+struct epilogue {
+    float *out;
+    size_t ld;
+    void (*fn)(void *ctx, const struct block *b);
+    void *ctx;
+};
 /* Products of up to 3 linears with packed rows; panels are split over workers by bytes. */
 void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, uint32_t n_rows,
-                    uint8_t *const act[], lodge_block_fn *fn, void *ctx, unsigned worker,
+                    uint8_t *const act[], const struct epilogue *e, unsigned worker,
                     unsigned n_workers);
+/* One tile by one panel, without epilogue; fetches the tile's share of the next panel meanwhile
+ * unless `last`. */
+void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t panel, bool last,
+                    struct tiling t, uint32_t tile, const uint8_t *act, float *out, size_t ld);
 /* Panels [from, to) of a worker among n_panels. */
 void lodge_cpu_share(uint32_t n, unsigned worker, unsigned n_workers, uint32_t *from, uint32_t *to);
 unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, unsigned n);

@@ -70,31 +70,49 @@ void lodge_cpu_pack_rows(struct lodge_device *d, const float *x, size_t ld, uint
     }
 }
 
-static void one_panel(struct lodge_device *d, int32_t linear, uint32_t panel, bool last,
-                      struct tiling t, const uint8_t *act, lodge_block_fn *fn, void *ctx)
+void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t panel, bool last,
+                    struct tiling t, uint32_t tile, const uint8_t *act, float *out, size_t ld)
 {
-    const struct packed *w = &d->linears[linear];
-    const struct lodge_gemm *g = &d->k.gemm[w->format];
-    size_t tile_bytes = lodge_act_tile_bytes(w->form, w->n_cols);
     const uint8_t *bytes = w->panels + panel * w->panel_bytes;
     /* Slices of the next panel, in whole lines, one per tile. */
-    size_t slice = (w->panel_bytes / t.n_tiles + 63) / 64 * 64;
-    _Alignas(64) float block[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
+    size_t slice = (w->panel_bytes / t.n_tiles + 63) / 64 * 64, at = slice * tile, ahead = 0;
+    if (!last && at < w->panel_bytes)
+        ahead = w->panel_bytes - at < slice ? w->panel_bytes - at : slice;
     uint32_t first;
-    for (uint32_t tile = 0; tile < t.n_tiles; tile++) {
-        unsigned m = lodge_cpu_tile_rows(t, tile, &first);
-        size_t at = slice * tile;
-        size_t ahead = last || at >= w->panel_bytes  ? 0
-                       : w->panel_bytes - at < slice ? w->panel_bytes - at
-                                                     : slice;
-        g->tile(bytes, w->n_cols, act + tile * tile_bytes, m, block, LODGE_PANEL_ROWS,
-                bytes + w->panel_bytes + at, ahead);
-        fn(ctx, (uint32_t)linear, first, m, panel, block);
+    unsigned m = lodge_cpu_tile_rows(t, tile, &first);
+    d->k.gemm[w->format].tile(bytes, w->n_cols,
+                              act + tile * lodge_act_tile_bytes(w->form, w->n_cols), m, out, ld,
+                              bytes + w->panel_bytes + at, ahead);
+}
+
+/* All tiles of one panel; `column` is where the linear begins in the output. */
+static void one_panel(struct lodge_device *d, struct block b, struct tiling t, uint32_t column,
+                      const uint8_t *act, const struct epilogue *e)
+{
+    const struct packed *w = &d->linears[b.linear];
+    _Alignas(64) float buffer[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
+    b.from = b.panel * LODGE_PANEL_ROWS;
+    b.n_cols = w->n_rows - b.from < LODGE_PANEL_ROWS ? w->n_rows - b.from : LODGE_PANEL_ROWS;
+    bool direct = e->out && b.n_cols == LODGE_PANEL_ROWS;
+    for (b.tile = 0; b.tile < t.n_tiles; b.tile++) {
+        b.m = lodge_cpu_tile_rows(t, b.tile, &b.first_row);
+        float *out = e->out ? e->out + b.first_row * e->ld + column + b.from : NULL;
+        b.y = direct ? out : buffer;
+        b.ld = direct ? e->ld : LODGE_PANEL_ROWS;
+        lodge_cpu_tile(d, w, b.panel, b.last, t, b.tile, act, b.y, b.ld);
+        if (e->out && !direct) {
+            for (unsigned i = 0; i < b.m; i++)
+                memcpy(out + i * e->ld, buffer + i * LODGE_PANEL_ROWS, b.n_cols * sizeof *out);
+            b.y = out;
+            b.ld = e->ld;
+        }
+        if (e->fn)
+            e->fn(e->ctx, &b);
     }
 }
 
 void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, uint32_t n_rows,
-                    uint8_t *const act[], lodge_block_fn *fn, void *ctx, unsigned worker,
+                    uint8_t *const act[], const struct epilogue *e, unsigned worker,
                     unsigned n_workers)
 {
     size_t total = 0, at = 0;
@@ -102,7 +120,7 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
         total += d->linears[linears[i]].n_panels * d->linears[linears[i]].panel_bytes;
     size_t begin = total / n_workers * worker;
     size_t end = worker + 1 == n_workers ? total : total / n_workers * (worker + 1);
-    for (unsigned i = 0; i < n; i++) {
+    for (uint32_t i = 0, column = 0; i < n; i++) {
         const struct packed *w = &d->linears[linears[i]];
         size_t size = w->n_panels * w->panel_bytes;
         /* A panel belongs to the worker in whose byte range it begins. */
@@ -111,7 +129,12 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
         to = to > w->n_panels ? w->n_panels : to;
         struct tiling t = lodge_cpu_tiling(d, w->form, n_rows);
         for (size_t p = from; p < to; p++)
-            one_panel(d, linears[i], (uint32_t)p, p + 1 == to, t, act[w->form], fn, ctx);
+            one_panel(d,
+                      (struct block){.linear = (uint32_t)linears[i],
+                                     .panel = (uint32_t)p,
+                                     .last = p + 1 == to},
+                      t, column, act[w->form], e);
         at += size;
+        column += w->n_rows;
     }
 }

@@ -116,6 +116,10 @@ struct lodge_cpu_kernels {
     void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *out);
     /* g[i] = act(g[i]) * u[i]; silu(x) = x / (1 + exp(-x)). */
     void (*glu)(enum lodge_activation act, float *g, const float *u, size_t n);
+    /* x[i ldx + j] += mult * (y[i ldy + j] + b[j]) for i < m, j < n, each operation rounded by
+     * itself; b NULL: nothing is added to y. */
+    void (*add_block)(float *x, size_t ldx, const float *y, size_t ldy, const float *b, float mult,
+                      unsigned m, uint32_t n);
     /* a' = a c - b s, b' = b c + a s for the pair (i, i + n), each product and sum rounded by
      * itself. */
     void (*rope)(float *head, const float *cos, const float *sin, uint32_t n);

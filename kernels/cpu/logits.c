@@ -7,24 +7,18 @@
 struct head_ctx {
     struct lodge_device *d;
     const struct lodge_op_head *op;
-    uint32_t first; /* of the wanted rows in this round */
 };
 
-static void store_logits(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
-                         float *block)
+static void scale_logits(void *ctx, const struct block *b)
 {
-    (void)linear;
     const struct head_ctx *h = ctx;
     const struct lodge_op_head *op = h->op;
-    uint32_t n = h->d->plan->n_vocab, from = panel * 32;
-    uint32_t width = n - from < 32 ? n - from : 32;
-    for (unsigned i = 0; i < m; i++) {
-        float *out = h->d->logits + (size_t)(first_row + i) * n + from;
-        for (uint32_t j = 0; j < width; j++) {
-            float l = block[i * 32 + j] * op->multiplier;
-            out[j] = op->softcap > 0 ? op->softcap * lodge_ref_tanh(l / op->softcap) : l;
+    for (unsigned i = 0; i < b->m; i++)
+        for (uint32_t j = 0; j < b->n_cols; j++) {
+            float l = b->y[i * b->ld + j] * op->multiplier;
+            b->y[i * b->ld + j] =
+                op->softcap > 0 ? op->softcap * lodge_ref_tanh(l / op->softcap) : l;
         }
-    }
 }
 
 /* What wanted entry i is: the sample of its row, or the score of a token's successor. */
@@ -72,8 +66,10 @@ static void one_round(struct lodge_device *d, const struct lodge_op_head *op, ui
     lodge_cpu_pack_rows(d, d->fp, width, n, (uint32_t)width, &op->norm, forms, d->act, worker,
                         n_workers);
     lodge_workers_barrier(d->workers);
-    struct head_ctx ctx = {d, op, first};
-    lodge_cpu_gemm(d, &op->linear, 1, n, d->act, store_logits, &ctx, worker, n_workers);
+    struct head_ctx ctx = {d, op};
+    bool plain = op->multiplier == 1 && op->softcap <= 0;
+    const struct epilogue e = {d->logits, d->plan->n_vocab, plain ? NULL : scale_logits, &ctx};
+    lodge_cpu_gemm(d, &op->linear, 1, n, d->act, &e, worker, n_workers);
     lodge_workers_barrier(d->workers);
     for (;;) {
         uint32_t i = atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);

@@ -64,30 +64,29 @@ static void run_embed(const struct run *r, const struct lodge_op_embed *op)
 /* ---- QKV ----------------------------------------------------------------------------------------
  */
 
+static void add_bias(const struct lodge_device *d, int32_t bias, const struct block *b, float *y,
+                     size_t ld)
+{
+    if (bias == LODGE_NONE)
+        return;
+    const float *v = d->plan->vectors[bias].data + b->from;
+    for (unsigned i = 0; i < b->m; i++)
+        for (uint32_t j = 0; j < b->n_cols; j++)
+            y[i * ld + j] += v[j];
+}
+
 struct qkv_ctx {
     struct lodge_device *d;
     const struct lodge_op_qkv *op;
     uint32_t width; /* of a row of products: q, k, v side by side */
 };
 
-static void store_qkv(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
-                      float *block)
+static void add_qkv_bias(void *ctx, const struct block *b)
 {
     const struct qkv_ctx *c = ctx;
-    const struct lodge_op_qkv *op = c->op;
-    uint32_t part = (int32_t)linear == op->linear[0] ? 0 : (int32_t)linear == op->linear[1] ? 1 : 2;
-    uint32_t at = part == 0   ? 0
-                  : part == 1 ? op->n_heads * op->head_dim
-                              : (op->n_heads + op->n_kv_heads) * op->head_dim;
-    uint32_t n = c->d->linears[linear].n_rows, from = panel * 32;
-    uint32_t width = n - from < 32 ? n - from : 32;
-    const float *bias =
-        op->bias[part] == LODGE_NONE ? NULL : c->d->plan->vectors[op->bias[part]].data + from;
-    for (unsigned i = 0; i < m; i++) {
-        float *out = c->d->fp + (size_t)(first_row + i) * c->width + at + from;
-        for (uint32_t j = 0; j < width; j++)
-            out[j] = block[i * 32 + j] + (bias ? bias[j] : 0);
-    }
+    for (int part = 0; part < 3; part++)
+        if ((int32_t)b->linear == c->op->linear[part])
+            add_bias(c->d, c->op->bias[part], b, b->y, b->ld);
 }
 
 static void norm_heads(struct lodge_device *d, const struct lodge_norm *norm, float *heads,
@@ -145,8 +144,8 @@ static void run_qkv(const struct run *r, const struct lodge_op *op,
     lodge_cpu_pack_rows(d, d->x, d->plan->d_model, d->step->n_tokens, d->plan->d_model, &q->norm,
                         lodge_cpu_forms(d, q->linear, 3), d->act, r->worker, r->n_workers);
     barrier(r);
-    lodge_cpu_gemm(d, q->linear, 3, d->step->n_tokens, d->act, store_qkv, &c, r->worker,
-                   r->n_workers);
+    const struct epilogue e = {.out = d->fp, .ld = c.width, .fn = add_qkv_bias, .ctx = &c};
+    lodge_cpu_gemm(d, q->linear, 3, d->step->n_tokens, d->act, &e, r->worker, r->n_workers);
     barrier(r);
     uint32_t from, to;
     share(r, d->step->n_tokens, &from, &to);
@@ -182,22 +181,21 @@ struct proj_ctx {
     const struct lodge_op_proj *op;
 };
 
-static void add_to_x(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
-                     float *block)
+static void add_to_x(void *ctx, const struct block *b)
 {
     const struct proj_ctx *c = ctx;
-    uint32_t n = c->d->linears[linear].n_rows, from = panel * 32;
-    uint32_t width = n - from < 32 ? n - from : 32;
+    const struct lodge_device *d = c->d;
+    size_t n = d->plan->d_model;
     const float *bias =
-        c->op->bias == LODGE_NONE ? NULL : c->d->plan->vectors[c->op->bias].data + from;
-    bool direct = c->op->post_norm.weight == LODGE_NONE;
-    for (unsigned i = 0; i < m; i++) {
-        float *x = (direct ? c->d->x : c->d->fp) + (size_t)(first_row + i) * n + from;
-        for (uint32_t j = 0; j < width; j++) {
-            float y = block[i * 32 + j] + (bias ? bias[j] : 0);
-            x[j] = direct ? x[j] + c->op->multiplier * y : y;
-        }
-    }
+        c->op->bias == LODGE_NONE ? NULL : d->plan->vectors[c->op->bias].data + b->from;
+    d->k.add_block(d->x + b->first_row * n + b->from, n, b->y, b->ld, bias, c->op->multiplier, b->m,
+                   b->n_cols);
+}
+
+static void add_proj_bias(void *ctx, const struct block *b)
+{
+    const struct proj_ctx *c = ctx;
+    add_bias(c->d, c->op->bias, b, b->y, b->ld);
 }
 
 static void add_normalised(const struct run *r, const struct lodge_op_proj *op)
@@ -227,9 +225,13 @@ static void run_proj(const struct run *r, const struct lodge_op *op)
         barrier(r);
     }
     struct proj_ctx c = {d, p};
-    lodge_cpu_gemm(d, &p->linear, 1, d->step->n_tokens, act, add_to_x, &c, r->worker, r->n_workers);
+    bool normed = p->post_norm.weight != LODGE_NONE;
+    const struct epilogue to_x = {.fn = add_to_x, .ctx = &c};
+    const struct epilogue aside = {d->fp, d->plan->d_model, add_proj_bias, &c};
+    lodge_cpu_gemm(d, &p->linear, 1, d->step->n_tokens, act, normed ? &aside : &to_x, r->worker,
+                   r->n_workers);
     barrier(r);
-    if (p->post_norm.weight != LODGE_NONE)
+    if (normed)
         add_normalised(r, p);
 }
 
@@ -242,59 +244,37 @@ struct glu_ctx {
     const struct packed *down;
 };
 
-static void add_bias(const struct lodge_device *d, int32_t bias, uint32_t from, uint32_t n,
-                     unsigned m, float *block)
-{
-    if (bias == LODGE_NONE)
-        return;
-    uint32_t width = n - from < 32 ? n - from : 32;
-    for (unsigned i = 0; i < m; i++)
-        for (uint32_t j = 0; j < width; j++)
-            block[i * 32 + j] += d->plan->vectors[bias].data[from + j];
-}
-
 /* The gate's block is done: multiply up's panel, combine, and pack as input of the down product. */
-static void fuse_panel(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
-                       float *block)
+static void fuse_panel(void *ctx, const struct block *b)
 {
-    (void)linear;
     const struct glu_ctx *c = ctx;
     struct lodge_device *d = c->d;
     const struct packed *up = &d->linears[c->op->up];
     struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
-    uint32_t first, tile = 0;
-    while (lodge_cpu_tile_rows(t, tile, &first), first != first_row)
-        tile++;
-    const uint8_t *bytes = up->panels + panel * up->panel_bytes;
     _Alignas(64) float u[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
-    d->k.gemm[up->format].tile(bytes, up->n_cols,
-                               d->act[up->form] + tile * lodge_act_tile_bytes(up->form, up->n_cols),
-                               m, u, LODGE_PANEL_ROWS, NULL, 0);
-    uint32_t n = up->n_rows, from = panel * 32, to = from + 32 < n ? from + 32 : n;
-    add_bias(d, c->op->gate_bias, from, n, m, block);
-    add_bias(d, c->op->up_bias, from, n, m, u);
-    d->k.glu(c->op->act, block, u, (size_t)m * 32);
-    d->k.act_pack[c->down->form](block, 32, m, from, to, n,
-                                 d->act2[c->down->form] +
-                                     tile * lodge_act_tile_bytes(c->down->form, n));
+    lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], u, LODGE_PANEL_ROWS);
+    add_bias(d, c->op->gate_bias, b, b->y, b->ld);
+    add_bias(d, c->op->up_bias, b, u, LODGE_PANEL_ROWS);
+    d->k.glu(c->op->act, b->y, u, (size_t)b->m * LODGE_PANEL_ROWS);
+    uint8_t *tile =
+        d->act2[c->down->form] + b->tile * lodge_act_tile_bytes(c->down->form, up->n_rows);
+    d->k.act_pack[c->down->form](b->y, b->ld, b->m, b->from, b->from + b->n_cols, up->n_rows, tile);
 }
 
-static void store_gate(void *ctx, uint32_t linear, uint32_t first_row, unsigned m, uint32_t panel,
-                       float *block)
+static void add_gate_bias(void *ctx, const struct block *b)
+{
+    const struct glu_ctx *c = ctx;
+    add_bias(c->d, c->op->gate_bias, b, b->y, b->ld);
+}
+
+static void combine(void *ctx, const struct block *b)
 {
     const struct glu_ctx *c = ctx;
     struct lodge_device *d = c->d;
-    bool is_up = (int32_t)linear == c->op->up;
-    uint32_t n = d->linears[linear].n_rows, from = panel * 32;
-    uint32_t width = n - from < 32 ? n - from : 32;
-    add_bias(d, is_up ? c->op->up_bias : c->op->gate_bias, from, n, m, block);
-    for (unsigned i = 0; i < m; i++) {
-        float *to = d->fp + (size_t)(first_row + i) * n + from;
-        if (is_up)
-            d->k.glu(c->op->act, to, block + i * 32, width);
-        else
-            memcpy(to, block + i * 32, width * sizeof *to);
-    }
+    size_t n = d->linears[b->linear].n_rows;
+    add_bias(d, c->op->up_bias, b, b->y, b->ld);
+    for (unsigned i = 0; i < b->m; i++)
+        d->k.glu(c->op->act, d->fp + (b->first_row + i) * n + b->from, b->y + i * b->ld, b->n_cols);
 }
 
 static void run_gate_up(const struct run *r, const struct lodge_op *op)
@@ -311,13 +291,16 @@ static void run_gate_up(const struct run *r, const struct lodge_op *op)
     bool fused = in == d->linears[g->up].form &&
                  lodge_cpu_tiling(d, in, n).n_tiles == lodge_cpu_tiling(d, c.down->form, n).n_tiles;
     if (fused) {
-        lodge_cpu_gemm(d, &g->gate, 1, n, d->act, fuse_panel, &c, r->worker, r->n_workers);
+        const struct epilogue e = {.fn = fuse_panel, .ctx = &c};
+        lodge_cpu_gemm(d, &g->gate, 1, n, d->act, &e, r->worker, r->n_workers);
         barrier(r);
         return;
     }
-    lodge_cpu_gemm(d, &g->gate, 1, n, d->act, store_gate, &c, r->worker, r->n_workers);
+    const struct epilogue first = {d->fp, c.down->n_cols, add_gate_bias, &c};
+    const struct epilogue second = {.fn = combine, .ctx = &c};
+    lodge_cpu_gemm(d, &g->gate, 1, n, d->act, &first, r->worker, r->n_workers);
     barrier(r);
-    lodge_cpu_gemm(d, &g->up, 1, n, d->act, store_gate, &c, r->worker, r->n_workers);
+    lodge_cpu_gemm(d, &g->up, 1, n, d->act, &second, r->worker, r->n_workers);
     barrier(r);
     lodge_cpu_pack_rows(d, d->fp, c.down->n_cols, n, c.down->n_cols, NULL, 1u << c.down->form,
                         d->act2, r->worker, r->n_workers);

@@ -210,6 +210,16 @@ static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
     }
 }
 
+static void add_block(float *x, size_t ldx, const float *y, size_t ldy, const float *b, float mult,
+                      unsigned m, uint32_t n)
+{
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            float v = y[i * ldy + j];
+            x[i * ldx + j] += mult * (b ? v + b[j] : v);
+        }
+}
+
 static void rope(float *head, const float *cos, const float *sin, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -327,6 +337,7 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->act_pack[LODGE_ACT_Q8] = pack_q8;
     k->rms_norm = rms_norm;
     k->glu = glu;
+    k->add_block = add_block;
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;

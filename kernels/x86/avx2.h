@@ -164,7 +164,7 @@ void lodge_avx2_rows(struct lodge_cpu_kernels *k);
 void lodge_avx2_attention(struct lodge_cpu_kernels *k);
 
 /* Calls with the row count as a constant, so that each count is its own unrolled kernel. */
-#define SWITCH_ROWS(m, CALL)                                                                       \
+#define SWITCH_ROWS_4(m, CALL)                                                                     \
     switch (m) {                                                                                   \
     case 1:                                                                                        \
         CALL(1);                                                                                   \
@@ -175,15 +175,20 @@ void lodge_avx2_attention(struct lodge_cpu_kernels *k);
     case 3:                                                                                        \
         CALL(3);                                                                                   \
         break;                                                                                     \
-    case 4:                                                                                        \
+    default:                                                                                       \
         CALL(4);                                                                                   \
         break;                                                                                     \
+    }
+#define SWITCH_ROWS(m, CALL)                                                                       \
+    switch (m) {                                                                                   \
     case 5:                                                                                        \
         CALL(5);                                                                                   \
         break;                                                                                     \
-    default:                                                                                       \
+    case 6:                                                                                        \
         CALL(6);                                                                                   \
         break;                                                                                     \
+    default:                                                                                       \
+        SWITCH_ROWS_4(m, CALL)                                                                     \
     }
 
 #endif

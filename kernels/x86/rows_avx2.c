@@ -124,6 +124,20 @@ static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
     }
 }
 
+static void add_block(float *x, size_t ldx, const float *y, size_t ldy, const float *b, float mult,
+                      unsigned m, uint32_t n)
+{
+    const __m256 factor = _mm256_set1_ps(mult);
+    for (unsigned i = 0; i < m; i++, x += ldx, y += ldy)
+        for (uint32_t j = 0; j < n; j += 8) {
+            __m256 v = load_tail(y + j, n - j);
+            if (b)
+                v = _mm256_add_ps(v, load_tail(b + j, n - j));
+            v = _mm256_add_ps(load_tail(x + j, n - j), _mm256_mul_ps(factor, v));
+            store_tail(x + j, n - j, v);
+        }
+}
+
 static void rope(float *head, const float *cos, const float *sin, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += 8) {
@@ -182,6 +196,7 @@ void lodge_avx2_rows(struct lodge_cpu_kernels *k)
     k->act_pack[LODGE_ACT_Q8] = pack_q8;
     k->rms_norm = rms_norm;
     k->glu = glu;
+    k->add_block = add_block;
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;

@@ -115,6 +115,20 @@ static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
     }
 }
 
+static void add_block(float *x, size_t ldx, const float *y, size_t ldy, const float *b, float mult,
+                      unsigned m, uint32_t n)
+{
+    const __m512 factor = _mm512_set1_ps(mult);
+    for (unsigned i = 0; i < m; i++, x += ldx, y += ldy)
+        for (uint32_t j = 0; j < n; j += 16) {
+            __m512 v = load_tail(y + j, n - j);
+            if (b)
+                v = _mm512_add_ps(v, load_tail(b + j, n - j));
+            v = _mm512_add_ps(load_tail(x + j, n - j), _mm512_mul_ps(factor, v));
+            _mm512_mask_storeu_ps(x + j, first_lanes(n - j), v);
+        }
+}
+
 static void rope(float *head, const float *cos, const float *sin, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += 16) {
@@ -175,6 +189,7 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->act_pack[LODGE_ACT_Q8] = pack_q8;
     k->rms_norm = rms_norm;
     k->glu = glu;
+    k->add_block = add_block;
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;

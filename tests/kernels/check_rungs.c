@@ -206,6 +206,9 @@ START_TEST(rows_equal)
             k[0].rope(a, w, u, len / 2);
             k[i].rope(b, w, u, len / 2);
             ck_assert_msg(equal(a, b, sizeof a), "%s rope of %u", k[i].name, len);
+            k[0].add_block(a, 40, w, 30, round % 2 ? u : NULL, 0.3f, 3, len % 31);
+            k[i].add_block(b, 40, w, 30, round % 2 ? u : NULL, 0.3f, 3, len % 31);
+            ck_assert_msg(equal(a, b, sizeof a), "%s add_block of %u", k[i].name, len % 31);
             uint16_t ha[192] = {0}, hb[192] = {0};
             k[0].to_bf16(x, len, (len + 15) / 16 * 16, ha);
             k[i].to_bf16(x, len, (len + 15) / 16 * 16, hb);
