@@ -31,8 +31,8 @@ INLINE void scores(const struct page *p, const pair *q, uint32_t pairs, float s[
         }
 #pragma GCC unroll 12
         for (unsigned i = 0; i < n; i++) {
-            acc[i][0] = dot_pairs(acc[i][0], k0, q[(size_t)d * n + i]);
-            acc[i][1] = dot_pairs(acc[i][1], k1, q[(size_t)d * n + i]);
+            acc[i][0] = dot_pairs(acc[i][0], k0, q[(size_t)i * pairs + d]);
+            acc[i][1] = dot_pairs(acc[i][1], k1, q[(size_t)i * pairs + d]);
         }
     }
 #pragma GCC unroll 12
@@ -52,15 +52,14 @@ INLINE __m512 finish_score(const struct lodge_attn_call *c, __m512 s, __mmask16 
     return _mm512_mask_blend_ps(seen, _mm512_set1_ps(-INFINITY), s);
 }
 
-/* Softmax state of query i after a page; weight t of it goes to weight[t * n]. */
+/* Softmax state of query i after a page, and its weights as pairs of tokens. */
 INLINE void weigh(struct lodge_attn_call *c, uint32_t i, uint32_t from, const float *s,
-                  pair *weight, const unsigned n)
+                  pair *weight)
 {
     uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
     uint32_t b = c->last[i] < from + PAGE ? c->last[i] : from + PAGE;
     if (b <= from || a >= b - from) {
-        for (uint32_t t = 0; t < PAGE / 2; t++)
-            weight[t * n] = pair_of(0);
+        memset(weight, 0, PAGE / 2 * sizeof *weight);
         return;
     }
     b -= from;
@@ -81,11 +80,8 @@ INLINE void weigh(struct lodge_attn_call *c, uint32_t i, uint32_t from, const fl
     __m512 p0 = _mm512_maskz_mov_ps(m0, exp16(_mm512_sub_ps(s0, max)));
     __m512 p1 = _mm512_maskz_mov_ps(m1, exp16(_mm512_sub_ps(s1, max)));
     c->sum[i] += tree16(_mm512_add_ps(p0, p1));
-    uint32_t words[16];
-    _mm256_storeu_si256((void *)words, to_bf16x16(p0));
-    _mm256_storeu_si256((void *)(words + 8), to_bf16x16(p1));
-    for (uint32_t t = 0; t < PAGE / 2; t++)
-        weight[t * n] = pair_of(words[t]);
+    store_pairs(weight, p0);
+    store_pairs(weight + PAGE / 4, p1);
 }
 
 /* Tokens of the pair that somebody sees, as a mask over its two halves: what nobody sees may be
@@ -116,9 +112,9 @@ INLINE void weighted(struct lodge_attn_call *c, const struct page *p, const pair
             v1 = load_pairs(_mm512_and_si512(_mm512_loadu_si512(at + 64), mask));
 #pragma GCC unroll 12
         for (unsigned i = 0; i < n; i++) {
-            acc[i][0] = dot_pairs(acc[i][0], v0, weight[t * n + i]);
+            acc[i][0] = dot_pairs(acc[i][0], v0, weight[i * (PAGE / 2) + t]);
             if (vectors > 1)
-                acc[i][1] = dot_pairs(acc[i][1], v1, weight[t * n + i]);
+                acc[i][1] = dot_pairs(acc[i][1], v1, weight[i * (PAGE / 2) + t]);
         }
     }
 #pragma GCC unroll 12
@@ -135,7 +131,7 @@ INLINE void attend(struct lodge_attn_call *c, const struct page *p, const pair *
     _Alignas(64) pair weight[12 * PAGE / 2];
     scores(p, q, c->dim / 2, s, n);
     for (unsigned i = 0; i < n; i++)
-        weigh(c, i, from, s[i], weight + i, n);
+        weigh(c, i, from, s[i], weight + i * (PAGE / 2));
     uint32_t d = 0;
     for (; d + 32 <= c->dim; d += 32)
         weighted(c, p, weight, d, n, 2);
@@ -161,14 +157,11 @@ static bool union_of(const struct lodge_attn_call *c, uint32_t from, struct page
 
 static void attn(struct lodge_attn_call *c)
 {
-    /* Pair-major, so that a kernel walks one stream whatever the number of queries. */
-    _Alignas(64) pair q[12 * LODGE_HEAD_DIM_MAX / 2];
-    const uint32_t *words = (const uint32_t *)(const void *)c->q;
+    _Alignas(64) pair room[12 * LODGE_HEAD_DIM_MAX / 2];
+    const pair *q = as_pairs(c->q, (size_t)c->n_queries * c->dim, room);
     for (uint32_t i = 0; i < c->n_queries; i++) {
         c->max[i] = -INFINITY;
         c->sum[i] = 0;
-        for (uint32_t d = 0; d < c->dim / 2; d++)
-            q[d * c->n_queries + i] = pair_of(words[(size_t)i * (c->dim / 2) + d]);
     }
     memset(c->acc, 0, (size_t)c->n_queries * c->dim * sizeof *c->acc);
     for (uint32_t page = 0; page < c->n_pages; page++) {

@@ -85,14 +85,23 @@ INLINE __m512 dot_pairs(__m512 acc, pairs16 a, pair b)
     return _mm512_dpbf16_ps(acc, a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
-INLINE pair pair_of(uint32_t bits)
-{
-    return bits;
-}
-
 INLINE __m256i to_bf16x16(__m512 x)
 {
     return (__m256i)_mm512_cvtneps_pbh(x);
+}
+
+/* Rounds 16 floats to 8 pairs in their order. */
+INLINE void store_pairs(pair *to, __m512 x)
+{
+    _mm256_storeu_si256((void *)to, to_bf16x16(x));
+}
+
+/* n rounded numbers, n a multiple of 16, as pairs: where they stand, or widened in `room`. */
+INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
+{
+    (void)n;
+    (void)room;
+    return (const pair *)(const void *)x;
 }
 
 #else
@@ -104,7 +113,7 @@ typedef struct {
     __m512 odd, even;
 } pairs16;
 typedef struct {
-    float odd, even;
+    float even, odd;
 } pair;
 
 INLINE pairs16 load_pairs(__m512i bits)
@@ -121,12 +130,6 @@ INLINE __m512 dot_pairs(__m512 acc, pairs16 a, pair b)
     return _mm512_fmadd_ps(a.even, _mm512_set1_ps(b.even), acc);
 }
 
-INLINE pair pair_of(uint32_t bits)
-{
-    pair p = {lodge_bits_float(bits & 0xFFFF0000u), lodge_bits_float(bits << 16)};
-    return p;
-}
-
 /* lodge_float_bf16, lane by lane. */
 INLINE __m256i to_bf16x16(__m512 x)
 {
@@ -141,14 +144,24 @@ INLINE __m256i to_bf16x16(__m512 x)
     return _mm512_cvtepi32_epi16(r);
 }
 
-#endif
-
-/* A dot product step kept in place: with the intrinsic gcc 12 copies and spills accumulators. */
-INLINE __m512i dot_u8s8(__m512i acc, __m512i u8, __m512i s8)
+INLINE __m512 widen(__m256i bf16)
 {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u8), "v"(s8));
-    return acc;
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16), 16));
 }
+
+INLINE void store_pairs(pair *to, __m512 x)
+{
+    _mm512_storeu_ps(to, widen(to_bf16x16(x)));
+}
+
+INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
+{
+    for (size_t i = 0; i < n; i += 16)
+        _mm512_storeu_ps(room + i / 2, widen(_mm256_loadu_si256((const void *)(x + i))));
+    return room;
+}
+
+#endif
 
 /* Writes the sums of m rows. */
 INLINE void store_tile(__m512 acc[][2], unsigned m, float *out, size_t ld)

@@ -26,10 +26,10 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
     for (uint32_t k = k0; k < end; k += 16)
         for (unsigned i = 0; i < m; i++) {
-            uint32_t left = k < k1 ? k1 - k : 0, words[8];
-            _mm256_storeu_si256((void *)words, to_bf16x16(load_tail(x + i * ld + (k - k0), left)));
+            pair row[8];
+            store_pairs(row, load_tail(x + i * ld + (k - k0), k < k1 ? k1 - k : 0));
             for (uint32_t j = 0; j < 8; j++)
-                t[(size_t)(k / 2 + j) * m + i] = pair_of(words[j]);
+                t[(size_t)(k / 2 + j) * m + i] = row[j];
         }
 }
 
