@@ -15,8 +15,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define SPIN_ROUNDS 10000u /* then yield inside a run */
-#define IDLE_ROUNDS 2000u  /* then sleep between runs: about 50 us with the pause instruction */
+/* Rounds of the pause instruction (15 to 45 ns each) before a waiter sleeps: inside a run, where
+ * the others are a few microseconds away unless one was preempted, and between runs. */
+#define SPIN_ROUNDS 2000u
+#define IDLE_ROUNDS 2000u
 
 struct worker {
     struct lodge_workers *pool;
@@ -46,18 +48,41 @@ static inline void pause_cpu(void)
 #endif
 }
 
-static void wait_change(struct lodge_workers *w, _Atomic uint32_t *word, uint32_t old)
+/* Waits until *word is no longer `old` and returns what it is: spins, then sleeps. The sleepers are
+ * counted before they look again, and the waker stores before it counts: one of the two sees the
+ * other. */
+static uint32_t await_change(struct lodge_workers *w, _Atomic uint32_t *word, uint32_t old,
+                             unsigned rounds)
 {
-    uint64_t since = 0;
-    for (unsigned round = 0; atomic_load_explicit(word, memory_order_acquire) == old; round++) {
+    uint32_t now;
+    for (unsigned round = 0; round < rounds; round++) {
+        if ((now = atomic_load_explicit(word, memory_order_acquire)) != old)
+            return now;
         pause_cpu();
-        if (round < SPIN_ROUNDS)
-            continue;
-        if (!since)
-            since = lodge_now_ns();
-        sched_yield();
     }
-    if (since && lodge_now_ns() - since > 1000000u)
+    atomic_fetch_add(&w->sleepers, 1);
+    while ((now = atomic_load(word)) == old)
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub(&w->sleepers, 1);
+    return now;
+}
+
+static void wake(struct lodge_workers *w, _Atomic uint32_t *word)
+{
+    if (atomic_load(&w->sleepers))
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, (int)w->n, NULL, NULL, 0);
+}
+
+static void wait_phase(struct lodge_workers *w, uint32_t phase)
+{
+    for (unsigned round = 0; round < SPIN_ROUNDS; round++) {
+        if (atomic_load_explicit(&w->phase, memory_order_acquire) != phase)
+            return;
+        pause_cpu();
+    }
+    uint64_t since = lodge_now_ns();
+    await_change(w, &w->phase, phase, 0);
+    if (lodge_now_ns() - since > 1000000u)
         atomic_fetch_add_explicit(&w->stalls, 1, memory_order_relaxed);
 }
 
@@ -68,27 +93,11 @@ void lodge_workers_barrier(struct lodge_workers *w)
     uint32_t phase = atomic_load_explicit(&w->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&w->arrived, 1, memory_order_acq_rel) + 1 == w->n) {
         atomic_store_explicit(&w->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&w->phase, phase + 1, memory_order_release);
+        atomic_store(&w->phase, phase + 1);
+        wake(w, &w->phase);
     } else {
-        wait_change(w, &w->phase, phase);
+        wait_phase(w, phase);
     }
-}
-
-/* Spins a little for the next run, then sleeps. */
-static uint32_t await_run(struct lodge_workers *w, uint32_t seen)
-{
-    for (unsigned round = 0; round < IDLE_ROUNDS; round++) {
-        uint32_t now = atomic_load_explicit(&w->generation, memory_order_acquire);
-        if (now != seen)
-            return now;
-        pause_cpu();
-    }
-    atomic_fetch_add(&w->sleepers, 1);
-    uint32_t now;
-    while ((now = atomic_load(&w->generation)) == seen)
-        syscall(SYS_futex, &w->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-    atomic_fetch_sub(&w->sleepers, 1);
-    return now;
 }
 
 static void *worker_main(void *arg)
@@ -97,7 +106,7 @@ static void *worker_main(void *arg)
     struct lodge_workers *w = self->pool;
     uint32_t seen = 0;
     for (;;) {
-        seen = await_run(w, seen);
+        seen = await_change(w, &w->generation, seen, IDLE_ROUNDS);
         if (atomic_load_explicit(&w->stop, memory_order_acquire))
             return NULL;
         w->fn(w->ctx, self->index, w->n);
@@ -108,8 +117,7 @@ static void *worker_main(void *arg)
 static void start_run(struct lodge_workers *w)
 {
     atomic_fetch_add(&w->generation, 1);
-    if (atomic_load(&w->sleepers))
-        syscall(SYS_futex, &w->generation, FUTEX_WAKE_PRIVATE, (int)w->n, NULL, NULL, 0);
+    wake(w, &w->generation);
 }
 
 void lodge_workers_run(struct lodge_workers *w, lodge_worker_fn *fn, void *ctx)

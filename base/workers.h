@@ -2,8 +2,8 @@
  *
  * The caller is worker 0. One run covers a whole step; its phases are separated by
  * lodge_workers_barrier, which costs tens of nanoseconds because workers spin on a generation
- * counter. Between runs a worker spins for about 50 us, then sleeps on a futex. A waiter yields
- * the processor after ten thousand rounds, so an over-committed machine is slow, not stuck.
+ * counter. A waiter that has spun for about 50 us, in a barrier or between runs, sleeps on a futex:
+ * an over-committed machine is slow, not stuck.
  *
  * Threads: create, run and destroy from one thread at a time. `fn` must pass the same barriers
  * in every worker.

@@ -1,0 +1,153 @@
+/* Whole steps of a model on the CPU backend, without scheduler, text and HTTP.
+ *
+ *   bench_step MODEL [--isa RUNG] [--threads N]
+ *
+ * Prefill of 512 tokens in one step, and decode of 1, 8, 32 and 64 sequences whose contexts are 128
+ * or 512 tokens long. Beside each: the step's bytes (weights once, keys and values of every
+ * sequence) at the read rate of that moment, as a share of the time. Median of 5 (prefill) or 25.
+ */
+#include "engine/files/model_file.h"
+#include "kernels/backend.h"
+#include "tests/bench/limits.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PREFILL 512u
+#define MAX_BATCH 64u
+#define MAX_CONTEXT 1024u
+#define MAX_RUNS 25
+
+struct bench {
+    const struct lodge_backend *backend;
+    struct lodge_device *device;
+    struct lodge_device_info info;
+    struct lodge_plan *plan;
+    struct lodge_workers *readers;
+    uint8_t *cold;
+    uint32_t *tokens, *pages;
+    struct lodge_row rows[MAX_BATCH];
+    struct lodge_sampling sampling;
+};
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* n sequences, each with n_tokens new tokens after `position` old ones; pages by sequence. */
+static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens,
+                       struct lodge_step_result *res)
+{
+    uint32_t t = b->info.page_tokens, groups = b->plan->n_groups;
+    uint32_t blocks = (position + n_tokens + t - 1) / t, most = MAX_CONTEXT / t;
+    for (uint32_t r = 0; r < n; r++) {
+        b->rows[r] = (struct lodge_row){.slot = r,
+                                        .position = position,
+                                        .n_tokens = n_tokens,
+                                        .first_token = r * n_tokens,
+                                        .table = r * blocks * groups,
+                                        .n_blocks = blocks,
+                                        .want = LODGE_WANT_SAMPLE,
+                                        .sampling = &b->sampling};
+        for (uint32_t i = 0; i < blocks * groups; i++)
+            b->pages[r * blocks * groups + i] = r * most * groups + i;
+    }
+    struct lodge_step s = {.rows = b->rows,
+                           .n_rows = n,
+                           .tokens = b->tokens,
+                           .n_tokens = n * n_tokens,
+                           .pages = b->pages,
+                           .n_pages = n * blocks * groups};
+    uint64_t ticket;
+    if (b->backend->step_submit(b->device, &s, &ticket) ||
+        b->backend->step_poll(b->device, ticket, res)) {
+        fprintf(stderr, "the step failed\n");
+        exit(1);
+    }
+    return (double)(res->end_ns - res->begin_ns) * 1e-9;
+}
+
+static void one_line(struct bench *b, const char *what, uint32_t n, uint32_t position,
+                     uint32_t n_tokens, int runs)
+{
+    double times[MAX_RUNS];
+    struct lodge_step_result res;
+    run_step(b, n, position, n_tokens, &res);
+    double read = bench_read_rate(b->readers, b->cold, (size_t)128 << 20);
+    for (int i = 0; i < runs; i++)
+        times[i] = run_step(b, n, position, n_tokens, &res);
+    qsort(times, (size_t)runs, sizeof *times, by_value);
+    double t = times[runs / 2], bytes = (double)(res.weight_bytes + res.kv_bytes);
+    printf("%-8s batch %2u context %4u  %8.3f ms (least %8.3f)  %8.1f tokens/s  bytes/read rate "
+           "%5.1f%%\n",
+           what, n, position + n_tokens, t * 1e3, times[0] * 1e3, n * n_tokens / t,
+           100 * bytes / read / t);
+    fflush(stdout);
+}
+
+static int open_all(struct bench *b, const char *path, const struct lodge_device_config *cfg,
+                    struct lodge_model_file **model, struct lodge_error *e)
+{
+    b->backend = lodge_backend_cpu();
+    int err = lodge_model_open(path, 0, model, e);
+    if (err)
+        return err;
+    b->plan = lodge_model_plan(*model);
+    err = b->backend->open(cfg, &b->device, e);
+    if (err)
+        return err;
+    b->backend->info(b->device, &b->info);
+    err = lodge_plan_group(b->plan, b->info.page_tokens, b->info.kv_bytes, e);
+    if (!err)
+        err = b->backend->model_load(b->device, b->plan, NULL, NULL, e);
+    uint32_t n_pages = MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;
+    if (!err)
+        err = b->backend->pool_create(b->device, n_pages, e);
+    while (!err && b->backend->pool_touch(b->device, (size_t)64 << 20))
+        ;
+    b->tokens = calloc(PREFILL, sizeof *b->tokens);
+    b->pages = calloc(n_pages, sizeof *b->pages);
+    b->cold = calloc(1, (size_t)128 << 20);
+    if (!b->tokens || !b->pages || !b->cold)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory");
+    memset(b->cold, 1, (size_t)128 << 20);
+    for (uint32_t i = 0; i < PREFILL; i++)
+        b->tokens[i] = (i * 7919 + 13) % b->plan->n_vocab_text;
+    return err ? err : lodge_workers_create(cfg->n_threads, &b->readers, e);
+}
+
+int main(int argc, char **argv)
+{
+    struct lodge_device_config cfg = {
+        .max_rows = PREFILL, .max_slots = MAX_BATCH, .max_logit_rows = MAX_BATCH};
+    struct bench b = {0};
+    struct lodge_model_file *model = NULL;
+    struct lodge_error e = {0};
+    for (int i = 2; i + 1 < argc; i += 2)
+        if (strcmp(argv[i], "--isa") == 0)
+            cfg.isa = argv[i + 1];
+        else if (strcmp(argv[i], "--threads") == 0)
+            cfg.n_threads = (unsigned)atoi(argv[i + 1]);
+    cfg.n_threads = cfg.n_threads ? cfg.n_threads : lodge_cpu_count();
+    if (argc < 2 || open_all(&b, argv[1], &cfg, &model, &e)) {
+        fprintf(stderr, "%s\n",
+                argc < 2 ? "usage: bench_step MODEL [--isa RUNG] [--threads N]" : e.text);
+        return 2;
+    }
+    printf("%s\nread %.1f GB/s\n", b.info.name,
+           bench_read_rate(b.readers, b.cold, (size_t)128 << 20) * 1e-9);
+    one_line(&b, "prefill", 1, 0, PREFILL, 5);
+    for (uint32_t context = 128; context <= 512; context *= 4)
+        for (uint32_t n = 1; n <= MAX_BATCH; n *= n < 8 ? 8 : n < 32 ? 4 : 2)
+            one_line(&b, "decode", n, context - 1, 1, MAX_RUNS);
+    b.backend->close(b.device);
+    lodge_model_close(model);
+    lodge_workers_destroy(b.readers);
+    free(b.tokens);
+    free(b.pages);
+    free(b.cold);
+    return 0;
+}
