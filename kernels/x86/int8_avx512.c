@@ -71,20 +71,18 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const uint8_t *tile, fl
         acc[i][0] = acc[i][1] = _mm512_setzero_ps();
     for (uint32_t b = 0; b < kp / 32; b++, t += 8 * m, scale += m, sum += m) {
         __m512i dot[6][2];
-        __m512 w0 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)panel));
-        __m512 w1 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(panel + 32)));
         if (f == LODGE_FMT_Q8_0)
             dots_q8(panel + 64, t, sum, m, dot, &next);
         else
             dots_q4(panel + (f == LODGE_FMT_Q4_1 ? 128 : 64), t, sum, f == LODGE_FMT_Q4_1 ? 0 : 8,
                     m, dot, &next);
+#pragma GCC unroll 2
+        for (unsigned v = 0; v < 2; v++) { /* one vector after the other: dots leave registers */
+            __m512 w = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(panel + 32 * v)));
 #pragma GCC unroll 6
-        for (unsigned i = 0; i < m; i++) {
-            __m512 d = _mm512_set1_ps(scale[i]);
-            acc[i][0] =
-                _mm512_fmadd_ps(_mm512_mul_ps(w0, d), _mm512_cvtepi32_ps(dot[i][0]), acc[i][0]);
-            acc[i][1] =
-                _mm512_fmadd_ps(_mm512_mul_ps(w1, d), _mm512_cvtepi32_ps(dot[i][1]), acc[i][1]);
+            for (unsigned i = 0; i < m; i++)
+                acc[i][v] = _mm512_fmadd_ps(_mm512_mul_ps(w, _mm512_set1_ps(scale[i])),
+                                            _mm512_cvtepi32_ps(dot[i][v]), acc[i][v]);
         }
         if (f == LODGE_FMT_Q4_1) {
             __m512 m0 = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(panel + 64)));

