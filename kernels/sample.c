@@ -2,6 +2,8 @@
  * only what can be kept. */
 #include "kernels/sample.h"
 
+#include "kernels/ref/math.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,24 +16,33 @@ struct candidate {
     uint32_t token;
 };
 
-/* Scratch: an edited copy of the row, then the candidates. */
+/* Distance of a kept token's surprise from the entropy. */
+struct typical_key {
+    double distance;
+    uint32_t index;
+};
+
+/* Scratch: an edited copy of the row, the candidates, and what typical_p sorts. */
 struct work {
     float *logits;
     struct candidate *kept;
+    struct typical_key *keys;
     uint32_t n_kept;
+    float most; /* of logits */
 };
 
 size_t lodge_sample_scratch_bytes(uint32_t n_vocab)
 {
     size_t n = ((size_t)n_vocab + BLOCK - 1) / BLOCK * BLOCK;
-    return n * (sizeof(float) + sizeof(struct candidate)) + 64;
+    return n * (sizeof(float) + sizeof(struct candidate) + sizeof(struct typical_key)) + 64;
 }
 
 static struct work work_in(void *scratch, uint32_t n_vocab)
 {
     size_t n = ((size_t)n_vocab + BLOCK - 1) / BLOCK * BLOCK;
     float *logits = scratch;
-    return (struct work){logits, (struct candidate *)(logits + n), 0};
+    struct candidate *kept = (struct candidate *)(logits + n);
+    return (struct work){.logits = logits, .kept = kept, .keys = (struct typical_key *)(kept + n)};
 }
 
 void lodge_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4])
@@ -66,10 +77,9 @@ static float noise(const struct lodge_sampling *s, uint32_t position, uint32_t t
     return gumbel(word[token % 4]);
 }
 
-/* Largest of a row; NaN never wins. Smallest index on ties; n when nothing is finite or above. */
-static uint32_t largest(const float *x, uint32_t n)
+static uint32_t plain_argmax(const float *x, uint32_t n)
 {
-    uint32_t best = n;
+    uint32_t best = 0;
     float most = -INFINITY;
     for (uint32_t i = 0; i < n; i++)
         if (x[i] > most) {
@@ -79,34 +89,46 @@ static uint32_t largest(const float *x, uint32_t n)
     return best;
 }
 
-/* ---- raw log-probabilities ------------------------------------------------------------------ */
-
-/* log of the sum of exp over the row, in a fixed order: 8 double lanes. */
-static double log_sum(const float *raw, uint32_t n, float most)
+static double plain_exp_sum(const float *x, uint32_t n, float most)
 {
-    double lanes[8] = {0};
-    for (uint32_t i = 0; i < n; i++) {
-        float e = raw[i] - most;
-        lanes[i % 8] += e > -80 ? (double)expf(e) : 0;
-    }
-    double sum = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-                 ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-    return (double)most + log(sum);
+    double lanes[16] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        lanes[i % 16] += (double)lodge_ref_exp(x[i] - most);
+    for (uint32_t half = 8; half; half /= 2)
+        for (uint32_t j = 0; j < half; j++)
+            lanes[j] += lanes[j + half];
+    return lanes[0];
 }
 
-void lodge_score(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text, uint32_t token,
-                 void *scratch, struct lodge_sampled *out)
+const struct lodge_row_ops lodge_row_ops_ref = {plain_exp_sum, plain_argmax};
+
+/* Largest of a row; n when nothing is above -inf. */
+static uint32_t largest(const struct lodge_row_ops *ops, const float *x, uint32_t n)
+{
+    uint32_t best = n ? ops->argmax(x, n) : 0;
+    return n && x[best] > -INFINITY ? best : n;
+}
+
+/* ---- raw log-probabilities ------------------------------------------------------------------ */
+
+static double log_sum(const struct lodge_row_ops *ops, const float *raw, uint32_t n, float most)
+{
+    return (double)most + log(ops->exp_sum(raw, n, most));
+}
+
+void lodge_score(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
+                 uint32_t n_vocab_text, uint32_t token, void *scratch, struct lodge_sampled *out)
 {
     (void)n_vocab;
     (void)scratch;
     *out = (struct lodge_sampled){.token = token};
-    uint32_t best = largest(raw, n_vocab_text);
+    uint32_t best = largest(ops, raw, n_vocab_text);
     if (best == n_vocab_text || token >= n_vocab_text) {
         out->fault = best == n_vocab_text;
         out->logprob = -INFINITY;
         return;
     }
-    out->logprob = (float)((double)raw[token] - log_sum(raw, n_vocab_text, raw[best]));
+    out->logprob = (float)((double)raw[token] - log_sum(ops, raw, n_vocab_text, raw[best]));
     out->rank = 1;
     for (uint32_t i = 0; i < n_vocab_text; i++)
         out->rank += raw[i] > raw[token];
@@ -117,12 +139,12 @@ static bool better(struct lodge_top a, struct lodge_top b)
     return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
 }
 
-uint32_t lodge_top_logprobs(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text, uint32_t n,
-                            void *scratch, struct lodge_top *out)
+uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
+                            uint32_t n_vocab_text, uint32_t n, void *scratch, struct lodge_top *out)
 {
     (void)n_vocab;
     (void)scratch;
-    uint32_t got = 0, best = largest(raw, n_vocab_text);
+    uint32_t got = 0, best = largest(ops, raw, n_vocab_text);
     if (best == n_vocab_text || !n)
         return 0;
     for (uint32_t i = 0; i < n_vocab_text; i++) {
@@ -136,7 +158,7 @@ uint32_t lodge_top_logprobs(const float *raw, uint32_t n_vocab, uint32_t n_vocab
         }
         out[at] = t;
     }
-    double total = log_sum(raw, n_vocab_text, raw[best]);
+    double total = log_sum(ops, raw, n_vocab_text, raw[best]);
     for (uint32_t i = 0; i < got; i++)
         out[i].logprob = (float)((double)out[i].logprob - total);
     return got;
@@ -234,11 +256,6 @@ static double mass(const struct candidate *c, uint32_t n, float most)
     return sum;
 }
 
-struct typical_key {
-    double distance;
-    uint32_t index;
-};
-
 static int by_distance(const void *a, const void *b)
 {
     const struct typical_key *x = a, *y = b;
@@ -247,39 +264,35 @@ static int by_distance(const void *a, const void *b)
     return (x->index > y->index) - (x->index < y->index);
 }
 
+static int by_index(const void *a, const void *b)
+{
+    const struct typical_key *x = a, *y = b;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
 /* Locally typical sampling: those whose surprise is nearest to the entropy, up to mass p. The
- * kept must be sorted; they stay so. Without memory for keys everything is kept. */
+ * kept must be sorted; they stay so. */
 static void keep_typical(struct work *w, float p)
 {
     float most = w->kept[0].logit;
     double total = log(mass(w->kept, w->n_kept, most)), entropy = 0;
-    struct typical_key *key = malloc(w->n_kept * sizeof *key);
-    unsigned char *keep = key ? calloc(w->n_kept, 1) : NULL;
-    if (!keep) {
-        free(key);
-        return;
-    }
     for (uint32_t i = 0; i < w->n_kept; i++) {
         double lp = (double)w->kept[i].logit - (double)most - total;
         entropy -= exp(lp) * lp;
     }
     for (uint32_t i = 0; i < w->n_kept; i++) {
         double lp = (double)w->kept[i].logit - (double)most - total;
-        key[i] = (struct typical_key){fabs(-lp - entropy), i};
+        w->keys[i] = (struct typical_key){fabs(-lp - entropy), i};
     }
-    qsort(key, w->n_kept, sizeof *key, by_distance);
+    qsort(w->keys, w->n_kept, sizeof *w->keys, by_distance);
     double sum = 0;
-    for (uint32_t i = 0; i < w->n_kept && (i == 0 || sum < (double)p); i++) {
-        keep[key[i].index] = 1;
-        sum += exp((double)w->kept[key[i].index].logit - (double)most - total);
-    }
     uint32_t n = 0;
-    for (uint32_t i = 0; i < w->n_kept; i++)
-        if (keep[i])
-            w->kept[n++] = w->kept[i];
+    while (n < w->n_kept && (n == 0 || sum < (double)p))
+        sum += exp((double)w->kept[w->keys[n++].index].logit - (double)most - total);
+    qsort(w->keys, n, sizeof *w->keys, by_index);
+    for (uint32_t i = 0; i < n; i++)
+        w->kept[i] = w->kept[w->keys[i].index];
     w->n_kept = n;
-    free(keep);
-    free(key);
 }
 
 /* Sorted kept: the fewest that reach mass p of `total` (exp-sum relative to the largest). */
@@ -299,15 +312,9 @@ static bool keep_top_p(struct work *w, float p, double total)
 
 /* top_p over the whole row: only tokens near the largest are gathered and sorted, further out
  * until the mass is there. */
-static void keep_top_p_wide(struct work *w, const float *logits, uint32_t n, float most, float p)
+static void keep_top_p_wide(struct work *w, const float *logits, uint32_t n, float p, double total)
 {
-    double lanes[8] = {0};
-    for (uint32_t i = 0; i < n; i++) {
-        float d = logits[i] - most;
-        lanes[i % 8] += d > -80 ? (double)expf(d) : 0;
-    }
-    double total =
-        lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
+    float most = w->most;
     for (float reach = 3; reach < 400; reach *= 2) {
         keep_from(w, logits, n, most - reach);
         qsort(w->kept, w->n_kept, sizeof *w->kept, by_logit);
@@ -317,7 +324,7 @@ static void keep_top_p_wide(struct work *w, const float *logits, uint32_t n, flo
 }
 
 /* Narrows the row by top_k, typical_p, top_p and min_p; n_kept 0 means: all are kept. */
-static void narrow(struct work *w, const float *logits, uint32_t n, float most,
+static void narrow(const struct lodge_row_ops *ops, struct work *w, const float *logits, uint32_t n,
                    const struct lodge_sampling *s)
 {
     bool k = s->top_k && s->top_k < n, typical = s->typical_p < 1,
@@ -326,9 +333,9 @@ static void narrow(struct work *w, const float *logits, uint32_t n, float most,
     if (!k && !typical && !p && !min)
         return;
     if (p && !k && !typical) {
-        keep_top_p_wide(w, logits, n, most, s->top_p);
+        keep_top_p_wide(w, logits, n, s->top_p, ops->exp_sum(logits, n, w->most));
     } else {
-        keep_from(w, logits, n, k || typical || p ? -INFINITY : most + logf(s->min_p));
+        keep_from(w, logits, n, k || typical || p ? -INFINITY : w->most + logf(s->min_p));
         if (k && s->top_k < w->n_kept) {
             select_best(w->kept, w->n_kept, s->top_k);
             w->n_kept = s->top_k;
@@ -403,9 +410,9 @@ static uint32_t draw_kept(const struct work *w, const struct lodge_sampling *s, 
     return b.token;
 }
 
-void lodge_sample(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text,
-                  const struct lodge_sampling *s, uint32_t position, bool want_logprob,
-                  void *scratch, struct lodge_sampled *out)
+void lodge_sample(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
+                  uint32_t n_vocab_text, const struct lodge_sampling *s, uint32_t position,
+                  bool want_logprob, void *scratch, struct lodge_sampled *out)
 {
     uint32_t n = n_vocab_text;
     struct work w = work_in(scratch, n_vocab);
@@ -415,9 +422,9 @@ void lodge_sample(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text,
         edit(&w, raw, n, s);
         logits = w.logits;
     }
-    uint32_t top = largest(logits, n);
+    uint32_t top = largest(ops, logits, n);
     if (top == n) { /* everything removed, or nothing finite */
-        top = largest(raw, n);
+        top = largest(ops, raw, n);
         out->fault = top == n;
         out->exhausted = !out->fault;
         out->token = out->fault ? 0 : top;
@@ -427,13 +434,14 @@ void lodge_sample(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text,
         float inverse = 1.0f / s->temperature;
         for (uint32_t i = 0; i < n; i++)
             w.logits[i] = logits[i] * inverse;
-        narrow(&w, w.logits, n, w.logits[top], s);
+        w.most = w.logits[top];
+        narrow(ops, &w, w.logits, n, s);
         out->token =
             w.n_kept ? draw_kept(&w, s, position) : draw_all(w.logits, n, top, s, position);
     }
     if (want_logprob && !out->fault) {
         struct lodge_sampled scored;
-        lodge_score(raw, n_vocab, n_vocab_text, out->token, scratch, &scored);
+        lodge_score(ops, raw, n_vocab, n_vocab_text, out->token, scratch, &scored);
         out->logprob = scored.logprob;
         out->rank = scored.rank;
     }

@@ -73,20 +73,33 @@ struct lodge_sampled {
     bool fault;
 };
 
+/* Passes over a whole row; a backend brings fast ones of the same bits. */
+struct lodge_row_ops {
+    /* Sum of exp(x[i] - most), exp as lodge_ref_exp (kernels/ref/math.h): 16 lanes of doubles,
+     * lane i % 16 in rising i, added by halves. */
+    double (*exp_sum)(const float *x, uint32_t n, float most);
+    /* Index of the largest element, the smallest on ties; NaN counts as -inf; 0 when no element is
+     * above -inf. */
+    uint32_t (*argmax)(const float *x, uint32_t n);
+};
+/* The plain ones. */
+extern const struct lodge_row_ops lodge_row_ops_ref;
+
 /* Bytes of scratch that the functions below need for a vocabulary. */
 size_t lodge_sample_scratch_bytes(uint32_t n_vocab);
 
 /* Draws one token. raw: (n_vocab) fp32. scratch: as above, 64-byte aligned. If want_logprob is
  * false, logprob and rank may be left 0. */
-void lodge_sample(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text,
-                  const struct lodge_sampling *s, uint32_t position, bool want_logprob,
-                  void *scratch, struct lodge_sampled *out);
+void lodge_sample(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
+                  uint32_t n_vocab_text, const struct lodge_sampling *s, uint32_t position,
+                  bool want_logprob, void *scratch, struct lodge_sampled *out);
 /* Raw log-probability and rank of a given token. */
-void lodge_score(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text, uint32_t token,
-                 void *scratch, struct lodge_sampled *out);
+void lodge_score(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
+                 uint32_t n_vocab_text, uint32_t token, void *scratch, struct lodge_sampled *out);
 /* The n largest raw log-probabilities, descending, ties by smaller id. Returns how many. */
-uint32_t lodge_top_logprobs(const float *raw, uint32_t n_vocab, uint32_t n_vocab_text, uint32_t n,
-                            void *scratch, struct lodge_top *out);
+uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
+                            uint32_t n_vocab_text, uint32_t n, void *scratch,
+                            struct lodge_top *out);
 
 /* Philox4x32-10. */
 void lodge_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4]);

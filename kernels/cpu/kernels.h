@@ -32,6 +32,7 @@
 
 #include "kernels/format.h"
 #include "kernels/plan.h"
+#include "kernels/sample.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -128,8 +129,7 @@ struct lodge_cpu_kernels {
     /* Stores key and value of token t (< 32) of one kv head. */
     void (*kv_store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
     void (*attn)(struct lodge_attn_call *c);
-    /* Index of the largest element, the smallest on ties; NaN counts as -inf. */
-    uint32_t (*argmax)(const float *x, uint32_t n);
+    struct lodge_row_ops row; /* over logits */
 };
 
 /* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", or NULL for the best that the

@@ -32,19 +32,19 @@ static void finish_entry(struct lodge_device *d, uint32_t i, const float *logits
         uint32_t target = r->index + 1 < row->n_tokens
                               ? d->step->tokens[row->first_token + r->index + 1]
                               : row->next_token;
-        lodge_score(logits, p->n_vocab, p->n_vocab_text, target, scratch, &r->value);
+        lodge_score(&d->k.row, logits, p->n_vocab, p->n_vocab_text, target, scratch, &r->value);
     } else if (row->sampling->temperature < 1e-5f && !row->sampling->n_bias &&
                !row->sampling->n_allowed && !row->sampling->n_banned && !row->sampling->n_counts &&
                !row->want_logprob) {
-        r->value = (struct lodge_sampled){.token = d->k.argmax(logits, p->n_vocab_text)};
+        r->value = (struct lodge_sampled){.token = d->k.row.argmax(logits, p->n_vocab_text)};
         r->value.fault = !(logits[r->value.token] > -INFINITY);
     } else {
-        lodge_sample(logits, p->n_vocab, p->n_vocab_text, row->sampling, position + 1,
+        lodge_sample(&d->k.row, logits, p->n_vocab, p->n_vocab_text, row->sampling, position + 1,
                      row->want_logprob, scratch, &r->value);
     }
     r->first_top = i * LODGE_MAX_STEP_TOPS;
     r->n_top = row->n_top ? lodge_top_logprobs(
-                                logits, p->n_vocab, p->n_vocab_text,
+                                &d->k.row, logits, p->n_vocab, p->n_vocab_text,
                                 row->n_top < LODGE_MAX_STEP_TOPS ? row->n_top : LODGE_MAX_STEP_TOPS,
                                 scratch, d->tops + r->first_top)
                           : 0;

@@ -245,18 +245,6 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     }
 }
 
-static uint32_t argmax(const float *x, uint32_t n)
-{
-    uint32_t best = 0;
-    float most = -INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        if (x[i] > most) {
-            most = x[i];
-            best = i;
-        }
-    return best;
-}
-
 /* ---- attention ---------------------------------------------------------------------------------
  */
 
@@ -342,5 +330,5 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;
     k->attn = attn;
-    k->argmax = argmax;
+    k->row = lodge_row_ops_ref;
 }

@@ -190,6 +190,26 @@ static uint32_t argmax(const float *x, uint32_t n)
     return 0;
 }
 
+static double exp_sum(const float *x, uint32_t n, float most)
+{
+    __m256d lanes[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
+                        _mm256_setzero_pd()};
+    const __m256 base = _mm256_set1_ps(most);
+    for (uint32_t i = 0; i < n; i += 16)
+        for (uint32_t h = 0; h < 2 && i + 8 * h < n; h++) {
+            uint32_t left = n - i - 8 * h;
+            __m256 e = exp8(_mm256_sub_ps(load_tail(x + i + 8 * h, left), base));
+            if (left < 8)
+                e = _mm256_and_ps(e, _mm256_castsi256_ps(first_lanes(left)));
+            lanes[2 * h] = _mm256_add_pd(lanes[2 * h], _mm256_cvtps_pd(_mm256_castps256_ps128(e)));
+            lanes[2 * h + 1] =
+                _mm256_add_pd(lanes[2 * h + 1], _mm256_cvtps_pd(_mm256_extractf128_ps(e, 1)));
+        }
+    __m256d a = _mm256_add_pd(_mm256_add_pd(lanes[0], lanes[2]), _mm256_add_pd(lanes[1], lanes[3]));
+    __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
+}
+
 void lodge_avx2_rows(struct lodge_cpu_kernels *k)
 {
     k->act_pack[LODGE_ACT_BF16] = pack_bf16;
@@ -200,5 +220,5 @@ void lodge_avx2_rows(struct lodge_cpu_kernels *k)
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;
-    k->argmax = argmax;
+    k->row = (struct lodge_row_ops){exp_sum, argmax};
 }

@@ -182,6 +182,22 @@ static uint32_t argmax(const float *x, uint32_t n)
     return 0;
 }
 
+static double exp_sum(const float *x, uint32_t n, float most)
+{
+    __m512d low = _mm512_setzero_pd(), high = low;
+    const __m512 base = _mm512_set1_ps(most);
+    for (uint32_t i = 0; i < n; i += 16) {
+        __m512 e = exp16(_mm512_sub_ps(load_tail(x + i, n - i), base));
+        e = _mm512_maskz_mov_ps(first_lanes(n - i), e);
+        low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(e)));
+        high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(e, 1)));
+    }
+    __m512d v = _mm512_add_pd(low, high);
+    __m256d a = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+    __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
+}
+
 void RUNG(rows)(struct lodge_cpu_kernels *k)
 {
     k->act_pack[LODGE_ACT_F32] = pack_f32;
@@ -193,5 +209,5 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;
-    k->argmax = argmax;
+    k->row = (struct lodge_row_ops){exp_sum, argmax};
 }

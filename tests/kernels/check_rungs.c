@@ -213,7 +213,9 @@ START_TEST(rows_equal)
             k[0].to_bf16(x, len, (len + 15) / 16 * 16, ha);
             k[i].to_bf16(x, len, (len + 15) / 16 * 16, hb);
             ck_assert_msg(equal(ha, hb, sizeof ha), "%s to_bf16 of %u", k[i].name, len);
-            ck_assert_uint_eq(k[0].argmax(x, len), k[i].argmax(x, len));
+            ck_assert_uint_eq(k[0].row.argmax(x, len), k[i].row.argmax(x, len));
+            double sums[2] = {k[0].row.exp_sum(x, len, x[3]), k[i].row.exp_sum(x, len, x[3])};
+            ck_assert_msg(equal(&sums[0], &sums[1], 8), "%s exp_sum of %u", k[i].name, len);
         }
     }
 }
