@@ -80,7 +80,10 @@ void lodge_stream_take(struct lodge_stream *s, struct lodge_buf *out)
 
 int lodge_ready_init(struct lodge_ready *r)
 {
-    *r = (struct lodge_ready){0};
+    *r = (struct lodge_ready){.room = 1024};
+    r->ids = calloc(r->room, sizeof *r->ids);
+    if (!r->ids)
+        return LODGE_ERR_NOMEM;
     return pthread_mutex_init(&r->lock, NULL) ? LODGE_ERR_NOMEM : 0;
 }
 
