@@ -127,7 +127,6 @@ static void release_pages(struct lodge_sched *s, struct lodge_seq *q)
         for (uint32_t g = 0; g < s->n_groups; g++)
             if (b >= q->freed_front[g])
                 let_go(s, g, *page_at(q, g, b));
-    memset(q->freed_front, 0, s->n_groups * sizeof *q->freed_front);
     q->n_blocks = 0;
     q->n_keys = 0;
     q->n_computed = 0;
@@ -275,10 +274,8 @@ static void fork_pages(struct lodge_sched *s, struct lodge_seq *q, const struct 
                 hold(s, g, *page_at(q, g, b));
         }
     }
-    uint32_t known = from->n_hashed < full ? from->n_hashed : full;
-    memcpy(q->keys, from->keys, known * sizeof *q->keys);
-    q->n_hashed = q->n_hashed > known ? q->n_hashed : known;
-    q->n_keys = from->n_keys < full ? from->n_keys : full;
+    memcpy(q->keys, from->keys, full * sizeof *q->keys);
+    q->n_hashed = q->n_keys = full;
     q->n_blocks = full;
     q->n_computed = full * s->page_tokens;
     fork_partial(s, q, from);

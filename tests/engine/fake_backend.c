@@ -122,7 +122,9 @@ static void copy_pages(struct lodge_device *d, const struct lodge_step *s)
 {
     for (uint32_t i = 0; i < s->n_copies; i++) {
         const struct lodge_page_copy *c = &s->copies[i];
+        const struct lodge_page *pages = d->f->en->pool.pages;
         TEST_CHECK(c->from != c->to && c->n_tokens && c->n_tokens < d->page_tokens);
+        TEST_CHECK(pages[c->from].refs && pages[c->to].refs == 1, "a copy of a page that is gone");
         memcpy(d->places + (size_t)c->to * d->page_tokens,
                d->places + (size_t)c->from * d->page_tokens, c->n_tokens * sizeof *d->places);
     }
