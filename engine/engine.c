@@ -7,11 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IDLE_WAIT_NS 50000000u
-#define TOUCH_BYTES ((size_t)8 << 20)
+/* With nothing to do the thread sleeps until a message comes or it is woken; the bound only keeps
+ * the sum of clock and wait in range. */
+#define IDLE_WAIT_NS 3600000000000u
+/* Background work between two looks at the inbox: a millisecond or so. */
+#define TOUCH_BYTES ((size_t)1 << 20)
 
-/* ---- streams by id
- * ------------------------------------------------------------------------------------ */
+/* ---- streams by id ---- */
 
 void lodge_streams_put(struct lodge_engine *en, struct lodge_stream *s)
 {
@@ -43,8 +45,7 @@ void lodge_streams_remove(struct lodge_engine *en, struct lodge_stream *s)
     pthread_mutex_unlock(&en->streams_lock);
 }
 
-/* ---- the engine thread
- * ---------------------------------------------------------------------------------- */
+/* ---- the engine thread ---- */
 
 static void set_root(struct lodge_engine *en, struct lodge_inflight *q)
 {
@@ -104,11 +105,11 @@ static struct lodge_inflight *find_request(const struct lodge_engine *en, uint64
     return q;
 }
 
-static void take_messages(struct lodge_engine *en, struct lodge_buf *in, uint64_t wait_ns)
+static void take_messages(struct lodge_engine *en, uint64_t wait_ns)
 {
-    lodge_mailbox_take(&en->inbox, in, wait_ns);
+    lodge_mailbox_take(&en->inbox, &en->messages, wait_ns);
     size_t at = 0;
-    for (const struct lodge_record *r; (r = lodge_record_next(in, &at));) {
+    for (const struct lodge_record *r; (r = lodge_record_next(&en->messages, &at));) {
         if (r->kind == LODGE_MSG_SUBMIT) {
             take_submit(en, r);
         } else if (r->kind == LODGE_MSG_CANCEL) {
@@ -120,13 +121,17 @@ static void take_messages(struct lodge_engine *en, struct lodge_buf *in, uint64_
     }
 }
 
-static void expire(struct lodge_engine *en)
+/* Ends requests whose deadline passed, and those whose stream was closed while the inbox had no
+ * room for the message. */
+static void sweep(struct lodge_engine *en)
 {
     uint64_t now = lodge_now_ns();
     struct lodge_inflight *next;
     for (struct lodge_inflight *q = en->requests; q; q = next) {
         next = q->next;
-        if (q->deadline_ns && now >= q->deadline_ns)
+        if (atomic_load(&q->stream->closed))
+            lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
+        else if (q->deadline_ns && now >= q->deadline_ns)
             lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_TIMEOUT);
     }
 }
@@ -157,27 +162,35 @@ static void notify(struct lodge_engine *en)
     en->any_event = false;
 }
 
-static void *engine_main(void *arg)
+bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
 {
-    struct lodge_engine *en = arg;
-    struct lodge_buf in;
-    lodge_buf_init(&in, SIZE_MAX / 4);
-    bool busy = false, untouched = true;
-    while (!atomic_load(&en->stop)) {
-        take_messages(en, &in, busy || untouched ? 0 : IDLE_WAIT_NS);
-        expire(en);
-        busy = lodge_engine_step(en);
-        publish_stats(en);
-        notify(en);
-        if (!busy && untouched)
-            untouched = en->backend->pool_touch && en->backend->pool_touch(en->device, TOUCH_BYTES);
-    }
-    take_messages(en, &in, 0);
+    take_messages(en, wait_ns);
+    sweep(en);
+    bool busy = lodge_engine_step(en);
+    publish_stats(en);
+    notify(en);
+    return busy;
+}
+
+void lodge_engine_abort_all(struct lodge_engine *en)
+{
+    take_messages(en, 0);
     while (en->requests)
         lodge_output_abort(en, en->requests, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
     publish_stats(en);
     notify(en);
-    lodge_buf_finish(&in);
+}
+
+static void *engine_main(void *arg)
+{
+    struct lodge_engine *en = arg;
+    bool busy = false, untouched = en->backend->pool_touch != NULL;
+    while (!atomic_load(&en->stop)) {
+        busy = lodge_engine_turn(en, busy || untouched ? 0 : IDLE_WAIT_NS);
+        if (!busy && untouched)
+            untouched = en->backend->pool_touch(en->device, TOUCH_BYTES);
+    }
+    lodge_engine_abort_all(en);
     return NULL;
 }
 
@@ -190,8 +203,7 @@ int lodge_engine_start(struct lodge_engine *en, struct lodge_error *e)
     return 0;
 }
 
-/* ---- the other side
- * ---------------------------------------------------------------------------------------- */
+/* ---- the other side ---- */
 
 static int check_ids(const struct lodge_engine *en, const char *field, const uint32_t *ids,
                      uint32_t n, struct lodge_error *e)
@@ -294,6 +306,7 @@ void lodge_stream_close(struct lodge_stream *s)
     if (!s)
         return;
     atomic_store(&s->closed, true);
+    /* Should the inbox be full, the engine sees `closed` in its next turn. */
     if (!atomic_load(&s->finished)) {
         struct lodge_cancel_message m = {.head = {.n_bytes = sizeof m, .kind = LODGE_MSG_CANCEL},
                                          .id = s->id};

@@ -33,8 +33,9 @@ struct lodge_engine {
     uint32_t *step_tokens;
     uint32_t *step_pages;
     size_t step_page_room;
-    struct lodge_buf text; /* scratch: detokenised, after stops */
-    struct lodge_buf raw;  /* scratch: detokenised */
+    struct lodge_buf text;     /* scratch: detokenised, after stops */
+    struct lodge_buf raw;      /* scratch: detokenised */
+    struct lodge_buf messages; /* taken from the inbox */
     bool any_event;
 
     pthread_t thread;
@@ -54,14 +55,25 @@ struct lodge_engine {
     struct lodge_engine_stats live; /* the engine thread's copy */
 };
 
-/* load.c: everything but the thread. With a backend given (tests), its device replaces the
- * configured one. */
-int lodge_engine_load(struct lodge_engine *en, const struct lodge_engine_config *cfg,
-                      bool only_plan, struct lodge_engine_memory *memory, struct lodge_error *e);
-/* Pool, scheduler and step arrays for a loaded model of n_pages pages. */
+/* load.c. A test that brings its own plan, tokenizer and backend fills them in after create (with
+ * device_info, and info's max_model_len, page_tokens and n_vocab) and goes on with prepare. */
+
+/* An empty engine with the defaults of a configuration filled in; NULL without memory. */
+struct lodge_engine *lodge_engine_create(const struct lodge_engine_config *cfg);
+/* Model, tokenizer, templates, device, pool: everything but the thread. */
+int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engine_memory *memory,
+                      struct lodge_error *e);
+/* Bookkeeping for a loaded model and n_pages pages. */
 int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e);
-int lodge_engine_start(struct lodge_engine *en, struct lodge_error *e);
 void lodge_engine_free(struct lodge_engine *en);
+
+/* engine.c */
+int lodge_engine_start(struct lodge_engine *en, struct lodge_error *e);
+/* One turn of the engine thread: messages (waits for the first at most wait_ns), deadlines, a
+ * step, news. False when there was nothing to compute. */
+bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns);
+/* The thread's last turn: ends every request. */
+void lodge_engine_abort_all(struct lodge_engine *en);
 
 /* step.c: plans, runs and accounts one step; false when there was nothing to do. */
 bool lodge_engine_step(struct lodge_engine *en);

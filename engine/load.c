@@ -55,14 +55,27 @@ static int open_backend(struct lodge_engine *en, struct lodge_error *e)
     return err;
 }
 
-/* ---- memory
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- memory ---- */
 
-static uint32_t pages_for(const struct lodge_engine *en, uint32_t n_tokens)
+/* Most pages that one sequence of this length holds at one time. */
+static uint64_t pages_for(const struct lodge_engine *en, uint64_t n_tokens)
 {
-    uint32_t t = en->device_info.page_tokens;
-    return (uint32_t)(((uint64_t)n_tokens + t - 1) / t) * en->plan->n_groups;
+    return lodge_sched_pages(en->plan, en->device_info.page_tokens, en->cfg.max_step_tokens,
+                             n_tokens);
+}
+
+/* The longest sequence, in whole blocks and at most `most` tokens, that a pool holds. */
+static uint32_t context_for(const struct lodge_engine *en, uint32_t n_pages, uint32_t most)
+{
+    uint32_t t = en->device_info.page_tokens, fits = 0, too_many = most / t + 1;
+    while (too_many - fits > 1) {
+        uint32_t middle = fits + (too_many - fits) / 2;
+        if (pages_for(en, (uint64_t)middle * t) <= n_pages)
+            fits = middle;
+        else
+            too_many = middle;
+    }
+    return fits * t;
 }
 
 static uint32_t model_context(const struct lodge_engine *en)
@@ -79,13 +92,12 @@ static int settle_context(const struct lodge_engine *en, struct lodge_engine_mem
     m->max_model_len = model_context(en);
     if (pages_for(en, m->max_model_len) <= m->n_pages)
         return 0;
+    uint32_t fits = context_for(en, m->n_pages, m->max_model_len);
     if (en->cfg.max_model_len)
         return lodge_fail(e, LODGE_ERR_NOMEM,
                           "not enough memory: the pool of %llu MiB holds %u tokens, but "
                           "--max-model-len is %u; raise --pool-bytes or lower --max-model-len",
-                          (unsigned long long)(m->pool_bytes >> 20),
-                          m->n_pages / en->plan->n_groups * m->page_tokens, m->max_model_len);
-    uint32_t fits = m->n_pages / en->plan->n_groups * m->page_tokens;
+                          (unsigned long long)(m->pool_bytes >> 20), fits, m->max_model_len);
     if (fits < m->page_tokens)
         return lodge_fail(e, LODGE_ERR_NOMEM,
                           "not enough memory for a pool: %llu MiB hold not even one page; raise "
@@ -121,7 +133,7 @@ static int plan_memory(struct lodge_engine *en, struct lodge_engine_memory *m,
                           (unsigned long long)(fixed >> 20),
                           (unsigned long long)(m->free_bytes >> 20));
     /* By default half of what is left, and no more than all sequences at full length can use. */
-    uint64_t most = (uint64_t)pages_for(en, model_context(en)) * en->cfg.max_seqs * m->page_bytes;
+    uint64_t most = pages_for(en, model_context(en)) * en->cfg.max_seqs * m->page_bytes;
     uint64_t pool = en->cfg.pool_bytes ? en->cfg.pool_bytes : (m->free_bytes - fixed) / 2;
     if (!en->cfg.pool_bytes && pool > most)
         pool = most;
@@ -138,8 +150,7 @@ static int plan_memory(struct lodge_engine *en, struct lodge_engine_memory *m,
     return settle_context(en, m, e);
 }
 
-/* ---- the text side
- * ------------------------------------------------------------------------------------------- */
+/* ---- the text side ---- */
 
 static int parse_template(const struct lodge_engine *en, const char *text, const char *which,
                           struct lodge_template **out, struct lodge_error *e)
@@ -201,14 +212,33 @@ static void set_info(struct lodge_engine *en, const struct lodge_engine_memory *
     };
 }
 
-/* ---- together
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- together ---- */
+
+/* Text of one step; holds any single token without growing. */
+static bool init_scratch(struct lodge_buf *b)
+{
+    lodge_buf_init(b, (size_t)64 << 20);
+    bool ok = lodge_buf_extend(b, 4096) != NULL;
+    lodge_buf_clear(b);
+    return ok;
+}
+
+#ifdef LODGE_POISON_PAGES
+static void poison(void *cookie, uint32_t page)
+{
+    struct lodge_engine *en = cookie;
+    en->backend->page_poison(en->device, page);
+}
+#endif
 
 int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e)
 {
     const struct lodge_engine_config *c = &en->cfg;
     int err = lodge_pool_init(&en->pool, n_pages, e);
+#ifdef LODGE_POISON_PAGES
+    en->pool.on_free = en->backend->page_poison ? poison : NULL;
+    en->pool.cookie = en;
+#endif
     if (!err)
         err = lodge_prefix_init(&en->prefix, &en->pool, en->plan->n_groups,
                                 en->device_info.page_tokens, e);
@@ -221,25 +251,25 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
                                en->device_info.page_tokens, e);
     if (err)
         return err;
-    /* Block tables of a step: pages that exist, and each sequence's own count of shared ones. */
-    uint64_t per_seq = pages_for(en, en->info.max_model_len) + 2u * en->plan->n_groups;
+    /* Block tables of a step. */
+    uint64_t t = en->device_info.page_tokens;
+    uint64_t per_seq = (en->info.max_model_len + t - 1) / t * en->plan->n_groups;
     en->step_page_room = (size_t)(per_seq * c->max_seqs);
     en->rows = calloc(c->max_seqs, sizeof *en->rows);
     en->step_tokens = calloc(c->max_step_tokens, sizeof *en->step_tokens);
     en->step_pages = calloc(en->step_page_room, sizeof *en->step_pages);
-    lodge_buf_init(&en->text, (size_t)64 << 20);
-    lodge_buf_init(&en->raw, (size_t)64 << 20);
-    if (!en->rows || !en->step_tokens || !en->step_pages ||
-        lodge_mailbox_init(&en->inbox, (size_t)1 << 30) || lodge_ready_init(&en->ready))
+    lodge_buf_init(&en->messages, SIZE_MAX / 4);
+    if (!en->rows || !en->step_tokens || !en->step_pages || !init_scratch(&en->text) ||
+        !init_scratch(&en->raw) || lodge_mailbox_init(&en->inbox, (size_t)1 << 30) ||
+        lodge_ready_init(&en->ready))
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
     return 0;
 }
 
-int lodge_engine_load(struct lodge_engine *en, const struct lodge_engine_config *cfg,
-                      bool only_plan, struct lodge_engine_memory *memory, struct lodge_error *e)
+int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engine_memory *memory,
+                      struct lodge_error *e)
 {
-    en->cfg = *cfg;
-    set_defaults(&en->cfg);
+    const struct lodge_engine_config *cfg = &en->cfg;
     phase(en, "opening %s", cfg->model_path);
     int err = lodge_model_open(cfg->model_path, cfg->max_model_len, &en->model, e);
     if (err)
@@ -274,11 +304,14 @@ int lodge_engine_load(struct lodge_engine *en, const struct lodge_engine_config 
     return lodge_engine_prepare(en, memory->n_pages, e);
 }
 
-static struct lodge_engine *create(void)
+struct lodge_engine *lodge_engine_create(const struct lodge_engine_config *cfg)
 {
     struct lodge_engine *en = calloc(1, sizeof *en);
     if (!en)
         return NULL;
+    en->cfg = *cfg;
+    en->seed = cfg->seed;
+    set_defaults(&en->cfg);
     pthread_mutex_init(&en->streams_lock, NULL);
     pthread_mutex_init(&en->stats_lock, NULL);
     return en;
@@ -287,10 +320,10 @@ static struct lodge_engine *create(void)
 int lodge_engine_plan_memory(const struct lodge_engine_config *cfg, struct lodge_engine_memory *out,
                              struct lodge_error *e)
 {
-    struct lodge_engine *en = create();
+    struct lodge_engine *en = lodge_engine_create(cfg);
     if (!en)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
-    int err = lodge_engine_load(en, cfg, true, out, e);
+    int err = lodge_engine_load(en, true, out, e);
     lodge_engine_free(en);
     return err;
 }
@@ -298,12 +331,11 @@ int lodge_engine_plan_memory(const struct lodge_engine_config *cfg, struct lodge
 int lodge_engine_open(const struct lodge_engine_config *cfg, struct lodge_engine **out,
                       struct lodge_error *e)
 {
-    struct lodge_engine *en = create();
+    struct lodge_engine *en = lodge_engine_create(cfg);
     struct lodge_engine_memory memory;
     if (!en)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
-    en->seed = cfg->seed;
-    int err = lodge_engine_load(en, cfg, false, &memory, e);
+    int err = lodge_engine_load(en, false, &memory, e);
     if (!err)
         err = lodge_engine_start(en, e);
     if (err) {
@@ -336,6 +368,7 @@ void lodge_engine_free(struct lodge_engine *en)
     free(en->step_pages);
     lodge_buf_finish(&en->text);
     lodge_buf_finish(&en->raw);
+    lodge_buf_finish(&en->messages);
     pthread_mutex_destroy(&en->streams_lock);
     pthread_mutex_destroy(&en->stats_lock);
     free(en);

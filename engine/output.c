@@ -24,8 +24,7 @@ void lodge_output_started(struct lodge_engine *en, struct lodge_inflight *q)
          NULL);
 }
 
-/* ---- what may not come next
- * --------------------------------------------------------------------------- */
+/* ---- what may not come next ---- */
 
 static bool ends_with(const struct lodge_seq *q, const uint32_t *ids, uint32_t n)
 {
@@ -56,9 +55,7 @@ void lodge_output_set_banned(struct lodge_engine *en, struct lodge_seq *q)
     q->sampling.n_counts = q->counts.n;
 }
 
-/* ---- ends
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- ends ---- */
 
 static void forget_request(struct lodge_engine *en, struct lodge_inflight *q)
 {
@@ -146,9 +143,7 @@ void lodge_output_abort(struct lodge_engine *en, struct lodge_inflight *q, enum 
         }
 }
 
-/* ---- tokens
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- tokens ---- */
 
 static bool is_stop_id(const struct lodge_request *r, uint32_t token)
 {
@@ -184,7 +179,8 @@ static void sampled(struct lodge_engine *en, struct lodge_seq *q, const struct l
 {
     struct lodge_inflight *req = q->req;
     uint32_t token = r->value.token;
-    if (r->value.fault) {
+    if (r->value.fault) { /* no finite logit: nor are keys and values to be shared */
+        lodge_sched_distrust(&en->sched, q);
         lodge_output_finish(en, q, LODGE_FINISH_ERROR, LODGE_ERR_INTERNAL, -1, -1);
         return;
     }

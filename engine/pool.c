@@ -48,7 +48,13 @@ static void retype(struct lodge_pool *p, uint32_t page, enum lodge_page_type typ
     p->pages[page].type = (uint8_t)type;
 }
 
-/* n_free counts retiring pages too: they are nobody's. They only cannot be taken yet. */
+static void push_free(struct lodge_pool *p, uint32_t page)
+{
+    p->free[p->n_free++] = page;
+    if (p->on_free)
+        p->on_free(p->cookie, page);
+}
+
 static void give_back(struct lodge_pool *p, uint32_t page)
 {
     retype(p, page, LODGE_PAGE_FREE);
@@ -56,7 +62,7 @@ static void give_back(struct lodge_pool *p, uint32_t page)
         p->retire_at[p->n_retiring] = p->submitted;
         p->retiring[p->n_retiring++] = page;
     } else {
-        p->free[p->n_free++] = page;
+        push_free(p, page);
     }
 }
 
@@ -108,7 +114,7 @@ void lodge_pool_retired(struct lodge_pool *p, uint64_t ticket)
     p->retired = ticket;
     uint32_t n = 0;
     while (n < p->n_retiring && p->retire_at[n] <= ticket)
-        p->free[p->n_free++] = p->retiring[n++];
+        push_free(p, p->retiring[n++]);
     for (uint32_t i = n; i < p->n_retiring; i++) {
         p->retiring[i - n] = p->retiring[i];
         p->retire_at[i - n] = p->retire_at[i];

@@ -1,9 +1,9 @@
 /* The page pool: who uses which page. Pure bookkeeping; the bytes belong to the backend.
  *
  * A page is free, in use (reference count > 0, as KV or adapter), or cached (reference count 0,
- * content still valid for the prefix cache). free + kv + adapter + cached = total at all times.
- * A page given back while a step that could read it is in flight becomes free when that step's
- * ticket retires.
+ * content still valid for the prefix cache). A page given back while a step that could read it is
+ * in flight retires with that step's ticket and becomes free then; until then it is nobody's, and
+ * counts as free to the world: free + retiring + kv + adapter + cached = total at all times.
  *
  * Owner: the engine thread. Nothing is allocated after creation.
  */
@@ -33,6 +33,9 @@ struct lodge_pool {
     uint32_t n_retiring;
     uint32_t n_kv, n_adapter, n_cached;
     uint64_t submitted, retired; /* tickets */
+    /* Called when a page becomes free, if set: debug builds poison it. */
+    void (*on_free)(void *cookie, uint32_t page);
+    void *cookie;
 };
 
 int lodge_pool_init(struct lodge_pool *p, uint32_t n_pages, struct lodge_error *e);

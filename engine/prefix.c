@@ -2,6 +2,7 @@
 
 #include "kernels/backend.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,8 @@
 int lodge_prefix_init(struct lodge_prefix *c, struct lodge_pool *pool, uint32_t n_groups,
                       uint32_t page_tokens, struct lodge_error *e)
 {
-    uint32_t n = pool->n_pages / n_groups + 1, buckets = 16;
+    /* An entry names at least one page, so there are never more entries than pages. */
+    uint32_t n = pool->n_pages, buckets = 16;
     while (buckets < n * 2)
         buckets *= 2;
     *c = (struct lodge_prefix){.pool = pool,
@@ -105,31 +107,32 @@ static void list_append(struct lodge_prefix *c, uint32_t i)
     en->listed = true;
 }
 
-void lodge_prefix_use(struct lodge_prefix *c, uint32_t entry)
+static bool has_idle(const struct lodge_prefix *c, uint32_t entry)
 {
-    list_remove(c, entry);
-    for (uint32_t g = 0; g < c->n_groups; g++)
-        if (lodge_prefix_pages(c, entry)[g] != LODGE_NO_PAGE)
-            lodge_pool_ref(c->pool, lodge_prefix_pages(c, entry)[g]);
+    for (uint32_t g = 0; g < c->n_groups; g++) {
+        uint32_t page = lodge_prefix_pages(c, entry)[g];
+        if (page != LODGE_NO_PAGE && !c->pool->pages[page].refs)
+            return true;
+    }
+    return false;
 }
 
-/* Takes an entry out of its bucket; its pages no longer have a name. */
-static void forget(struct lodge_prefix *c, uint32_t i)
+void lodge_prefix_ref_page(struct lodge_prefix *c, uint32_t page)
+{
+    uint32_t entry = c->pool->pages[page].entry;
+    lodge_pool_ref(c->pool, page);
+    if (entry != NONE && !has_idle(c, entry))
+        list_remove(c, entry);
+}
+
+/* Takes an entry out of its bucket. */
+static void remove_entry(struct lodge_prefix *c, uint32_t i)
 {
     uint32_t *at = bucket(c, &c->entries[i].key);
     while (*at != i)
         at = &c->entries[*at].chain;
     *at = c->entries[i].chain;
     list_remove(c, i);
-    for (uint32_t g = 0; g < c->n_groups; g++) {
-        uint32_t page = c->pages[(size_t)i * c->n_groups + g];
-        if (page == LODGE_NO_PAGE)
-            continue;
-        if (c->pool->pages[page].refs == 0)
-            lodge_pool_drop(c->pool, page);
-        else
-            c->pool->pages[page].entry = NONE;
-    }
     c->entries[i].used = false;
     c->entries[i].chain = c->first_free;
     c->first_free = i;
@@ -137,42 +140,65 @@ static void forget(struct lodge_prefix *c, uint32_t i)
 
 void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key, const uint32_t *pages)
 {
-    if (lodge_prefix_find(c, key) != NONE)
-        return;
-    for (uint32_t g = 0; g < c->n_groups; g++)
-        if (pages[g] != LODGE_NO_PAGE && c->pool->pages[pages[g]].entry != NONE)
-            return;
-    if (c->first_free == NONE && !lodge_prefix_evict(c))
-        return;
-    uint32_t i = c->first_free;
-    c->first_free = c->entries[i].chain;
-    c->entries[i] =
-        (struct lodge_prefix_entry){.key = *key, .chain = *bucket(c, key), .used = true};
-    *bucket(c, key) = i;
-    for (uint32_t g = 0; g < c->n_groups; g++) {
-        c->pages[(size_t)i * c->n_groups + g] = pages[g];
-        if (pages[g] != LODGE_NO_PAGE)
-            c->pool->pages[pages[g]].entry = i;
+    uint32_t i = lodge_prefix_find(c, key);
+    if (i == NONE) {
+        i = c->first_free;
+        c->first_free = c->entries[i].chain;
+        c->entries[i] =
+            (struct lodge_prefix_entry){.key = *key, .chain = *bucket(c, key), .used = true};
+        *bucket(c, key) = i;
+        memset(c->pages + (size_t)i * c->n_groups, 0xFF, c->n_groups * sizeof *c->pages);
     }
+    uint32_t *own = c->pages + (size_t)i * c->n_groups;
+    for (uint32_t g = 0; g < c->n_groups; g++)
+        if (own[g] == LODGE_NO_PAGE && pages[g] != LODGE_NO_PAGE) {
+            assert(c->pool->pages[pages[g]].entry == NONE);
+            own[g] = pages[g];
+            c->pool->pages[pages[g]].entry = i;
+        }
 }
 
 void lodge_prefix_unref_page(struct lodge_prefix *c, uint32_t page)
 {
     uint32_t entry = c->pool->pages[page].entry;
-    if (!lodge_pool_unref(c->pool, page))
-        return;
+    if (lodge_pool_unref(c->pool, page))
+        list_append(c, entry);
+}
+
+/* Idle pages of the entry become free, the others lose their name if `all`; an entry without
+ * pages goes. */
+static void strip(struct lodge_prefix *c, uint32_t i, bool all)
+{
+    uint32_t *own = c->pages + (size_t)i * c->n_groups, left = 0;
     for (uint32_t g = 0; g < c->n_groups; g++) {
-        uint32_t other = lodge_prefix_pages(c, entry)[g];
-        if (other != LODGE_NO_PAGE && c->pool->pages[other].refs)
-            return;
+        if (own[g] == LODGE_NO_PAGE)
+            continue;
+        if (!c->pool->pages[own[g]].refs) {
+            lodge_pool_drop(c->pool, own[g]);
+        } else if (all) {
+            c->pool->pages[own[g]].entry = NONE;
+        } else {
+            left++;
+            continue;
+        }
+        own[g] = LODGE_NO_PAGE;
     }
-    list_append(c, entry);
+    if (left)
+        list_remove(c, i);
+    else
+        remove_entry(c, i);
 }
 
 bool lodge_prefix_evict(struct lodge_prefix *c)
 {
     if (c->oldest == NONE)
         return false;
-    forget(c, c->oldest);
+    strip(c, c->oldest, false);
     return true;
+}
+
+void lodge_prefix_forget_page(struct lodge_prefix *c, uint32_t page)
+{
+    if (c->pool->pages[page].entry != NONE)
+        strip(c, c->pool->pages[page].entry, true);
 }

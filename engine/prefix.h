@@ -3,8 +3,12 @@
  * A block is the T tokens of one page per layer group. Its key is a keyed hash over the key of the
  * block before it and its tokens; the first one's predecessor is a root made from tenant salt,
  * model, adapters and the client's salt, so requests of different roots never meet. An entry does
- * not hold references: pages without users stay cached and are evicted, least recently used first
- * and successors before predecessors, when pages are needed.
+ * not hold references: pages without users are idle, stay cached, and are evicted when pages are
+ * needed: least recently used entries first, successors before predecessors.
+ *
+ * Groups with a sliding window let go of a block before the others do. So an entry may have idle
+ * pages beside pages in use, and after their eviction holes; a hit must hold in every group as far
+ * as its window reaches, which the scheduler checks.
  *
  * Owner: the engine thread. Nothing is allocated after creation.
  */
@@ -21,7 +25,7 @@
 struct lodge_prefix_entry {
     struct lodge_digest key;
     uint32_t chain;        /* next entry of the hash bucket, or of the free list */
-    uint32_t newer, older; /* list of entries without users */
+    uint32_t newer, older; /* list of entries with idle pages */
     bool listed;
     bool used; /* the slot holds an entry */
 };
@@ -32,7 +36,7 @@ struct lodge_prefix {
     uint32_t page_tokens;
     struct lodge_digest secret;
     struct lodge_prefix_entry *entries;
-    uint32_t *pages; /* (n_entries, n_groups); LODGE_NO_PAGE where a window had passed */
+    uint32_t *pages; /* (n_entries, n_groups); LODGE_NO_PAGE: a hole */
     uint32_t n_entries;
     uint32_t first_free;
     uint32_t *buckets;
@@ -54,14 +58,18 @@ void lodge_prefix_key(const struct lodge_prefix *c, const struct lodge_digest *p
 uint32_t lodge_prefix_find(const struct lodge_prefix *c, const struct lodge_digest *key);
 /* Pages of an entry, one per group. */
 const uint32_t *lodge_prefix_pages(const struct lodge_prefix *c, uint32_t entry);
-/* Takes a reference on each page of the entry. */
-void lodge_prefix_use(struct lodge_prefix *c, uint32_t entry);
-/* Names pages in use by the key, unless the key is there already. */
+/* Takes a reference on a page in use or cached. */
+void lodge_prefix_ref_page(struct lodge_prefix *c, uint32_t page);
+/* Names pages in use by the key. If the key is there already its pages stay, and only holes are
+ * filled. */
 void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key,
                       const uint32_t *pages);
-/* Drops one reference of a page; the entry becomes evictable with its last user. */
+/* Drops one reference of a page, named or not. */
 void lodge_prefix_unref_page(struct lodge_prefix *c, uint32_t page);
-/* Frees the pages of the least recently used entry without users. False when there is none. */
+/* Frees the idle pages of the least recently used entry. False when there is none. */
 bool lodge_prefix_evict(struct lodge_prefix *c);
+/* The content that this page's entry names is not to be trusted: nobody finds it any more. A page
+ * without a name is allowed. */
+void lodge_prefix_forget_page(struct lodge_prefix *c, uint32_t page);
 
 #endif

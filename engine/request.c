@@ -20,7 +20,7 @@ struct submit_message {
     struct lodge_request r; /* pointers mean nothing; lengths tell what follows */
 };
 
-/* ---- flattening: one walk writes or reads the variable parts in the same order --------------- */
+/* ---- flattening: one walk writes or reads the variable parts in the same order ---- */
 
 struct walk {
     char *to;         /* writing: where, or NULL to measure */
@@ -94,8 +94,7 @@ struct lodge_record *lodge_request_flatten(const struct lodge_request *r, uint64
     return &m->head;
 }
 
-/* ---- sequences ---------------------------------------------------------------------------------
- */
+/* ---- sequences ---- */
 
 static bool wants_counts(const struct lodge_sampling *s)
 {
@@ -143,6 +142,17 @@ struct sizes {
     uint32_t max_model_len, page_tokens, n_groups;
 };
 
+/* Text that may begin a stop string is held: at most the longest of them and a character. */
+static bool reserve_held(struct lodge_seq *s, const struct lodge_request *r)
+{
+    size_t longest = 0;
+    for (uint32_t i = 0; i < r->n_stops; i++)
+        longest = r->stops[i].n > longest ? r->stops[i].n : longest;
+    bool ok = !r->n_stops || lodge_buf_extend(&s->stop.held, longest + 8);
+    lodge_buf_clear(&s->stop.held);
+    return ok;
+}
+
 static bool init_seq(struct lodge_inflight *q, uint32_t choice, const struct sizes *z)
 {
     struct lodge_seq *s = &q->seqs[choice];
@@ -171,6 +181,8 @@ static bool init_seq(struct lodge_inflight *q, uint32_t choice, const struct siz
     memcpy(s->tokens, r->prompt, r->n_prompt * sizeof *s->tokens);
     lodge_detok_init(&s->detok, z->t, r->keep_special, false);
     lodge_stop_state_init(&s->stop);
+    if (!reserve_held(s, r))
+        return false;
     return init_counts(&q->arena, s, room);
 }
 

@@ -53,11 +53,13 @@ struct lodge_seq {
     uint32_t n_blocks, max_blocks;
     uint32_t *freed_front;     /* per group: blocks given back at the front (windows) */
     struct lodge_digest *keys; /* of the full blocks, in order */
-    uint32_t n_keys;           /* blocks hashed and offered to the cache */
+    uint32_t n_hashed;         /* keys that are known; tokens never change, so they stay */
+    uint32_t n_keys;           /* blocks in pages that came from the cache or were offered to it */
     uint32_t n_reserved;       /* blocks this sequence may come to hold by its reservation */
     bool preempted;
     bool counted_cached;
     uint64_t admitted; /* order of admission, youngest has the largest */
+    uint64_t planned;  /* the last plan that gave it a row, or could not */
 
     struct lodge_sampling sampling;
     uint32_t *banned; /* scratch of this step */

@@ -1,14 +1,22 @@
 /* The scheduler: which sequences run, with which pages, and what the next step computes.
  *
  * Iteration level: every step is planned anew from the running sequences. One token each for
- * those that decode, then prompt chunks in the order of admission while the token budget lasts.
- * A waiting sequence is admitted when its reservation fits: blocks for its prompt and
- * min(max_tokens, reserve_tokens), less what the prefix cache holds, beside the unused rest of
- * everybody's reservation. When pages run out all the same (a reply outgrew its reservation) the
- * youngest sequence of the lowest tier that was not preempted before gives up its pages, waits at
- * the head of the queue, and comes back with its worst case reserved; so at most once each.
+ * those that decode, then prompt chunks in the order of admission while the token budget lasts; a
+ * prompt too long for the rest of the budget takes half of it while others wait for theirs.
  *
- * Pure: no clock, no backend, no I/O. Owner: the engine thread.
+ * The queue is in the order of priority, then arrival, and nobody overtakes its head. The head is
+ * admitted when its reservation fits: pages for its prompt and min(max_tokens, reserve_tokens),
+ * less what it shares with those that run, beside the unused rest of everybody's reservation. A
+ * group with a sliding window reserves no more than its window and a step. Sequences of lower
+ * tiers (a larger priority) are preempted for it if that makes it fit.
+ *
+ * When pages run out all the same (a reply outgrew its reservation) the youngest sequence of the
+ * lowest tier that was not preempted before gives up its pages, waits ahead of its tier, and comes
+ * back with its worst case reserved; so at most once each, for either reason. Those that were
+ * preempted hold reservations that are true, so one that cannot grow always finds a victim.
+ *
+ * Pure: no clock, no backend, no I/O. Nothing is allocated after creation. Owner: the engine
+ * thread.
  */
 #ifndef LODGE_ENGINE_SCHED_H
 #define LODGE_ENGINE_SCHED_H
@@ -41,10 +49,14 @@ struct lodge_sched {
     struct lodge_seq_list waiting, running; /* running: in the order of admission */
     uint32_t *free_slots;
     uint32_t n_free_slots;
-    uint64_t admissions, preemptions, prefix_queries, prefix_hits;
-    struct lodge_planned *rows; /* of the next step */
+    /* Holders beyond the first, over all pages of groups with windows. There everybody's
+     * reservation counts what it shares, so these pages are promised twice. */
+    uint64_t n_shared;
+    uint64_t plans, admissions, preemptions;
+    uint64_t prefix_queries, prefix_hits; /* prompt tokens, once a request */
+    struct lodge_planned *rows;           /* of the next step */
     uint32_t n_rows, n_step_tokens;
-    struct lodge_page_copy *copies;
+    struct lodge_page_copy *copies; /* each holds a reference on the page it reads */
     uint32_t n_copies;
 };
 
@@ -53,17 +65,22 @@ int lodge_sched_init(struct lodge_sched *s, const struct lodge_sched_limits *lim
                      const struct lodge_plan *plan, uint32_t page_tokens, struct lodge_error *e);
 void lodge_sched_finish(struct lodge_sched *s);
 
-/* Could a sequence of this many tokens ever run? */
-bool lodge_sched_fits(const struct lodge_sched *s, uint32_t n_tokens);
+/* Most pages a sequence of this many tokens holds at one time. */
+uint64_t lodge_sched_pages(const struct lodge_plan *plan, uint32_t page_tokens,
+                           uint32_t max_step_tokens, uint64_t n_tokens);
 /* Adds a sequence to the queue by priority, then arrival. */
 void lodge_sched_enqueue(struct lodge_sched *s, struct lodge_seq *q);
 /* Takes a sequence out, wherever it is, and gives its pages back. */
 void lodge_sched_remove(struct lodge_sched *s, struct lodge_seq *q);
 /* Admits what fits and plans the next step into rows and copies. */
 void lodge_sched_plan(struct lodge_sched *s);
-/* The planned rows were computed: full blocks enter the prefix cache, windows pass on. */
+/* The step with the planned copies was submitted (or failed): lets go of the pages they read. */
+void lodge_sched_submitted(struct lodge_sched *s);
+/* The planned row was computed: full blocks enter the prefix cache, windows pass on. */
 void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row);
-/* Pages that could be taken now, cached ones included. */
+/* What was computed for this sequence is not to be trusted: takes its blocks out of the cache. */
+void lodge_sched_distrust(struct lodge_sched *s, const struct lodge_seq *q);
+/* Pages that could be taken now or when the steps in flight retire, cached ones included. */
 uint32_t lodge_sched_available(const struct lodge_sched *s);
 
 #endif

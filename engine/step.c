@@ -36,9 +36,10 @@ static void put_row(struct lodge_engine *en, const struct lodge_planned *p, stru
         row->want_logprob = r->want_logprobs;
         row->n_top = r->want_logprobs ? r->n_tops : 0;
     }
+    /* The row can score its own tokens but the first, and the one after its last. */
     uint32_t end = p->position + p->n_tokens;
     if (r->want_prompt_scores && q->choice == 0 && p->position + 1 < q->n_prompt &&
-        end > q->n_scored) {
+        q->n_scored < q->n_prompt && end >= q->n_scored) {
         row->want |= LODGE_WANT_SCORES;
         row->n_top = r->n_prompt_tops > row->n_top ? r->n_prompt_tops : row->n_top;
         if (end < q->n_prompt)
@@ -46,26 +47,41 @@ static void put_row(struct lodge_engine *en, const struct lodge_planned *p, stru
     }
 }
 
+/* Bucket of a step's size: <= 1, 8, 16, 32 .. 16384, more. */
+static uint32_t bucket_of(uint32_t n_tokens)
+{
+    uint32_t b = 0;
+    for (uint32_t most = 1; b < 15 && n_tokens > most; b++)
+        most = most == 1 ? 8 : most * 2;
+    return b;
+}
+
+static uint32_t pages_held(const struct lodge_engine *en, const struct lodge_seq *q)
+{
+    uint32_t n = 0;
+    for (uint32_t g = 0; g < en->plan->n_groups; g++)
+        n += q->n_blocks - q->freed_front[g];
+    return n;
+}
+
 static void count_step(struct lodge_engine *en, const struct lodge_step *s,
                        const struct lodge_step_result *res)
 {
     struct lodge_engine_stats *st = &en->live;
-    uint32_t b = 0;
-    for (uint32_t most = 1; b < 15 && s->n_tokens > most; b++)
-        most = most == 1 ? 8 : most * 2;
-    st->step_tokens_bucket[b]++;
+    st->step_tokens_bucket[bucket_of(s->n_tokens)]++;
     st->step_tokens_sum += s->n_tokens;
     st->n_steps++;
     st->step_ns += res->end_ns - res->begin_ns;
     double ns = (double)(res->end_ns - res->begin_ns);
+    /* Pages are held by all that run, whether they have a row or not. */
+    for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)
+        q->req->page_ns += ns * pages_held(en, q);
     for (uint32_t i = 0; i < en->sched.n_rows; i++) {
-        struct lodge_seq *q = en->sched.rows[i].seq;
-        q->req->page_ns += ns * q->n_blocks * en->plan->n_groups;
-        if (en->sched.rows[i].position < q->n_prompt && q->choice == 0 && !q->preempted) {
-            uint32_t end = en->sched.rows[i].position + en->sched.rows[i].n_tokens;
-            st->prompt_tokens +=
-                (end < q->n_prompt ? end : q->n_prompt) - en->sched.rows[i].position;
-        }
+        const struct lodge_planned *row = &en->sched.rows[i];
+        const struct lodge_seq *q = row->seq;
+        uint32_t end = row->position + row->n_tokens;
+        if (row->position < q->n_prompt && q->choice == 0 && !q->preempted)
+            st->prompt_tokens += (end < q->n_prompt ? end : q->n_prompt) - row->position;
     }
 }
 
@@ -116,11 +132,13 @@ bool lodge_engine_step(struct lodge_engine *en)
     int err = en->backend->step_submit(en->device, &s, &ticket);
     if (!err) {
         lodge_pool_submitted(&en->pool, ticket);
+        lodge_sched_submitted(&en->sched);
         while ((err = en->backend->step_poll(en->device, ticket, &res)) == LODGE_ERR_AGAIN)
             ;
         lodge_pool_retired(&en->pool, ticket);
     }
     if (err) {
+        lodge_sched_submitted(&en->sched);
         fail_step(en, err);
         return true;
     }

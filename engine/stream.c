@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Room from the start: several steps of tokens for a reader that is late. */
+#define FIRST_BYTES ((size_t)8 << 10)
+
 struct lodge_stream *lodge_stream_create(struct lodge_engine *en, uint64_t id, size_t cap_bytes)
 {
     struct lodge_stream *s = calloc(1, sizeof *s);
@@ -12,6 +15,12 @@ struct lodge_stream *lodge_stream_create(struct lodge_engine *en, uint64_t id, s
     s->engine = en;
     pthread_mutex_init(&s->lock, NULL);
     lodge_buf_init(&s->events, cap_bytes);
+    if (!lodge_buf_extend(&s->events, cap_bytes < FIRST_BYTES ? cap_bytes : FIRST_BYTES)) {
+        pthread_mutex_destroy(&s->lock);
+        free(s);
+        return NULL;
+    }
+    lodge_buf_clear(&s->events);
     atomic_store(&s->refs, 2);
     return s;
 }
@@ -56,23 +65,25 @@ const char *lodge_event_text(const struct lodge_event *ev)
     return (const char *)(lodge_event_tops(ev) + ev->n_tops);
 }
 
+/* Copies, so that the stream keeps its memory and posting allocates nothing. */
 void lodge_stream_take(struct lodge_stream *s, struct lodge_buf *out)
 {
     lodge_buf_clear(out);
     atomic_store(&s->ready, false);
     pthread_mutex_lock(&s->lock);
-    struct lodge_buf full = s->events;
-    size_t cap = out->cap_bytes;
-    s->events = *out;
-    s->events.cap_bytes = full.cap_bytes;
-    *out = full;
-    out->cap_bytes = cap > full.cap_bytes ? cap : full.cap_bytes;
+    if (out->cap_bytes < s->events.cap_bytes)
+        out->cap_bytes = s->events.cap_bytes;
+    if (!lodge_buf_append(out, s->events.data, s->events.n))
+        lodge_buf_clear(&s->events);
     pthread_mutex_unlock(&s->lock);
 }
 
 int lodge_ready_init(struct lodge_ready *r)
 {
-    *r = (struct lodge_ready){0};
+    *r = (struct lodge_ready){.room = 1024};
+    r->ids = calloc(r->room, sizeof *r->ids);
+    if (!r->ids)
+        return LODGE_ERR_NOMEM;
     return pthread_mutex_init(&r->lock, NULL) ? LODGE_ERR_NOMEM : 0;
 }
 

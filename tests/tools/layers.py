@@ -17,7 +17,8 @@ ALLOWED = {
 SERVER_MAY = re.compile(r"^(server/|base/|engine/engine\.h$|kernels/sample\.h$)")
 # What only the CPU backend may know.
 PRIVATE = {"kernels/cpu/": ("kernels/",), "kernels/ref/": ("kernels/",), "kernels/x86/": ("kernels/",)}
-INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
+# In angle brackets too, where the path begins with a layer.
+INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<((?:%s)/[^>]+)>)' % "|".join(ALLOWED), re.M)
 
 
 def sources(root):
@@ -63,7 +64,7 @@ def main(root):
     edges, faults = {}, []
     for path in sources(root):
         with open(os.path.join(root, path), encoding="utf-8") as f:
-            edges[path] = INCLUDE.findall(f.read())
+            edges[path] = [quoted or angled for quoted, angled in INCLUDE.findall(f.read())]
         for target in edges[path]:
             faults.extend(edge_faults(path, target, root))
     faults += ["circle: " + c for c in circles(edges)]
