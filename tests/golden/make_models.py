@@ -12,7 +12,8 @@ by the gguf package):
               format" declare: inputs of linears to bf16 (BF16 weights) or to int8 blocks of 32
               (Q8_0, Q4_0, Q4_1); queries, keys, values and softmax numerators to bf16
 
-and the greedy continuation (fp32) with its margins. tests/engine/golden_models.c compares.
+and the greedy continuation of the declared oracle with its margins. Prompts are chosen so that
+rounding does not amplify noise of 1e-7. tests/engine/golden_models.c compares.
 """
 import copy
 import json
@@ -268,9 +269,30 @@ def tops(model, ids, n_text):
             [round(float(x), 3) for x in top.values[:, 0] - top.values[:, 1]])
 
 
-def prompts(lengths, n_text, seed):
-    g = np.random.default_rng(seed)
-    return [[int(x) for x in g.integers(0, n_text, n)] for n in lengths]
+def stable(model, ids, n_text):
+    """Does a change of 1e-7 in the embeddings leave the scores alone? Where a value lies on the edge
+    of two int8 or bf16 steps, two exact implementations may fall on different sides."""
+    base = log_probs(model, ids, n_text)
+    table = model.get_input_embeddings()
+    for seed in range(2):
+        noise = 1 + 1e-7 * torch.randn(table.weight.shape, generator=torch.Generator().manual_seed(seed))
+        hook = table.register_forward_hook(lambda m, args, out, n=noise: out * n[args[0]])
+        moved = (log_probs(model, ids, n_text) - base).abs().max().item()
+        hook.remove()
+        if moved > 1e-3:
+            return False
+    return True
+
+
+def stable_prompt(model, length, n_text, n_greedy, seed):
+    """A prompt whose scores, and those of its continuation, do not hang on such an edge."""
+    for attempt in range(400):
+        ids = [int(x) for x in np.random.default_rng([seed, attempt]).integers(0, n_text, length)]
+        if stable(model, ids, n_text):
+            out, margins = greedy(model, ids, n_text, n_greedy)
+            if stable(model, ids + out, n_text):
+                return ids, out, margins
+    raise SystemExit("no stable prompt found")
 
 
 def make_case(name, config, state, types, lengths, n_greedy, seed, context):
@@ -279,10 +301,10 @@ def make_case(name, config, state, types, lengths, n_greedy, seed, context):
     round_inputs(rounded, types)
     case = {"model": name, "types": types, "max_model_len": context, "prompts": []}
     far = []
-    for ids in prompts(lengths, n_text, seed):
+    for k, length in enumerate(lengths):
+        ids, out, out_margins = stable_prompt(rounded, length, n_text, n_greedy, 10 * seed + k)
         fp32, declared = score(exact, ids, n_text), score(rounded, ids, n_text)
         best, margins = tops(exact, ids, n_text)
-        out, out_margins = greedy(exact, ids, n_text, n_greedy)
         far += [abs(a - b) for a, b in zip(fp32, declared)]
         case["prompts"].append({"ids": ids, "fp32": [round(x, 5) for x in fp32],
                                 "declared": [round(x, 5) for x in declared], "best": best, "margin": margins,
@@ -346,10 +368,10 @@ HF = [("llama2", "F32", 1, [70, 33], 12, 160), ("llama3", "F16", 2, [64, 40], 12
 GGUF = [("llama2", "F32", "F32", [64, 35], 12, []), ("llama3", "F16", "F16", [64, 40], 12, []),
         ("smollm2", "BF16", "BF16", [64, 40], 12, []),
         ("mistral", "F16", "F16", [90, 30], 12, [("add_sliding_window", 24)]),
-        ("pairs", "Q8_0", "Q8_0", [80, 40], 12, []),
-        ("tied", "Q4_0", "Q8_0", [80, 40], 12,
+        ("pairs", "Q8_0", "Q8_0", [50, 36], 12, []),
+        ("tied", "Q4_0", "Q8_0", [50, 36], 12,
          [("add_rope_scaling_type", gguf.RopeScalingType.LINEAR), ("add_rope_scaling_factor", 2.5)]),
-        ("yarn", "Q4_1", "Q4_1", [80, 40], 12,
+        ("yarn", "Q4_1", "Q4_1", [50, 36], 12,
          [("add_rope_scaling_type", gguf.RopeScalingType.YARN), ("add_rope_scaling_factor", 8.0),
           ("add_rope_scaling_orig_ctx_len", 32)])]
 
