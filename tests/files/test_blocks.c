@@ -1,4 +1,5 @@
-/* Decoding of every weight format against the gguf package, bit for bit (tests/golden/make_blocks.py). */
+/* Decoding of every weight format against the gguf package, bit for bit
+ * (tests/golden/make_blocks.py). */
 #include "base/file.h"
 #include "kernels/format.h"
 

@@ -8,14 +8,13 @@ the ones before it, by two oracles that transformers runs on the stored weights 
 by the gguf package):
 
     fp32      everything in fp32
-    declared  the same with the roundings that kernels/cpu/kernels.h and decision "one arithmetic per
-              format" declare: inputs of linears to bf16 (BF16 weights) or to int8 blocks of 32
+    declared  the same with the roundings that kernels/cpu/kernels.h declares for each
+              format: inputs of linears to bf16 (BF16 weights) or to int8 blocks of 32
               (Q8_0, Q4_0, Q4_1); queries, keys, values and softmax numerators to bf16
 
 and the greedy continuation of the declared oracle with its margins. Prompts are chosen so that
 rounding does not amplify noise of 1e-7. tests/engine/golden_models.c compares.
 """
-import copy
 import json
 import math
 import os
@@ -26,57 +25,12 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
-PAGE = 32  # tokens of a page: softmax numerators are rounded against the maximum so far
-TYPES = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16,
-         "BF16": gguf.GGMLQuantizationType.BF16, "Q8_0": gguf.GGMLQuantizationType.Q8_0,
-         "Q4_0": gguf.GGMLQuantizationType.Q4_0, "Q4_1": gguf.GGMLQuantizationType.Q4_1}
+from oracles import TYPES, from_pairs, load, log_probs, round_inputs, stable, to_pairs
+
 TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
-
-def bf16(x):
-    return x.to(torch.bfloat16).to(torch.float32)
-
-
-def int8_blocks(x):
-    n = x.shape[-1]
-    b = torch.nn.functional.pad(x, (0, -n % 32)).reshape(*x.shape[:-1], -1, 32)
-    amax = b.abs().amax(-1, keepdim=True)
-    q = torch.where(amax > 0, torch.round(b * (127 / amax)), torch.zeros_like(b))
-    return (q * (amax / 127)).reshape(*x.shape[:-1], -1)[..., :n]
-
-
-ROUND = {"F32": lambda x: x, "F16": lambda x: x, "BF16": bf16,
-         "Q8_0": int8_blocks, "Q4_0": int8_blocks, "Q4_1": int8_blocks}
-
-
-def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sliding_window=None, **_):
-    """Attention page by page with a running maximum; what is stored or multiplied is bf16."""
-    rep = query.shape[1] // key.shape[1]
-    q = bf16(query)
-    k, v = (bf16(t).repeat_interleave(rep, 1) for t in (key, value))
-    n_q, n_k = q.shape[2], k.shape[2]
-    at = torch.arange(n_k - n_q, n_k)[:, None]
-    top = torch.full((*q.shape[:3], 1), -math.inf)
-    total = torch.zeros_like(top)
-    acc = torch.zeros_like(q)
-    for p in range(0, n_k, PAGE):
-        j = torch.arange(p, min(p + PAGE, n_k))[None, :]
-        seen = (j <= at) & ((j > at - sliding_window) if sliding_window else True)
-        s = (q @ k[:, :, p:p + PAGE].transpose(2, 3)) * scaling
-        s = s.masked_fill(~seen, -math.inf)
-        new = torch.maximum(top, s.amax(-1, keepdim=True))
-        live = new > -math.inf
-        r = torch.where(live, torch.exp(top - new), torch.ones_like(top))
-        w = torch.where(live & seen, torch.exp(s - new), torch.zeros_like(s))
-        total = total * r + w.sum(-1, keepdim=True)
-        acc = acc * r + bf16(w) @ v[:, :, p:p + PAGE]
-        top = new
-    return (acc / total).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register("declared", declared_attention)
 
 # ---- weights -----------------------------------------------------------------------------------
 
@@ -165,15 +119,6 @@ def gguf_name(name):
     return f"{GGUF_NAMES[stem]}.{suffix}"
 
 
-def to_pairs(t, heads):
-    """What converters do to the rows of q and k: halves of a head become adjacent pairs."""
-    return t.reshape(heads, 2, t.shape[0] // heads // 2, *t.shape[1:]).swapaxes(1, 2).reshape(t.shape)
-
-
-def from_pairs(t, heads):
-    return t.reshape(heads, t.shape[0] // heads // 2, 2, *t.shape[1:]).swapaxes(1, 2).reshape(t.shape)
-
-
 def gguf_metadata(w, config, extra):
     w.add_context_length(config.max_position_embeddings)
     w.add_embedding_length(config.hidden_size)
@@ -222,29 +167,7 @@ def write_gguf(path, config, state, types, extra, freqs):
     return decoded
 
 
-# ---- oracles ---------------------------------------------------------------------------------------
-
-
-def load(config, state, attention):
-    config = copy.deepcopy(config)  # the model keeps it, and with it the kind of attention
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    model.tie_weights()
-    return model
-
-
-def round_inputs(model, types):
-    for name, m in model.named_modules():
-        if isinstance(m, torch.nn.Linear):
-            kind = types[1] if name == "lm_head" else types[0]
-            m.register_forward_pre_hook(lambda _, args, r=ROUND[kind]: (r(args[0]),))
-
-
-def log_probs(model, ids, n_text):
-    with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0, :, :n_text].to(torch.float64)
-    return torch.log_softmax(logits, -1)
+# ---- scores -----------------------------------------------------------------------------------------
 
 
 def score(model, ids, n_text):
@@ -267,21 +190,6 @@ def tops(model, ids, n_text):
     top = torch.topk(log_probs(model, ids, n_text), 2)
     return ([int(x) for x in top.indices[:, 0]],
             [round(float(x), 3) for x in top.values[:, 0] - top.values[:, 1]])
-
-
-def stable(model, ids, n_text):
-    """Does a change of 1e-7 in the embeddings leave the scores alone? Where a value lies on the edge
-    of two int8 or bf16 steps, two exact implementations may fall on different sides."""
-    base = log_probs(model, ids, n_text)
-    table = model.get_input_embeddings()
-    for seed in range(2):
-        noise = 1 + 1e-7 * torch.randn(table.weight.shape, generator=torch.Generator().manual_seed(seed))
-        hook = table.register_forward_hook(lambda m, args, out, n=noise: out * n[args[0]])
-        moved = (log_probs(model, ids, n_text) - base).abs().max().item()
-        hook.remove()
-        if moved > 1e-3:
-            return False
-    return True
 
 
 def stable_prompt(model, length, n_text, n_greedy, seed):
@@ -421,4 +329,5 @@ def main():
         f.write('{"cases": [\n' + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
