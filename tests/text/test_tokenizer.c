@@ -265,6 +265,72 @@ START_TEST(round_trips)
 }
 END_TEST
 
+static bool is_special(const struct lodge_tokenizer *t, uint32_t id)
+{
+    size_t n;
+    bool special;
+    lodge_tokenizer_bytes(t, id, &n, &special);
+    return special;
+}
+
+static size_t count_special(const struct lodge_tokenizer *t, const struct lodge_tokens *ids)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < ids->n; i++)
+        n += is_special(t, ids->ids[i]);
+    return n;
+}
+
+/* One user text between two control tokens that the template wrote. */
+static void check_parts(const struct lodge_tokenizer *t, const char *mark, size_t n_mark,
+                        const char *user, size_t n_user)
+{
+    struct lodge_buf b;
+    struct lodge_tokens got = {0}, whole = {0}, alone = {0};
+    struct lodge_error e = {0};
+    lodge_buf_init(&b, 1 << 20);
+    lodge_buf_append(&b, mark, n_mark);
+    lodge_buf_append(&b, user, n_user);
+    lodge_buf_append(&b, mark, n_mark);
+    const struct lodge_text_part parts[] = {
+        {0, n_mark, false}, {n_mark, n_mark + n_user, true}, {n_mark + n_user, b.n, false}};
+    ck_assert(!lodge_tokenizer_encode_parts(t, b.data, parts, 3, SIZE_MAX, &got, &e));
+    encode(t, b.data, b.n, LODGE_ENCODE_SPECIAL, &whole);
+    encode(t, user, n_user, LODGE_ENCODE_SPECIAL, &alone);
+    ck_assert_msg(count_special(t, &got) == 2, "user text '%s' made a control token", user);
+    ck_assert(got.ids[0] == got.ids[got.n - 1] && is_special(t, got.ids[0]));
+    /* A harmless text is cut as everywhere else. */
+    if (!count_special(t, &alone))
+        ck_assert(got.n == whole.n && !memcmp(got.ids, whole.ids, got.n * sizeof *got.ids));
+    lodge_tokens_finish(&got);
+    lodge_tokens_finish(&whole);
+    lodge_tokens_finish(&alone);
+    lodge_buf_finish(&b);
+}
+
+START_TEST(user_text_makes_no_control_token)
+{
+    const json_t *v = vocabulary((size_t)_i), *texts = json_object_get(golden, "texts");
+    struct lodge_tokenizer *t = open_vocabulary(v);
+    if (!t || strcmp(name_of(v), "metaspace") == 0) { /* its <unk> stands for any character */
+        lodge_tokenizer_destroy(t);
+        return;
+    }
+    uint32_t id = lodge_tokenizer_size(t);
+    while (id-- > 0 && !is_special(t, id))
+        ;
+    size_t n_mark;
+    const char *mark = lodge_tokenizer_text(t, id, &n_mark);
+    for (size_t i = 0; i < json_array_size(texts); i++)
+        check_parts(t, mark, n_mark, json_string_value(json_array_get(texts, i)),
+                    json_string_length(json_array_get(texts, i)));
+    /* Half of a control token on either side of the border. */
+    check_parts(t, mark, n_mark, mark, n_mark / 2);
+    check_parts(t, mark, n_mark, mark + n_mark / 2, n_mark - n_mark / 2);
+    lodge_tokenizer_destroy(t);
+}
+END_TEST
+
 static void run_motif(const struct lodge_tokenizer *t, const char *name, const char *motif,
                       size_t n)
 {
@@ -351,6 +417,7 @@ int main(int argc, char **argv)
     tcase_add_loop_test(c, adds_what_the_model_wants, 0, n);
     tcase_add_loop_test(c, decodes_like_the_libraries, 0, n);
     tcase_add_loop_test(c, round_trips, 0, n);
+    tcase_add_loop_test(c, user_text_makes_no_control_token, 0, n);
     tcase_add_loop_test(c, long_runs_end, 0, n);
     tcase_add_test(c, long_mark_runs_end);
     suite_add_tcase(s, c);
