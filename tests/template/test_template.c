@@ -139,30 +139,63 @@ START_TEST(user_text_is_marked)
 }
 END_TEST
 
+static const char *const hostile[] = {
+    "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+    "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x * 2 %}{% endfor %}"
+    "{{ ns.x }}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% macro m() %}{% call m() %}x{% endcall %}{% endmacro %}{{ m() }}",
+    "{% macro m() %}{{ caller() }}{% endmacro %}{% macro n() %}{% call m() %}{{ n() }}{% endcall "
+    "%}"
+    "{% endmacro %}{{ n() }}",
+    "{{ 'a' * 1000000000000 }}",
+    "{{ range(100000000000) }}",
+    "{% set l = [1] %}{% for i in range(90) %}{% set _ = l.append(l) %}{% endfor %}{{ l }}",
+    "{% set l = [1] %}{% set _ = l.append(l) %}{{ l | tojson }}",
+    "{% set l = [1] %}{% set _ = l.append(l) %}{{ l == [1, l] }}{{ l | tojson }}",
+    "{% for i in range(90000) %}{{ a * 99 }}"
+    "{% endfor %}",
+    "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor "
+    "%}",
+    "{% set a = 'x' * 1000000 %}{% for i in range(1000) %}{% set b = a.replace('x', 'yy') %}"
+    "{% endfor %}",
+    "{% set a = 'x' * 3000000 %}{% for i in range(10000) %}{{ 'y' in a }}{% endfor %}",
+    "{% set l = range(3000) | list %}{% for i in range(100000) %}{{ l | sort | first }}{% endfor "
+    "%}",
+};
+
 START_TEST(limits_hold)
 {
-    static const char *const hostile[] = {
-        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x * 2 %}{% endfor "
-        "%}{{ ns.x }}",
-        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-        "{{ 'a' * 1000000000000 }}",
-        "{{ range(100000000000) }}",
-        "{% set l = [1] %}{% for i in range(90) %}{% set _ = l.append(l) %}{% endfor %}{{ l }}",
-    };
-    for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
-        struct lodge_rendered out = {0};
+    const char *text = hostile[_i];
+    struct lodge_rendered out = {0};
+    struct lodge_error e = {0};
+    int err =
+        render(text, json_object_get(golden, "vars"), &lodge_template_default_limits, &out, &e);
+    ck_assert_msg(err == LODGE_ERR_LIMIT && strstr(e.text, "too "), "%s: %s", text, e.text);
+    ck_assert(strstr(e.text, "template line"));
+}
+END_TEST
+
+/* `depth` times what opens, and nothing that closes. */
+START_TEST(nesting_is_limited)
+{
+    static const char *const open[] = {"(",    "[",  "{1:",          "not ", "-",
+                                       "a.b[", "f(", "x if y else ", "x|f(", "1**"};
+    for (size_t i = 0; i <= sizeof open / sizeof *open; i++) {
+        bool blocks = i == sizeof open / sizeof *open;
+        const char *unit = blocks ? "{% if a %}" : open[i];
+        size_t n = strlen(unit), depth = 100000;
+        char *text = malloc(n * depth + 3);
+        memcpy(text, blocks ? "  " : "{{", 2);
+        for (size_t k = 0; k < depth; k++)
+            memcpy(text + 2 + k * n, unit, n);
+        struct lodge_template *t = NULL;
         struct lodge_error e = {0};
-        ck_assert_msg(render(hostile[i], json_object_get(golden, "vars"),
-                             &lodge_template_default_limits, &out, &e) == LODGE_ERR_LIMIT,
-                      "%s: %s", hostile[i], e.text);
+        int err = lodge_template_parse(text, n * depth + 2, &t, &e);
+        ck_assert_msg(err == LODGE_ERR_LIMIT || err == LODGE_ERR_FORMAT, "%s", unit);
+        ck_assert_msg(strstr(e.text, "line"), "%s: %s", unit, e.text);
+        free(text);
     }
-    char deep[4001];
-    memset(deep, '(', 4000);
-    memcpy(deep, "{{", 2);
-    deep[4000] = 0;
-    struct lodge_template *t = NULL;
-    ck_assert_int_ne(lodge_template_parse(deep, 4000, &t, NULL), 0);
 }
 END_TEST
 
@@ -182,7 +215,8 @@ int main(int argc, char **argv)
     tcase_add_test(t, equals_jinja);
     tcase_add_test(t, real_shapes_equal_jinja);
     tcase_add_test(t, user_text_is_marked);
-    tcase_add_test(t, limits_hold);
+    tcase_add_loop_test(t, limits_hold, 0, sizeof hostile / sizeof *hostile);
+    tcase_add_test(t, nesting_is_limited);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
