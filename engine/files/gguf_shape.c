@@ -147,7 +147,6 @@ static int set_rope(const struct in *in, struct lodge_arena *arena, struct lodge
 {
     struct lodge_rope_shape *r = &s->rope;
     *r = (struct lodge_rope_shape){.theta = 10000,
-                                   .factor = 1,
                                    .beta_fast = 32,
                                    .beta_slow = 1,
                                    .attention_factor = -1,
@@ -166,6 +165,7 @@ static int set_rope(const struct in *in, struct lodge_arena *arena, struct lodge
         err = get_u32(in, "rope.scaling.original_context_length", &r->original_context);
     if (!err)
         err = set_scaling(in, r);
+    lodge_rope_default_factor(r, s->n_context);
     /* GGUF's factor multiplies the default one; ours replaces it. */
     if (!err && r->scaling == LODGE_ROPE_YARN && r->attention_factor >= 0)
         r->attention_factor *= 0.1 * log(r->factor > 1 ? r->factor : 1) + 1;

@@ -183,7 +183,6 @@ static int set_rope(const struct in *in, struct lodge_model_shape *s)
 {
     struct lodge_rope_shape *r = &s->rope;
     *r = (struct lodge_rope_shape){.theta = 10000,
-                                   .factor = 1,
                                    .low_freq_factor = 1,
                                    .high_freq_factor = 4,
                                    .beta_fast = 32,
@@ -208,7 +207,9 @@ static int set_rope(const struct in *in, struct lodge_model_shape *s)
         return 0;
     if (!json_is_object(obj))
         return lodge_fail(in->e, LODGE_ERR_FORMAT, "%s: rope_scaling must be an object", in->where);
-    return set_scaling(in, obj, r);
+    int err = set_scaling(in, obj, r);
+    lodge_rope_default_factor(r, s->n_context);
+    return err;
 }
 
 static int set_windows(const struct in *in, struct lodge_model_shape *s)

@@ -33,17 +33,26 @@ static double yarn(const struct lodge_rope_shape *r, uint32_t n_context, uint32_
 
 static double default_attention_factor(const struct lodge_rope_shape *r, uint32_t n_context)
 {
+    if (r->factor <= 1)
+        return 1;
     if (r->scaling == LODGE_ROPE_YARN)
         return 0.1 * log(r->factor) + 1;
     double l0 = r->original_context ? r->original_context : n_context;
-    double s = r->factor > 0 ? r->factor : n_context / l0;
-    return s > 1 ? sqrt(1 + log(s) / log(l0)) : 1;
+    return sqrt(1 + log(r->factor) / log(l0));
+}
+
+void lodge_rope_default_factor(struct lodge_rope_shape *r, uint32_t n_context)
+{
+    if (!(r->factor > 0) && r->original_context)
+        r->factor = (double)n_context / r->original_context;
 }
 
 void lodge_rope_frequencies(const struct lodge_rope_shape *r, uint32_t n_context,
                             uint32_t served_context, float *inv_freq, float *scale)
 {
     double theta = r->theta;
+    if (!served_context)
+        served_context = n_context;
     /* dynamic: fixed for the engine's context, since cached keys depend on it. */
     if (r->scaling == LODGE_ROPE_DYNAMIC && served_context > n_context && r->n_dims > 2)
         theta *= pow(r->factor * served_context / n_context - (r->factor - 1),

@@ -30,7 +30,7 @@ enum lodge_rope_scaling {
 struct lodge_rope_shape {
     enum lodge_rope_scaling scaling;
     double theta;
-    double factor;
+    double factor;                            /* 0: not given */
     double low_freq_factor, high_freq_factor; /* llama3 */
     double beta_fast, beta_slow;              /* yarn */
     double attention_factor;                  /* < 0: the scaling's own default */
@@ -71,8 +71,12 @@ int lodge_shape_from_gguf(const struct lodge_gguf *g, const char *where, struct 
 /* Ranges and relations that hold for every source. */
 int lodge_shape_check(const struct lodge_model_shape *s, const char *where, struct lodge_error *e);
 
+/* A factor that was not given is the context over the original context, if that is known. */
+void lodge_rope_default_factor(struct lodge_rope_shape *r, uint32_t n_context);
+
 /* Frequencies (n_dims / 2 of them, fp32) and the factor on cos and sin, for an engine that serves
- * `served_context` tokens. Source: the rotary scalings of transformers. */
+ * `served_context` tokens (0: the model's own n_context). Source: the rotary scalings of
+ * transformers. */
 void lodge_rope_frequencies(const struct lodge_rope_shape *r, uint32_t n_context,
                             uint32_t served_context, float *inv_freq, float *scale);
 

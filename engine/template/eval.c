@@ -18,7 +18,7 @@ static void run_list(struct run *r, const struct node *n);
 
 static struct value *lookup(struct run *r, const char *name)
 {
-    for (struct scope *s = r->scope; s; s = s->macro ? r->top : s->parent) {
+    for (struct scope *s = r->scope; s; s = s->parent) {
         struct value *v = dict_find(s->vars, name);
         if (v)
             return v;
@@ -31,12 +31,11 @@ static void define(struct run *r, const char *name, struct value v)
     dict_set(r, r->scope->vars, v_text(name), v);
 }
 
-static struct scope *push_scope(struct run *r, bool macro)
+static void push_scope(struct run *r)
 {
     struct scope *s = take(r, sizeof *s);
-    *s = (struct scope){r->scope, v_dict(r).dict, macro};
+    *s = (struct scope){r->scope, v_dict(r).dict};
     r->scope = s;
-    return s;
 }
 
 static void pop_scope(struct run *r)
@@ -328,11 +327,21 @@ static size_t eval_args(struct run *r, const struct node *list, struct value *ar
     return n;
 }
 
-static struct value call_macro(struct run *r, const struct node *m, const struct value *args,
+/* A macro, or the body of a call block: names in it mean what they mean where it stands. */
+static struct value make_macro(struct run *r, const struct node *n)
+{
+    struct closure *c = take(r, sizeof *c);
+    *c = (struct closure){n, r->scope};
+    return (struct value){.type = V_MACRO, .macro = c};
+}
+
+static struct value call_macro(struct run *r, const struct closure *macro, const struct value *args,
                                size_t n, struct dict *kwargs)
 {
+    const struct node *m = macro->node;
     struct scope *old = r->scope;
-    push_scope(r, true);
+    r->scope = macro->scope;
+    push_scope(r);
     size_t i = 0;
     for (const struct node *p = m->list; p; p = p->next, i++) {
         struct value *named = dict_find(kwargs, p->name);
@@ -583,7 +592,7 @@ static struct list *filtered(struct run *r, const struct node *n, struct list *i
         return items;
     struct value kept = v_list(r, 0);
     for (size_t i = 0; i < items->n; i++) {
-        push_scope(r, false);
+        push_scope(r);
         assign_targets(r, n->list, items->items[i]);
         if (is_true(eval(r, n->b)))
             list_push(r, kept.list, items->items[i]);
@@ -597,7 +606,7 @@ static void run_for(struct run *r, const struct node *n)
     struct list *items = filtered(r, n, iterate(r, eval(r, n->a)));
     size_t count = items->n;
     for (size_t i = 0; i < count; i++) {
-        push_scope(r, false);
+        push_scope(r);
         set_loop(r, items, i);
         assign_targets(r, n->list, items->items[i]);
         run_list(r, n->body);
@@ -654,14 +663,14 @@ static struct value filter_chain(struct run *r, const struct node *n, const stru
 
 static void run_call_block(struct run *r, const struct node *n)
 {
-    struct value caller = {.type = V_MACRO, .macro = n};
+    struct value caller = make_macro(r, n);
     struct value v = to_text(r, eval_call(r, n->a, &caller));
     out_put(r, r->out, v.s);
 }
 
 static void run_with(struct run *r, const struct node *n)
 {
-    push_scope(r, false);
+    push_scope(r);
     for (const struct node *s = n->list; s; s = s->next)
         define(r, s->name, eval(r, s->a));
     run_list(r, n->body);
@@ -695,7 +704,7 @@ static void run_one(struct run *r, const struct node *n)
         assign(r, n->list, filter_chain(r, n->a, n->b, capture(r, n->body)));
         break;
     case N_MACRO:
-        define(r, n->name, (struct value){.type = V_MACRO, .macro = n});
+        define(r, n->name, make_macro(r, n));
         break;
     case N_CALL_BLOCK:
         run_call_block(r, n);
@@ -795,7 +804,7 @@ int lodge_template_render(const struct lodge_template *t, const json_t *vars,
     lodge_arena_init(&r->arena, limits->max_memory_bytes);
     int err;
     if (setjmp(r->fault.jump) == 0) {
-        r->top = push_scope(r, false);
+        push_scope(r);
         set_variables(r, vars);
         run_list(r, t->root);
         err = take_parts(r, o, out);

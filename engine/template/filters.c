@@ -860,6 +860,9 @@ struct value call_method(struct run *r, struct value self, const char *name,
 
 static bool test_type(struct value v, const char *name, bool *known)
 {
+    /* As in Jinja2, what is undefined can be iterated over (it is empty). */
+    bool iterable =
+        v.type == V_LIST || v.type == V_STRING || v.type == V_DICT || v.type == V_UNDEFINED;
     const struct {
         const char *name;
         bool yes;
@@ -869,8 +872,8 @@ static bool test_type(struct value v, const char *name, bool *known)
         {"none", v.type == V_NONE},
         {"string", v.type == V_STRING},
         {"mapping", v.type == V_DICT || v.type == V_NAMESPACE},
-        {"sequence", v.type == V_LIST || v.type == V_STRING || v.type == V_DICT},
-        {"iterable", v.type == V_LIST || v.type == V_STRING || v.type == V_DICT},
+        {"sequence", iterable},
+        {"iterable", iterable},
         {"boolean", v.type == V_BOOL},
         {"true", v.type == V_BOOL && v.b},
         {"false", v.type == V_BOOL && !v.b},

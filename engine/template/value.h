@@ -45,7 +45,7 @@ struct value {
         struct str s;
         struct list *list;
         struct dict *dict;
-        const struct node *macro;
+        const struct closure *macro;
         const char *name; /* BUILTIN; UNDEFINED: what was looked up */
         struct bound *bound;
     };
@@ -154,7 +154,11 @@ struct fault {
 struct scope {
     struct scope *parent;
     struct dict *vars;
-    bool macro; /* lookups go on at the top level, not at the caller */
+};
+
+struct closure {
+    const struct node *node;
+    struct scope *scope;
 };
 
 struct run {
@@ -163,7 +167,7 @@ struct run {
     const struct lodge_template_limits *limits;
     uint64_t steps;
     uint32_t depth;
-    struct scope *scope, *top;
+    struct scope *scope;
     struct out *out;
     time_t now;
     enum { FLOW_NEXT, FLOW_BREAK, FLOW_CONTINUE } flow;

@@ -79,7 +79,7 @@ static bool word_after(const char *s, size_t n, size_t at)
 
 /* Longest added token that begins at s[at] and may stand there. */
 static const struct added_token *match_at(const struct lodge_tokenizer *t, const char *s, size_t n,
-                                          size_t at, bool normalized)
+                                          size_t at, bool normalized, bool special)
 {
     uint32_t low = 0, high = t->n_added;
     const struct added_token *best = NULL;
@@ -90,29 +90,34 @@ static const struct added_token *match_at(const struct lodge_tokenizer *t, const
         /* Equal texts cannot be: the first of the range is the only one of this length. */
         const struct added_token *a = low < high ? &t->added[low] : NULL;
         if (a && a->text.n == depth + 1 && a->normalized == normalized &&
+            (special || !a->special) &&
             !(a->single_word && (word_before(s, at) || word_after(s, n, at + a->text.n))))
             best = a;
     }
     return best;
 }
 
-static bool space_at(const char *s, size_t n, size_t at, size_t *len)
+bool is_space(uint32_t cp)
 {
-    uint32_t cp;
-    int k = lodge_utf8_decode((const uint8_t *)s + at, n - at, &cp);
-    *len = k > 0 ? (size_t)k : 1;
-    if (k <= 0)
-        return false;
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     return (cp >= 9 && cp <= 13) || cp == 0x85 || c == UTF8PROC_CATEGORY_ZS ||
            c == UTF8PROC_CATEGORY_ZL || c == UTF8PROC_CATEGORY_ZP;
 }
 
+bool space_at(const char *s, size_t n, size_t at, size_t *len)
+{
+    uint32_t cp;
+    int k = lodge_utf8_decode((const uint8_t *)s + at, n - at, &cp);
+    *len = k > 0 ? (size_t)k : 1;
+    return k > 0 && is_space(cp);
+}
+
 const struct added_token *next_added(const struct lodge_tokenizer *t, const char *s, size_t n,
-                                     size_t from, bool normalized, size_t *begin, size_t *end)
+                                     size_t from, bool normalized, bool special, size_t *begin,
+                                     size_t *end)
 {
     for (size_t at = from, len; t->n_added && at < n; at++) {
-        const struct added_token *a = match_at(t, s, n, at, normalized);
+        const struct added_token *a = match_at(t, s, n, at, normalized, special);
         if (!a)
             continue;
         *begin = at;

@@ -72,7 +72,7 @@ static int encode_raw_run(struct job *j, const char *s, size_t n, bool special)
     size_t at = 0, begin, end;
     const struct added_token *a;
     const char *norm = lodge_buf_text(&j->norm);
-    while (!err && special && (a = next_added(j->t, norm, j->norm.n, at, true, &begin, &end))) {
+    while (!err && (a = next_added(j->t, norm, j->norm.n, at, true, special, &begin, &end))) {
         err = encode_run(j, norm + at, begin - at);
         if (!err)
             err = push_added(j, a);
@@ -87,7 +87,7 @@ static int encode_text(struct job *j, const char *s, size_t n, bool special)
     size_t at = 0, begin, end;
     const struct added_token *a;
     int err = 0;
-    while (!err && special && (a = next_added(j->t, s, n, at, false, &begin, &end))) {
+    while (!err && (a = next_added(j->t, s, n, at, false, special, &begin, &end))) {
         err = encode_raw_run(j, s + at, begin - at, special);
         if (!err)
             err = push_added(j, a);
@@ -169,19 +169,19 @@ int lodge_tokenizer_encode(const struct lodge_tokenizer *t, const char *text, si
     return explain(err, max_tokens, e);
 }
 
-/* Does a user part contain, or touch with its neighbours, the text of an added token? */
-static bool user_has_added(const struct lodge_tokenizer *t, const char *text,
-                           const struct lodge_text_part *parts, size_t n_parts, size_t n)
+/* Does a control token of the whole text lie, in part at least, in a user part? */
+static bool user_has_special(const struct lodge_tokenizer *t, const char *text,
+                             const struct lodge_text_part *parts, size_t n_parts, size_t n)
 {
     size_t at = 0, begin, end, k = 0;
-    while (next_added(t, text, n, at, false, &begin, &end) ||
-           next_added(t, text, n, at, true, &begin, &end)) {
+    const struct added_token *a;
+    while ((a = next_added(t, text, n, at, false, true, &begin, &end))) {
         while (k < n_parts && parts[k].end <= begin)
             k++;
-        for (size_t i = k; i < n_parts && parts[i].begin < end; i++)
+        for (size_t i = k; a->special && i < n_parts && parts[i].begin < end; i++)
             if (parts[i].user)
                 return true;
-        at = end > begin ? end : end + 1;
+        at = end;
     }
     return false;
 }
@@ -191,7 +191,7 @@ int lodge_tokenizer_encode_parts(const struct lodge_tokenizer *t, const char *te
                                  size_t max_tokens, struct lodge_tokens *out, struct lodge_error *e)
 {
     size_t n = n_parts ? parts[n_parts - 1].end : 0;
-    if (!user_has_added(t, text, parts, n_parts, n))
+    if (!user_has_special(t, text, parts, n_parts, n))
         return lodge_tokenizer_encode(t, text, n, LODGE_ENCODE_SPECIAL, max_tokens, out, e);
     struct job j;
     int err = job_start(&j, t, n, max_tokens, out);

@@ -112,6 +112,9 @@ void span_map_put(struct span_map *m, struct lodge_span key, uint32_t value);
 int64_t span_map_get(const struct span_map *m, const char *s, size_t n);
 bool pair_map_init(struct pair_map *m, struct lodge_arena *a, size_t n);
 void pair_map_put(struct pair_map *m, uint32_t left, uint32_t right, uint32_t rank, uint32_t id);
+/* Adds a merge, unless it would make a control token. */
+void put_merge(struct lodge_tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
+               uint32_t id);
 const struct pair_slot *pair_map_get(const struct pair_map *m, uint32_t left, uint32_t right);
 struct lodge_span keep_span(struct lodge_arena *a, const char *s, size_t n);
 /* Spelling of a byte-level token to its bytes; n == SIZE_MAX when it has characters outside the
@@ -149,9 +152,13 @@ void merger_destroy(struct merger *m);
 int merge_piece(const struct lodge_tokenizer *t, struct merger *m, const char *s, size_t n,
                 struct lodge_tokens *out);
 
-/* added.c: next added token in s[from..n) among those with `normalized` as given; its bounds with
- * swallowed spaces. NULL when there is none. */
+/* added.c: next added token in s[from..n) among those with `normalized` as given, and without the
+ * special ones unless `special`; its bounds with swallowed spaces. NULL when there is none. */
 const struct added_token *next_added(const struct lodge_tokenizer *t, const char *s, size_t n,
-                                     size_t from, bool normalized, size_t *begin, size_t *end);
+                                     size_t from, bool normalized, bool special, size_t *begin,
+                                     size_t *end);
+bool is_space(uint32_t cp);
+/* Is there white space at s[at]? *len: bytes of the character. */
+bool space_at(const char *s, size_t n, size_t at, size_t *len);
 
 #endif

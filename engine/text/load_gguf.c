@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define LLAMA3                                                                                     \
@@ -21,14 +22,15 @@ static const struct pre {
     const char *names[4];
     const char *pattern;
     bool digits; /* each digit cut out first */
+    bool nfc;
     bool ignore_merges;
     bool add_bos;
 } pres[] = {
-    {{"llama-bpe", "llama3", "llama-v3"}, LLAMA3, false, true, true},
-    {{"qwen2", "qwen25", "deepseek-r1-qwen"}, QWEN2, false, false, false},
-    {{"smollm"}, GPT2, true, false, false},
-    {{"gpt-2", "gpt2"}, GPT2, false, false, false},
-    {{"tekken"}, TEKKEN, false, true, true},
+    {{"llama-bpe", "llama3", "llama-v3"}, LLAMA3, .ignore_merges = true, .add_bos = true},
+    {{"qwen2", "qwen25", "deepseek-r1-qwen"}, QWEN2, .nfc = true},
+    {{"smollm"}, GPT2, .digits = true},
+    {{"gpt-2", "gpt2"}, GPT2},
+    {{"tekken"}, TEKKEN, .ignore_merges = true, .add_bos = true},
 };
 
 static const struct pre *find_pre(const char *name)
@@ -88,7 +90,7 @@ static int copy_merges(struct lodge_tokenizer *t, const struct lodge_vocab_sourc
                              "is not in the vocabulary",
                              i, (int)(m->n > 60 ? 60 : m->n), m->data);
         else
-            pair_map_put(&t->merges, (uint32_t)a, (uint32_t)b, i, (uint32_t)ab);
+            put_merge(t, (uint32_t)a, (uint32_t)b, i, (uint32_t)ab);
     }
     lodge_buf_finish(&joined);
     return err;
@@ -107,6 +109,9 @@ static int set_byte_level(struct lodge_tokenizer *t, const struct lodge_vocab_so
     t->byte_level = true;
     t->ignore_merges = pre->ignore_merges;
     *add_bos = pre->add_bos;
+    if (pre->nfc)
+        t->norms[t->n_norms++] =
+            (struct norm_step){.kind = NORM_UNICODE, .arg = UTF8PROC_STABLE | UTF8PROC_COMPOSE};
     if (pre->digits)
         t->splits[t->n_splits++] =
             (struct split_step){.kind = SPLIT_DIGITS, .behavior = BEHAVIOR_ISOLATED, .arg = 1};

@@ -305,7 +305,9 @@ static int load_added(const struct load *l, const json_t *added)
             .single_word = json_is_true(json_object_get(a, "single_word")),
             .lstrip = json_is_true(json_object_get(a, "lstrip")),
             .rstrip = json_is_true(json_object_get(a, "rstrip")),
-            .normalized = json_is_true(json_object_get(a, "normalized")),
+            /* Control tokens are compared as written, so that no normal form of user text is one.
+             */
+            .normalized = json_is_true(json_object_get(a, "normalized")) && !t->tokens[n].special,
         };
     }
     return 0;
@@ -352,7 +354,7 @@ static int load_merges(const struct load *l, const json_t *merges)
                              "%s: merge %zu names a token that is not in the vocabulary", l->where,
                              i);
         else
-            pair_map_put(&t->merges, (uint32_t)left, (uint32_t)right, (uint32_t)i, (uint32_t)both);
+            put_merge(t, (uint32_t)left, (uint32_t)right, (uint32_t)i, (uint32_t)both);
     }
     lodge_buf_finish(&joined);
     return err;

@@ -6,6 +6,14 @@
 #include <string.h>
 #include <utf8proc.h>
 
+/* Code points of the longest decomposition. */
+#define MAX_DECOMPOSED 32u
+
+static unsigned combining_class(utf8proc_int32_t cp)
+{
+    return (unsigned)utf8proc_get_property(cp)->combining_class & 255u;
+}
+
 static void replace_all(struct lodge_buf *in, const struct norm_step *step, struct lodge_buf *out)
 {
     for (size_t i = 0; i < in->n;) {
@@ -19,16 +27,84 @@ static void replace_all(struct lodge_buf *in, const struct norm_step *step, stru
     }
 }
 
+/* Sorts a run of marks by combining class, equal ones in their order. utf8proc's own sort takes
+ * quadratic time, which a hostile text would use. */
+static int sort_marks(utf8proc_int32_t *run, size_t n)
+{
+    size_t begin[257] = {0};
+    utf8proc_int32_t *copy = malloc(n * sizeof *copy);
+    if (!copy)
+        return LODGE_ERR_NOMEM;
+    memcpy(copy, run, n * sizeof *copy);
+    for (size_t i = 0; i < n; i++)
+        begin[combining_class(copy[i]) + 1]++;
+    for (size_t c = 0; c < 256; c++)
+        begin[c + 1] += begin[c];
+    for (size_t i = 0; i < n; i++)
+        run[begin[combining_class(copy[i])]++] = copy[i];
+    free(copy);
+    return 0;
+}
+
+static int order_marks(utf8proc_int32_t *chars, size_t n)
+{
+    int err = 0;
+    for (size_t i = 0; i < n && !err; i++) {
+        size_t begin = i;
+        bool sorted = true;
+        while (i < n && combining_class(chars[i])) {
+            sorted &= i == begin || combining_class(chars[i - 1]) <= combining_class(chars[i]);
+            i++;
+        }
+        if (!sorted)
+            err = sort_marks(chars + begin, i - begin);
+    }
+    return err;
+}
+
+/* Decomposes into *chars (grown as needed, the caller frees it). */
+static int decompose(struct lodge_buf *in, utf8proc_option_t options, utf8proc_int32_t **chars,
+                     size_t *n)
+{
+    size_t room = 0;
+    int boundary = 0;
+    for (size_t i = 0; i < in->n;) {
+        uint32_t cp = 0;
+        int len = lodge_utf8_decode((const uint8_t *)in->data + i, in->n - i, &cp);
+        if (room - *n < MAX_DECOMPOSED) {
+            room = room ? room * 2 : in->n / 2 + 2 * MAX_DECOMPOSED;
+            utf8proc_int32_t *more = realloc(*chars, room * sizeof *more);
+            if (!more)
+                return LODGE_ERR_NOMEM;
+            *chars = more;
+        }
+        utf8proc_ssize_t k = utf8proc_decompose_char(
+            (utf8proc_int32_t)cp, *chars + *n, (utf8proc_ssize_t)(room - *n), options, &boundary);
+        if (len <= 0 || k < 0 || (size_t)k > room - *n)
+            return LODGE_ERR_INTERNAL;
+        *n += (size_t)k;
+        i += (size_t)len;
+    }
+    return 0;
+}
+
 static int unicode_form(struct lodge_buf *in, int options, struct lodge_buf *out)
 {
-    utf8proc_uint8_t *mapped = NULL;
-    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)lodge_buf_text(in),
-                                      (utf8proc_ssize_t)in->n, &mapped, (utf8proc_option_t)options);
-    if (n < 0)
-        return LODGE_ERR_NOMEM;
-    lodge_buf_append(out, mapped, (size_t)n);
-    free(mapped);
-    return 0;
+    utf8proc_int32_t *chars = NULL;
+    size_t n = 0;
+    int err = decompose(in, (utf8proc_option_t)options, &chars, &n);
+    if (!err)
+        err = order_marks(chars, n);
+    if (!err && n) {
+        utf8proc_ssize_t bytes =
+            utf8proc_reencode(chars, (utf8proc_ssize_t)n, (utf8proc_option_t)options);
+        if (bytes < 0)
+            err = LODGE_ERR_INTERNAL;
+        else
+            lodge_buf_append(out, chars, (size_t)bytes);
+    }
+    free(chars);
+    return err;
 }
 
 static void lower_case(struct lodge_buf *in, struct lodge_buf *out)
@@ -41,19 +117,33 @@ static void lower_case(struct lodge_buf *in, struct lodge_buf *out)
         uint8_t c[4];
         uint32_t low = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
         lodge_buf_append(out, c, (size_t)lodge_utf8_encode(low, c));
+        if (cp == 0x130) /* the one character whose lower case is two */
+            lodge_buf_append(out, "\xCC\x87", 2);
         i += (size_t)len;
     }
 }
 
+/* Bytes of the white space at the front, or at the back. */
+static size_t space_bytes(const char *s, size_t n, bool back)
+{
+    size_t at = 0, len;
+    while (at < n) {
+        size_t from = back ? n - at - 1 : at;
+        while (back && from > 0 && ((uint8_t)s[from] & 0xC0) == 0x80)
+            from--;
+        if (!space_at(s, back ? n - at : n, from, &len))
+            break;
+        at += len;
+    }
+    return at;
+}
+
 static void strip_spaces(struct lodge_buf *in, int sides, struct lodge_buf *out)
 {
-    size_t begin = 0, end = in->n;
-    static const char spaces[] = " \t\r\n\v\f";
-    while ((sides & 1) && begin < end && strchr(spaces, in->data[begin]))
-        begin++;
-    while ((sides & 2) && end > begin && strchr(spaces, in->data[end - 1]))
-        end--;
-    lodge_buf_append(out, in->data + begin, end - begin);
+    const char *s = lodge_buf_text(in);
+    size_t begin = sides & 1 ? space_bytes(s, in->n, false) : 0;
+    size_t end = in->n - (sides & 2 && begin < in->n ? space_bytes(s, in->n, true) : 0);
+    lodge_buf_append(out, s + begin, end - begin);
 }
 
 static int apply(const struct norm_step *step, struct lodge_buf *in, struct lodge_buf *out)

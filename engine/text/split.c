@@ -7,8 +7,10 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* Bounds the work of one match attempt, so a hostile text cannot make a pattern backtrack long. */
+/* Bounds the work of one match attempt, so that a pattern cannot backtrack for ever. A white-space
+ * run of the whole text is walked back once by `\s*[\r\n]+`, which is linear and must pass. */
 #define MATCH_LIMIT 1000000u
+#define MATCH_LIMIT_PER_BYTE 8u
 
 static bool add(struct pieces *p, size_t begin, size_t end)
 {
@@ -125,13 +127,6 @@ static bool is_digit(uint32_t cp)
     return k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_NO;
 }
 
-static bool is_space(uint32_t cp)
-{
-    utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)cp);
-    return (cp >= 9 && cp <= 13) || cp == 0x85 || k == UTF8PROC_CATEGORY_ZS ||
-           k == UTF8PROC_CATEGORY_ZL || k == UTF8PROC_CATEGORY_ZP;
-}
-
 /* Runs of characters of one class; `each`: every character of the class by itself. */
 static int split_class(const struct split_step *step, const char *s, struct piece p,
                        bool (*in_class)(uint32_t), bool each, struct pieces *out)
@@ -231,6 +226,12 @@ static int run_steps(const struct lodge_tokenizer *t, const char *s, pcre2_match
     return err;
 }
 
+static uint32_t match_limit(size_t n)
+{
+    size_t limit = MATCH_LIMIT + MATCH_LIMIT_PER_BYTE * n;
+    return limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX;
+}
+
 int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start,
           struct pieces *out)
 {
@@ -244,7 +245,7 @@ int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start
     pcre2_match_data *md = pcre2_match_data_create(32, NULL);
     pcre2_match_context *limits = pcre2_match_context_create(NULL);
     if (limits)
-        pcre2_set_match_limit(limits, MATCH_LIMIT);
+        pcre2_set_match_limit(limits, match_limit(text->n));
     bool ok = md && limits && add(out, 0, text->n);
     err = ok ? run_steps(t, lodge_buf_text(text), md, limits, out) : LODGE_ERR_NOMEM;
     pcre2_match_context_free(limits);

@@ -62,7 +62,8 @@ void lodge_tokens_finish(struct lodge_tokens *t);
 bool lodge_tokens_push(struct lodge_tokens *t, uint32_t id);
 
 enum {
-    LODGE_ENCODE_SPECIAL = 1, /* added tokens written in the text are recognised */
+    LODGE_ENCODE_SPECIAL = 1, /* control tokens written in the text are recognised; other added
+                                 tokens always are */
     LODGE_ENCODE_ADD = 2,     /* BOS and EOS as the model wants them */
 };
 
@@ -76,9 +77,9 @@ struct lodge_text_part {
     size_t begin, end;
     bool user;
 };
-/* Encodes a text whose parts cover it in order. Where no user part contains the text of an added
+/* Encodes a text whose parts cover it in order. Where no user part contains the text of a control
  * token the whole text is encoded at once, so that ids equal those of other implementations; else
- * added tokens are matched in trusted parts only. */
+ * control tokens are matched in trusted parts only. */
 int lodge_tokenizer_encode_parts(const struct lodge_tokenizer *t, const char *text,
                                  const struct lodge_text_part *parts, size_t n_parts,
                                  size_t max_tokens, struct lodge_tokens *out,

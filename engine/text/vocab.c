@@ -84,6 +84,12 @@ const struct pair_slot *pair_map_get(const struct pair_map *m, uint32_t left, ui
     return slot->key ? slot : NULL;
 }
 
+void put_merge(struct lodge_tokenizer *t, uint32_t left, uint32_t right, uint32_t rank, uint32_t id)
+{
+    if (!t->tokens[id].special)
+        pair_map_put(&t->merges, left, right, rank, id);
+}
+
 struct lodge_span keep_span(struct lodge_arena *a, const char *s, size_t n)
 {
     const char *copy = lodge_arena_strndup(a, s, n);
@@ -182,11 +188,12 @@ int index_tokens(struct lodge_tokenizer *t, struct lodge_error *e)
         if (t->byte_level)
             tok->bytes = added[i] || piece.n == SIZE_MAX ? tok->text : piece;
         else
-            tok->bytes = added[i] ? tok->text : bytes_of_piece(&t->arena, tok->text);
+            tok->bytes = bytes_of_piece(&t->arena, tok->text);
         ok = tok->bytes.data != NULL;
-        if (ok && piece.n != SIZE_MAX)
-            span_map_put(&t->by_piece, piece, i);
         int byte = t->byte_level ? -1 : byte_token(tok->text);
+        /* Merging must not make a control token, or a byte token, of text that spells one. */
+        if (ok && piece.n != SIZE_MAX && !tok->special && !(t->by_score && byte >= 0))
+            span_map_put(&t->by_piece, piece, i);
         if (byte >= 0)
             t->byte_id[byte] = (int32_t)i;
     }

@@ -1,0 +1,159 @@
+/* The engine against transformers: tiny seeded models in every container and weight format, prompts
+ * scored token by token and continued greedily. tests/golden/make_models.py made the data and says
+ * what its two oracles are. Each case runs on the reference kernels and on the best rung of this
+ * machine, there with prompts cut into chunks of 24 tokens.
+ *
+ * Gates: mean |difference of log-probability| <= 0.005 against the oracle with the declared
+ * roundings, and <= 0.02 against fp32 unless activations are int8; the likeliest token is the
+ * oracle's wherever its margin exceeds 0.5; greedy tokens agree up to the first margin below 0.05.
+ */
+#include "base/file.h"
+#include "base/json.h"
+#include "tests/engine/score.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TOLERANCE_DECLARED 0.005
+#define TOLERANCE_FP32 0.02
+#define CLEAR_MARGIN 0.5
+#define GREEDY_MARGIN 0.05
+
+struct sums {
+    double declared, fp32, declared_max;
+    size_t n, n_clear, n_greedy;
+    bool failed;
+};
+
+static uint32_t *id_list(const json_t *list)
+{
+    uint32_t *ids = calloc(json_array_size(list) + 1, sizeof *ids);
+    for (size_t i = 0; ids && i < json_array_size(list); i++)
+        ids[i] = (uint32_t)json_integer_value(json_array_get(list, i));
+    return ids;
+}
+
+static double number(const json_t *obj, const char *key, size_t i)
+{
+    return json_number_value(json_array_get(json_object_get(obj, key), i));
+}
+
+static void compare_scores(const json_t *prompt, const struct scored *got, struct sums *s)
+{
+    for (size_t i = 0; i < got->n_scores; i++) {
+        double d = fabs((double)got->scores[i] - number(prompt, "declared", i));
+        s->declared += d;
+        s->declared_max = fmax(s->declared_max, d);
+        s->fp32 += fabs((double)got->scores[i] - number(prompt, "fp32", i));
+        s->n++;
+        if (number(prompt, "margin", i) <= CLEAR_MARGIN)
+            continue;
+        s->n_clear++;
+        if (got->best[i] != (uint32_t)number(prompt, "best", i)) {
+            printf("  position %zu: token %u is likeliest, the oracle says %.0f (margin %.3f)\n", i,
+                   got->best[i], number(prompt, "best", i), number(prompt, "margin", i));
+            s->failed = true;
+        }
+    }
+}
+
+static void compare_greedy(const json_t *prompt, const struct scored *got, struct sums *s)
+{
+    for (size_t i = 0; i < got->n_output; i++) {
+        if (number(prompt, "greedy_margin", i) < GREEDY_MARGIN)
+            return;
+        s->n_greedy++;
+        if (got->output[i] != (uint32_t)number(prompt, "greedy", i)) {
+            printf("  greedy token %zu is %u, the oracle says %.0f\n", i, got->output[i],
+                   number(prompt, "greedy", i));
+            s->failed = true;
+            return;
+        }
+    }
+}
+
+static void run_prompt(struct lodge_engine *en, const json_t *prompt, struct sums *s)
+{
+    const json_t *ids = json_object_get(prompt, "ids");
+    uint32_t n = (uint32_t)json_array_size(ids);
+    uint32_t n_greedy = (uint32_t)json_array_size(json_object_get(prompt, "greedy"));
+    uint32_t *list = id_list(ids);
+    struct scored got;
+    struct lodge_error e = {0};
+    int err = list ? score(en, list, n, n_greedy, &got, &e) : LODGE_ERR_NOMEM;
+    if (err || got.n_scores != n - 1 || got.n_output != n_greedy) {
+        printf("  %s: %zu of %u scores, %zu of %u tokens\n", e.text, err ? 0 : got.n_scores, n - 1,
+               err ? 0 : got.n_output, n_greedy);
+        s->failed = true;
+    } else {
+        compare_scores(prompt, &got, s);
+        compare_greedy(prompt, &got, s);
+    }
+    if (!err)
+        scored_finish(&got);
+    free(list);
+}
+
+/* 0 when the case passes on this rung. */
+static int run_case(const char *dir, const json_t *c, const char *isa, uint32_t chunk)
+{
+    const char *name = json_string_value(json_object_get(c, "model"));
+    const char *type = json_string_value(json_array_get(json_object_get(c, "types"), 0));
+    char *path = lodge_path_join(dir, name);
+    struct lodge_engine_config cfg = {
+        .model_path = path,
+        .cpu_isa = isa,
+        .n_threads = 2,
+        .max_model_len = (uint32_t)json_integer_value(json_object_get(c, "max_model_len")),
+        .max_seqs = 4,
+        .max_step_tokens = chunk,
+        .pool_bytes = 4 << 20};
+    struct lodge_engine *en = NULL;
+    struct lodge_error e = {0};
+    struct sums s = {0};
+    size_t i;
+    json_t *prompt;
+    if (lodge_engine_open(&cfg, &en, &e)) {
+        printf("%s: %s\n", name, e.text);
+        free(path);
+        return 1;
+    }
+    json_array_foreach(json_object_get(c, "prompts"), i, prompt) run_prompt(en, prompt, &s);
+    lodge_engine_close(en);
+    free(path);
+    double declared = s.declared / (double)s.n, fp32 = s.fp32 / (double)s.n;
+    bool int8 = type[0] == 'Q';
+    /* A NaN must fail. */
+    s.failed |= !(declared <= TOLERANCE_DECLARED) || (!int8 && !(fp32 <= TOLERANCE_FP32));
+    printf("%s %-20s %-5s %-8s declared %.6f (max %.5f)  fp32 %.5f  %zu clear argmax, %zu greedy\n",
+           s.failed ? "FAIL" : "ok  ", name, type, isa ? isa : "best", declared, s.declared_max,
+           fp32, s.n_clear, s.n_greedy);
+    return s.failed;
+}
+
+int main(int argc, char **argv)
+{
+    json_t *golden = NULL, *c;
+    struct lodge_error e = {0};
+    char *path = argc > 1 ? lodge_path_join(argv[1], "golden.json") : NULL;
+    if (!path || lodge_json_load_file(path, &golden, &e)) {
+        printf("usage: golden_models DIR [CASE]; %s\n", e.text);
+        return 2;
+    }
+    free(path);
+    int failed = 0;
+    size_t i, n = 0;
+    json_array_foreach(json_object_get(golden, "cases"), i, c)
+    {
+        if (argc > 2 && strcmp(argv[2], json_string_value(json_object_get(c, "model"))) != 0)
+            continue;
+        failed += run_case(argv[1], c, "ref", 0);
+        failed += run_case(argv[1], c, NULL, 24);
+        n++;
+    }
+    json_decref(golden);
+    printf("%zu cases on two rungs, %d failures\n", n, failed);
+    return failed || !n;
+}

@@ -1,0 +1,75 @@
+#include "tests/engine/score.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+/* Takes one event; true at the last. */
+static bool take(const struct lodge_event *ev, struct scored *s, uint32_t n, uint32_t n_greedy,
+                 int *err, struct lodge_error *e)
+{
+    switch (ev->head.kind) {
+    case LODGE_EVENT_PROMPT:
+        if (ev->index == s->n_scores + 1 && ev->index < n && ev->n_tops) {
+            s->best[s->n_scores] = lodge_event_tops(ev)[0].token;
+            s->scores[s->n_scores++] = ev->logprob;
+        }
+        return false;
+    case LODGE_EVENT_TOKEN:
+        if (s->n_output < n_greedy)
+            s->output[s->n_output++] = ev->token;
+        return false;
+    case LODGE_EVENT_END:
+        if (ev->finish == LODGE_FINISH_ERROR || ev->finish == LODGE_FINISH_ABORT)
+            *err = lodge_fail(e, ev->error, "request ended: %.*s", (int)ev->n_text,
+                              lodge_event_text(ev));
+        return true;
+    default:
+        return false;
+    }
+}
+
+int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
+          struct scored *out, struct lodge_error *e)
+{
+    struct lodge_request r;
+    struct lodge_stream *stream = NULL;
+    uint64_t id;
+    lodge_request_init(&r);
+    r.prompt = ids;
+    r.n_prompt = n;
+    r.max_tokens = n_greedy;
+    r.want_prompt_scores = true;
+    r.n_prompt_tops = 1;
+    r.ignore_eos = true;
+    int err = lodge_engine_submit(en, &r, &stream, &id, e);
+    if (err)
+        return err;
+    *out = (struct scored){.scores = calloc(n, sizeof *out->scores),
+                           .best = calloc(n, sizeof *out->best),
+                           .output = calloc(n_greedy + 1, sizeof *out->output)};
+    if (!out->scores || !out->best || !out->output)
+        abort();
+    struct lodge_buf events;
+    lodge_buf_init(&events, (size_t)64 << 20);
+    for (bool end = false; !end;) {
+        lodge_stream_take(stream, &events);
+        size_t at = 0;
+        for (const struct lodge_record *x; !end && (x = lodge_record_next(&events, &at));)
+            end = take((const struct lodge_event *)x, out, n, n_greedy, &err, e);
+        if (!end)
+            nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
+    lodge_stream_close(stream);
+    lodge_buf_finish(&events);
+    if (err)
+        scored_finish(out);
+    return err;
+}
+
+void scored_finish(struct scored *s)
+{
+    free(s->scores);
+    free(s->best);
+    free(s->output);
+    *s = (struct scored){0};
+}

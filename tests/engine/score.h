@@ -1,0 +1,21 @@
+/* Scoring a prompt through the real engine, for the golden tests. */
+#ifndef TESTS_ENGINE_SCORE_H
+#define TESTS_ENGINE_SCORE_H
+
+#include "engine/engine.h"
+
+struct scored {
+    float *scores;  /* log-probability of prompt token i + 1 given those before */
+    uint32_t *best; /* likeliest token in its place */
+    size_t n_scores;
+    uint32_t *output; /* greedy continuation */
+    size_t n_output;
+};
+
+/* Runs one request to its end. 0, or the error that it ended with. The caller ends *out by
+ * scored_finish when 0 is returned. */
+int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
+          struct scored *out, struct lodge_error *e);
+void scored_finish(struct scored *s);
+
+#endif

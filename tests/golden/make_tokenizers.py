@@ -1,0 +1,330 @@
+"""Small tokenizers in the shapes of real families, and what the tokenizers library (and, for
+SentencePiece vocabularies in GGUF, the sentencepiece library) makes of a nasty corpus.
+
+    python tests/golden/make_tokenizers.py tests/data/text [MODEL.gguf]
+
+needs tokenizers, sentencepiece, transformers and gguf. Each vocabulary is trained here on the sentences of corpus.py.
+Writes NAME.json (tokenizer.json), NAME.gguf (the same vocabulary as tokenizer.ggml.*, no tensors) and
+golden.json: the texts once, then per vocabulary the ids of every text
+    ids     added tokens recognised (library default)
+    plain   special ones taken as text (encode_special_tokens)
+    whole   with BOS and EOS as the post-processor says
+and id sequences with the text they decode to. With MODEL.gguf (the model of `lodge-up`) its vocabulary is
+compared too, under the name "default-model"; the test skips that part without LODGE_TEST_MODEL.
+"""
+import io
+import json
+import os
+import shutil
+import sys
+
+import gguf
+import numpy as np
+import sentencepiece
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from corpus import BROKEN, NASTY, TRAIN
+from gguf_vocab import tokenizer_of
+
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+          r"\s+(?!\S)|\s+")
+QWEN2 = LLAMA3.replace("{1,3}", "")
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|"
+          r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+BEGIN, END = "<|begin|>", "<|end|>"
+
+
+def special(text, **flags):
+    return AddedToken(text, special=True, normalized=False, **flags)
+
+
+def edited(t, change):
+    doc = json.loads(t.to_str())
+    change(doc)
+    return Tokenizer.from_str(json.dumps(doc))
+
+
+def byte_level(pre, size=520, normalizer=None, change=None):
+    t = Tokenizer(models.BPE())
+    if normalizer:
+        t.normalizer = normalizer
+    t.pre_tokenizer = pre_tokenizers.Sequence(pre)
+    t.decoder = decoders.ByteLevel()
+    t.train_from_iterator(TRAIN * 3, trainers.BpeTrainer(
+        vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    if change:
+        t = edited(t, change)
+    t.add_special_tokens([special(BEGIN), special(END)])
+    return t
+
+
+def ignore_merges(doc):
+    """Whole pieces that no merge leads to; only ignore_merges finds them."""
+    doc["model"]["ignore_merges"] = True
+    n = len(doc["model"]["vocab"])
+    doc["model"]["vocab"].update({"unreachable": n, "Ġunreachable": n + 1})
+
+
+def with_bos(t):
+    t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
+        single=f"{BEGIN} $A", special_tokens=[(BEGIN, t.token_to_id(BEGIN))])])
+    return t
+
+
+def split(pattern):
+    return [pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+
+
+def llama3():
+    return with_bos(byte_level(split(LLAMA3), change=ignore_merges))
+
+
+def qwen2():
+    t = byte_level(split(QWEN2), normalizer=normalizers.NFC())
+    t.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    return t
+
+
+def smollm2():
+    return byte_level([pre_tokenizers.Digits(individual_digits=True),
+                       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+
+
+def gpt2():
+    return byte_level([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+
+
+def gpt2_prefix():
+    return byte_level([pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)], size=420)
+
+
+def tekken():
+    t = byte_level(split(TEKKEN), change=ignore_merges)
+    t.add_special_tokens([special("[INST]"), special("[/INST]")])
+    return with_bos(t)
+
+
+# ---- SentencePiece ---------------------------------------------------------------------------------
+
+
+def train_sentencepiece(**more):
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TRAIN * 3), model_writer=out, model_type="bpe", vocab_size=620, byte_fallback=True,
+        character_coverage=0.985, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True, split_digits=True, max_sentence_length=10000, minloglevel=2, **more)
+    return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+
+
+def merges_of(sp):
+    """All ways to make each piece of two others, best piece first, as converters write them."""
+    ids = {sp.id_to_piece(i): i for i in range(sp.get_piece_size())}
+    merges = []
+    for piece, i in ids.items():
+        if sp.is_control(i) or sp.is_byte(i) or sp.is_unknown(i):
+            continue
+        pairs = [(piece[:k], piece[k:]) for k in range(1, len(piece)) if piece[:k] in ids and piece[k:] in ids]
+        merges += [(sp.get_score(i), p) for p in sorted(pairs, key=lambda p: (ids[p[0]], ids[p[1]]))]
+    return [p for _, p in sorted(merges, key=lambda m: -m[0])]
+
+
+def sp_model(sp, **flags):
+    vocab = {sp.id_to_piece(i): i for i in range(sp.get_piece_size())}
+    t = Tokenizer(models.BPE(vocab=vocab, merges=merges_of(sp), unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t.add_special_tokens([special("<unk>"), special("<s>"), special("</s>")])
+    t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return t
+
+
+def llama2(sp):
+    t = sp_model(sp)
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                   decoders.Strip(" ", 1, 0)])
+    return t
+
+
+def mistral(sp):
+    """The newer spelling of the same: Metaspace that prepends at the very start only."""
+    t = sp_model(sp)
+    t.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                   decoders.Strip(" ", 1, 0)])
+    return t
+
+
+def metaspace(sp):
+    """Words cut at spaces; unknown characters are <unk>, one by one."""
+    t = edited(sp_model(sp), lambda doc: doc["model"].update(byte_fallback=False, fuse_unk=False))
+    t.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return t
+
+
+def gemma(sp):
+    t = sp_model(sp)
+    t.normalizer = normalizers.Replace(" ", "▁")
+    t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    t.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("▁▁▁", normalized=False)])
+    return t
+
+
+def added():
+    """Every flag of an added token, with normalizers that change text."""
+    t = byte_level([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)], size=420,
+                   normalizer=normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]))
+    t.add_tokens([AddedToken("<tag>", normalized=False), AddedToken("<left>", lstrip=True, normalized=False),
+                  AddedToken("<right>", rstrip=True, normalized=False),
+                  AddedToken("<both>", lstrip=True, rstrip=True, normalized=False),
+                  AddedToken("<one>", single_word=True, normalized=False), AddedToken("<NORM>", normalized=True),
+                  AddedToken("CAFÉTOK", normalized=True), AddedToken("tok", single_word=True, normalized=True)])
+    return t
+
+
+def cutters():
+    """Pre-tokenizers that other families combine: punctuation, digit runs, a plain string, whitespace."""
+    return byte_level([pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Split("ab", "merged_with_next"),
+                       pre_tokenizers.Split(Regex(r"\s+"), "merged_with_previous"), pre_tokenizers.Digits(individual_digits=False),
+                       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)], size=420)
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------------
+
+
+def write_vocab(path, model, pre, tokens, types, merges=None, scores=None, **extra):
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_tokenizer_model(model)
+    if pre:
+        w.add_tokenizer_pre(pre)
+    w.add_token_list(tokens)
+    w.add_token_types(types)
+    if merges is not None:
+        w.add_token_merges(merges)
+    if scores is not None:
+        w.add_token_scores(scores)
+    for name, value in extra.items():
+        getattr(w, "add_" + name)(value)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def gguf_of(path, t, pre, **extra):
+    """What a converter writes for a byte-level tokenizer.json."""
+    doc = json.loads(t.to_str())
+    n = t.get_vocab_size()
+    flags = {a["id"]: 3 if a["special"] else 4 for a in doc["added_tokens"]}
+    write_vocab(path, "gpt2", pre, [t.id_to_token(i) for i in range(n)], [flags.get(i, 1) for i in range(n)],
+                merges=[" ".join(m) for m in doc["model"]["merges"]], **extra)
+
+
+def gguf_of_sp(path, sp):
+    n = sp.get_piece_size()
+    types = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(n)]
+    write_vocab(path, "llama", "default", [sp.id_to_piece(i) for i in range(n)], types,
+                scores=[float(sp.get_score(i)) for i in range(n)], bos_token_id=1, eos_token_id=2, unk_token_id=0)
+
+
+# ---- golden ----------------------------------------------------------------------------------------------
+
+
+def decodings(t, rng, ids_of_texts, bytes_of):
+    """Ids of some texts, and random ones, whose bytes need not be UTF-8: broken sequences become U+FFFD."""
+    out = [{"ids": ids, "text": t.decode(ids, skip_special_tokens=False),
+            "shown": t.decode(ids, skip_special_tokens=True)} for ids in ids_of_texts[15::6] if len(ids) < 200]
+    # This library spells normalized added tokens in normal form; Lodge spells them as given.
+    quirky = {a["id"] for a in json.loads(t.to_str())["added_tokens"] if a["normalized"]}
+    out = [e for e in out if not quirky & set(e["ids"])]
+    while len(out) < 30:
+        ids = [int(i) for i in rng.integers(0, t.get_vocab_size(), 24)]
+        if bytes_of:
+            e = {"ids": ids, "text": bytes_of(ids, True), "shown": bytes_of(ids, False)}
+        else:
+            e = {"ids": ids, "text": t.decode(ids, skip_special_tokens=False),
+                 "shown": t.decode(ids, skip_special_tokens=True)}
+        if "\0" not in e["text"] and not quirky & set(ids):  # which the test's JSON reader refuses
+            out.append(e)
+    return out
+
+
+def sp_bytes(t, strips):
+    """SentencePiece text as its bytes say: the library replaces every byte of a broken run, Lodge each
+    maximal broken part once."""
+    hidden = {a["id"] for a in json.loads(t.to_str())["added_tokens"] if a["special"]}
+
+    def text(ids, with_special):
+        raw = b""
+        for i in ids:
+            s = t.id_to_token(i)
+            if i in hidden and not with_special:
+                continue
+            byte = len(s) == 6 and s.startswith("<0x")
+            raw += bytes([int(s[3:5], 16)]) if byte else s.encode() if i in hidden else s.replace("▁", " ").encode()
+        return (raw[1:] if strips and raw[:1] == b" " else raw).decode("utf-8", "replace")
+
+    return text
+
+
+def entry(name, file, t, rng, bytes_of=None, gguf_twin=False, spm=None):
+    default = [t.encode(s, add_special_tokens=False).ids for s in NASTY]
+    whole = [t.encode(s, add_special_tokens=True).ids for s in NASTY]
+    t.encode_special_tokens = True
+    plain = [t.encode(s, add_special_tokens=False).ids for s in NASTY]
+    broken = [t.encode(b.decode("utf-8", "replace"), add_special_tokens=False).ids for b in BROKEN]
+    t.encode_special_tokens = False
+    e = {"name": name, "file": file, "size": t.get_vocab_size(), "ids": default,
+         "plain": {str(i): p for i, p in enumerate(plain) if p != default[i]}, "broken": broken,
+         "affix": [whole[0], []] if all(w == whole[0] + d for w, d in zip(whole, default)) else None,
+         "decode": decodings(t, rng, default, bytes_of)}
+    assert e["affix"] is not None
+    return e
+
+
+def sp_entry(name, file, sp, t, rng):
+    """A GGUF file with scores: sentencepiece itself says how text is cut; control tokens are never recognised."""
+    e = entry(name, file, t, rng, sp_bytes(t, True))
+    ids = [sp.encode(s) for s in NASTY]
+    return {**e, "ids": None, "plain": {str(i): x for i, x in enumerate(ids)},
+            "broken": [sp.encode(b.decode("utf-8", "replace")) for b in BROKEN]}
+
+
+def main():
+    out = sys.argv[1]
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
+    rng = np.random.default_rng(11)
+    entries = []
+    makers = {"llama3": (llama3, "llama-bpe"), "qwen2": (qwen2, "qwen2"), "smollm2": (smollm2, "smollm"),
+              "gpt2": (gpt2, "gpt-2"), "gpt2-prefix": (gpt2_prefix, None), "tekken": (tekken, "tekken"),
+              "added": (added, None), "cutters": (cutters, None)}
+    for name, (make, pre) in makers.items():
+        t = make()
+        with open(f"{out}/{name}.json", "w") as f:
+            json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
+        entries.append(entry(name, f"{name}.json", t, rng))
+        if pre:
+            gguf_of(f"{out}/{name}.gguf", t, pre, bos_token_id=t.token_to_id(BEGIN), eos_token_id=t.token_to_id(END))
+            entries.append({"name": name + " in GGUF", "file": f"{name}.gguf", "same_as": len(entries) - 1})
+    sp = train_sentencepiece()
+    for name, make, strips in (("llama2", llama2, True), ("mistral", mistral, True), ("metaspace", metaspace, True),
+                               ("gemma", gemma, False)):
+        t = make(sp)
+        with open(f"{out}/{name}.json", "w") as f:
+            json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
+        entries.append(entry(name, f"{name}.json", t, rng, sp_bytes(t, strips)))
+    gguf_of_sp(f"{out}/llama2.gguf", sp)
+    entries.append(sp_entry("llama2 in GGUF", "llama2.gguf", sp, llama2(sp), rng))
+    if len(sys.argv) > 2:
+        entries.append(entry("default-model", None, tokenizer_of(gguf.GGUFReader(sys.argv[2])), rng))
+    doc = {"texts": NASTY, "broken": [b.hex() for b in BROKEN]}
+    with open(f"{out}/golden.json", "w") as f:
+        f.write(json.dumps(doc, ensure_ascii=True)[:-1] + ', "vocabularies": [\n')
+        f.write(",\n".join(json.dumps(e, ensure_ascii=True, separators=(",", ":")) for e in entries) + "\n]}\n")
+    print(len(NASTY), "texts,", len(entries), "vocabularies")
+
+
+if __name__ == "__main__":
+    main()
