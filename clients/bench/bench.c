@@ -1,0 +1,158 @@
+/* lodgectl bench: measures one OpenAI server, or two in turns. */
+#include "clients/bench/bench.h"
+
+#include "clients/bench/arrivals.h"
+#include "clients/bench/progress.h"
+#include "clients/bench/report.h"
+#include "clients/bench/run.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#define EXIT_INTERRUPTED 130
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+struct bench {
+    struct bench_options o;
+    struct bench_workload w;
+    struct bench_target t[2];
+    struct bench_runner *runner[2];
+    uint32_t n_sides;
+};
+
+/* Everything one needs to be told before a run is over. */
+static int open_all(struct bench *b, struct lodge_error *e)
+{
+    struct bench_options *o = &b->o;
+    b->n_sides = o->side[1].url ? 2 : 1;
+    int err = bench_workload_open(o, &b->w, e);
+    if (!o->n_prompts && b->w.file)
+        o->n_prompts = (int64_t)json_array_size(b->w.file);
+    else if (!o->n_prompts && o->duration_s <= 0)
+        o->n_prompts = 64;
+    for (uint32_t i = 0; i < b->n_sides && !err; i++)
+        err = bench_target_open(o, &b->w, (int)i, &interrupted, &b->t[i], e);
+    for (uint32_t i = 0; i < b->n_sides && !err; i++)
+        err = bench_runner_open(&b->t[i], &b->w, &interrupted, &b->runner[i], e);
+    b->w.ids = b->t[0].takes_ids && (b->n_sides == 1 || b->t[1].takes_ids);
+    for (uint32_t i = 0; i < b->n_sides; i++)
+        b->t[i].takes_ids = b->w.ids;
+    return err;
+}
+
+static void close_all(struct bench *b)
+{
+    for (uint32_t i = 0; i < b->n_sides; i++) {
+        bench_runner_close(b->runner[i]);
+        bench_target_close(&b->t[i]);
+    }
+    bench_workload_close(&b->w);
+}
+
+static int warm_up(struct bench *b, uint32_t side, struct lodge_error *e)
+{
+    const struct bench_options *o = &b->o;
+    struct bench_progress p = {o->progress && isatty(2), "warm-up", 0};
+    struct bench_load load = {.round = BENCH_WARMUP_ROUND,
+                              .n_requests = (uint64_t)o->n_warmup,
+                              .concurrency = o->concurrency ? (uint64_t)o->concurrency : 8};
+    struct bench_result r = {0};
+    int err =
+        o->n_warmup ? bench_runner_run(b->runner[side], &load, bench_progress_show, &p, &r, e) : 0;
+    bench_progress_clear(&p);
+    bench_result_finish(&r);
+    return err;
+}
+
+/* One measured run; the caller ends *r. */
+static int measure(struct bench *b, uint32_t side, uint32_t round, const char *what,
+                   struct bench_result *r, struct lodge_error *e)
+{
+    const struct bench_options *o = &b->o;
+    struct bench_progress p = {o->progress && isatty(2), what, o->duration_s};
+    struct bench_samples due = {0};
+    struct bench_load load = {.round = round,
+                              .n_requests = o->n_prompts ? (uint64_t)o->n_prompts : UINT64_MAX,
+                              .concurrency = o->concurrency ? (uint64_t)o->concurrency : UINT64_MAX,
+                              .duration_s = o->duration_s};
+    int err = 0;
+    if (o->rate_text) {
+        err = bench_arrivals(o->rate, o->burstiness, (uint64_t)o->n_prompts, o->duration_s,
+                             (uint64_t)o->seed + round, &due);
+        load.due_s = &due;
+        load.n_requests = due.n;
+    }
+    err = err ? lodge_fail(e, err, "no memory for the arrivals")
+              : bench_runner_run(b->runner[side], &load, bench_progress_show, &p, r, e);
+    bench_progress_clear(&p);
+    bench_samples_finish(&due);
+    return err;
+}
+
+/* Writes the JSON where it is asked for; takes it over. */
+static int save(const struct bench_options *o, json_t *j, struct lodge_error *e)
+{
+    int err = j ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the JSON");
+    if (!err && o->save_result && json_dump_file(j, o->save_result, JSON_INDENT(1)))
+        err = lodge_fail(e, LODGE_ERR_IO, "--save-result: cannot write %s", o->save_result);
+    if (!err && o->json && !json_dumpf(j, stdout, JSON_INDENT(1)))
+        printf("\n");
+    json_decref(j);
+    return err;
+}
+
+static int single(struct bench *b, struct lodge_error *e, int *exit_code)
+{
+    const struct bench_options *o = &b->o;
+    struct bench_result r = {0};
+    struct bench_metrics m = {.n = 0};
+    if (!o->json)
+        bench_print_setting(stdout, &b->t[0]);
+    fflush(stdout);
+    int err = warm_up(b, 0, e);
+    if (!err)
+        err = measure(b, 0, 0, "run", &r, e);
+    if (!err)
+        err = bench_metrics_make(o, &r, -1, &m);
+    if (!err && !o->json) {
+        bench_print_table(stdout, o, &m);
+        err = bench_print_models(stdout, &b->t[0], &r);
+    }
+    if (!err) {
+        bench_print_notes(o->json ? stderr : stdout, &r);
+        err = save(o, bench_result_json(&b->t[0], &r, &m), e);
+    }
+    *exit_code = r.interrupted ? EXIT_INTERRUPTED : bench_metrics_get(&m, "completed") > 0 ? 0 : 1;
+    bench_result_finish(&r);
+    return err;
+}
+
+int bench_main(int argc, char *const *argv)
+{
+    struct bench b = {.n_sides = 0};
+    struct lodge_error e = {0};
+    struct sigaction act = {.sa_handler = on_interrupt}, ignore = {.sa_handler = SIG_IGN};
+    int exit_code = 0, err = bench_options_read(argc, argv, &b.o, &e);
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+    if (!err && b.o.conf.help) {
+        bench_options_help(&b.o);
+    } else if (!err) {
+        err = open_all(&b, &e);
+        if (!err)
+            err = single(&b, &e, &exit_code);
+        close_all(&b);
+    }
+    bench_options_finish(&b.o);
+    if (err)
+        fprintf(stderr, "lodgectl: %s\n", e.text);
+    return err ? lodge_error_exit(err) : exit_code;
+}
