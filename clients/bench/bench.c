@@ -2,12 +2,14 @@
 #include "clients/bench/bench.h"
 
 #include "clients/bench/arrivals.h"
+#include "clients/bench/compare.h"
 #include "clients/bench/progress.h"
 #include "clients/bench/report.h"
 #include "clients/bench/run.h"
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #define EXIT_INTERRUPTED 130
@@ -34,10 +36,8 @@ static int open_all(struct bench *b, struct lodge_error *e)
     struct bench_options *o = &b->o;
     b->n_sides = o->side[1].url ? 2 : 1;
     int err = bench_workload_open(o, &b->w, e);
-    if (!o->n_prompts && b->w.file)
-        o->n_prompts = (int64_t)json_array_size(b->w.file);
-    else if (!o->n_prompts && o->duration_s <= 0)
-        o->n_prompts = 64;
+    if (!o->n_prompts && o->duration_s <= 0)
+        o->n_prompts = b->w.file ? (int64_t)json_array_size(b->w.file) : 64;
     for (uint32_t i = 0; i < b->n_sides && !err; i++)
         err = bench_target_open(o, &b->w, (int)i, &interrupted, &b->t[i], e);
     for (uint32_t i = 0; i < b->n_sides && !err; i++)
@@ -135,6 +135,73 @@ static int single(struct bench *b, struct lodge_error *e, int *exit_code)
     return err;
 }
 
+/* One run of one side; its figures go to *m and its errors to *notes. */
+static int take_turn(struct bench *b, uint32_t side, uint32_t round, struct bench_metrics *m,
+                     struct bench_result *notes, struct lodge_error *e)
+{
+    struct bench_result r = {0};
+    char what[64];
+    snprintf(what, sizeof what, "round %u of %lld, %c", round + 1, (long long)b->o.n_repeats,
+             'A' + (int)side);
+    int err = measure(b, side, round, what, &r, e);
+    if (!err)
+        err = bench_metrics_make(&b->o, &r, -1, m);
+    bench_result_add_notes(notes, &r);
+    if (!err && !b->o.json && !r.interrupted) {
+        printf("%s:", what);
+        bench_print_cell(stdout, 9, bench_metrics_get(m, "output_throughput"));
+        printf(" output tokens/s, %.0f failed\n", bench_metrics_get(m, "failed"));
+        fflush(stdout);
+    }
+    bench_result_finish(&r);
+    return err;
+}
+
+static int report_comparison(const struct bench *b, const struct bench_round *rounds, uint32_t n,
+                             const struct bench_result notes[2], struct lodge_error *e)
+{
+    int err = 0;
+    FILE *out = b->o.json ? stderr : stdout;
+    if (n && !b->o.json)
+        err = bench_print_comparison(stdout, b->t, rounds, n);
+    for (int i = 0; i < 2; i++) {
+        if (notes[i].n_errors || notes[i].n_without_usage || notes[i].gave_up[0])
+            fprintf(out, "\nOf %c:", 'A' + i);
+        bench_print_notes(out, &notes[i]);
+    }
+    if (!n)
+        fprintf(out, "no round was finished\n");
+    return err || !n ? err : save(&b->o, bench_comparison_json(b->t, rounds, n), e);
+}
+
+/* A B A B ...; a round counts when both sides finished it. */
+static int compare(struct bench *b, struct lodge_error *e, int *exit_code)
+{
+    struct bench_round *rounds = calloc((size_t)b->o.n_repeats, sizeof *rounds);
+    struct bench_result notes[2] = {{0}, {0}};
+    double completed[2] = {0, 0};
+    uint32_t n = 0;
+    int err = rounds ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the rounds");
+    for (uint32_t side = 0; side < 2 && !err; side++) {
+        if (!b->o.json)
+            bench_print_setting(stdout, &b->t[side]);
+        fflush(stdout);
+        err = warm_up(b, side, e);
+    }
+    while (!err && !interrupted && n < b->o.n_repeats) {
+        for (uint32_t side = 0; side < 2 && !err && !interrupted; side++) {
+            err = take_turn(b, side, n, &rounds[n].side[side], &notes[side], e);
+            completed[side] += bench_metrics_get(&rounds[n].side[side], "completed");
+        }
+        n += !err && !interrupted;
+    }
+    if (!err)
+        err = report_comparison(b, rounds, n, notes, e);
+    *exit_code = interrupted ? EXIT_INTERRUPTED : completed[0] > 0 && completed[1] > 0 ? 0 : 1;
+    free(rounds);
+    return err;
+}
+
 int bench_main(int argc, char *const *argv)
 {
     struct bench b = {.n_sides = 0};
@@ -148,7 +215,7 @@ int bench_main(int argc, char *const *argv)
     } else if (!err) {
         err = open_all(&b, &e);
         if (!err)
-            err = single(&b, &e, &exit_code);
+            err = (b.n_sides == 2 ? compare : single)(&b, &e, &exit_code);
         close_all(&b);
     }
     bench_options_finish(&b.o);

@@ -256,8 +256,9 @@ static int read_sides(struct bench_options *o, struct lodge_error *e)
     static const char *const names[] = {"LODGE_API_KEY", "OPENAI_API_KEY"};
     if (o->conf.n_args != 1)
         return lodge_fail(e, LODGE_ERR_CONFIG,
-                          o->conf.n_args ? "one URL, not %u; a second server goes to --against"
-                                         : "which server? lodgectl bench http://HOST:PORT",
+                          o->conf.n_args
+                              ? "one URL, not %u; a second server goes to --against"
+                              : "the URL is missing: lodgectl bench http://HOST:PORT [flags]",
                           o->conf.n_args);
     o->side[0].url = o->conf.args[0];
     for (int i = 0; i < 2 && !o->side[0].api_key; i++)

@@ -12,7 +12,7 @@ static uint64_t splitmix(uint64_t *x)
 
 void bench_random_init(struct bench_random *r, uint64_t seed, uint64_t stream)
 {
-    uint64_t mixed = splitmix(&seed), x = mixed ^ splitmix(&stream);
+    uint64_t y = splitmix(&seed) ^ stream, x = splitmix(&y);
     for (int i = 0; i < 4; i++)
         r->s[i] = splitmix(&x);
 }

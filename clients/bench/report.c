@@ -42,12 +42,12 @@ static void put_pair(FILE *out, const char *left, double a, int digits_a, const 
     fprintf(out, "\n");
 }
 
-static void put_cell(FILE *out, double value)
+void bench_print_cell(FILE *out, int width, double value)
 {
     if (isnan(value))
-        fprintf(out, " %9s", "-");
+        fprintf(out, " %*s", width, "-");
     else
-        fprintf(out, " %9.*f", value < 100 ? 2 : value < 10000 ? 1 : 0, value);
+        fprintf(out, " %*.*f", width, value < 100 ? 2 : value < 10000 ? 1 : 0, value);
 }
 
 static void put_times(FILE *out, const struct bench_options *o, const struct bench_metrics *m)
@@ -68,12 +68,12 @@ static void put_times(FILE *out, const struct bench_options *o, const struct ben
         fprintf(out, "%-12s", heads[t]);
         for (int k = 0; k < 3; k++) {
             snprintf(key, sizeof key, "%s_%s_ms", kinds[k], bench_time_names[t]);
-            put_cell(out, bench_metrics_get(m, key));
+            bench_print_cell(out, 9, bench_metrics_get(m, key));
         }
         for (uint32_t i = 0; i < o->n_percentiles; i++) {
             snprintf(key, sizeof key, "p%.6g_%s_ms", o->percentiles[i], bench_time_names[t]);
             if (o->percentiles[i] != 50)
-                put_cell(out, bench_metrics_get(m, key));
+                bench_print_cell(out, 9, bench_metrics_get(m, key));
         }
         fprintf(out, "\n");
     }
@@ -162,7 +162,7 @@ int bench_print_models(FILE *out, const struct bench_target *t, const struct ben
             if (k < 2)
                 fprintf(out, " %9.0f", bench_metrics_get(&m, keys[k]));
             else
-                put_cell(out, bench_metrics_get(&m, keys[k]));
+                bench_print_cell(out, 9, bench_metrics_get(&m, keys[k]));
         fprintf(out, "\n");
     }
     free(s);
@@ -173,7 +173,7 @@ int bench_print_models(FILE *out, const struct bench_target *t, const struct ben
  * -----------------------------------------------------------------------------------------------------
  */
 
-static json_t *number(double x)
+json_t *bench_number_json(double x)
 {
     return isfinite(x) ? json_real(x) : json_null();
 }
@@ -184,7 +184,7 @@ json_t *bench_metrics_json(const struct bench_metrics *m)
     for (uint32_t i = 0; o && i < m->n; i++)
         json_object_set_new(o, m->m[i].key,
                             m->m[i].integer ? json_integer((json_int_t)m->m[i].value)
-                                            : number(m->m[i].value));
+                                            : bench_number_json(m->m[i].value));
     return o;
 }
 

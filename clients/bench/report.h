@@ -15,6 +15,11 @@ void bench_print_notes(FILE *out, const struct bench_result *r);
 /* Of more than one model: the busiest, a line each. 0 or NOMEM. */
 int bench_print_models(FILE *out, const struct bench_target *t, const struct bench_result *r);
 
+/* A space and the number, with fewer digits the larger it is; "-" for NAN. */
+void bench_print_cell(FILE *out, int width, double value);
+
+/* A number, null for NAN and infinities. */
+json_t *bench_number_json(double x);
 /* The settings of the run, with vLLM's keys. New reference, NULL without memory; all three. */
 json_t *bench_setting_json(const struct bench_target *t);
 /* The figures alone. */

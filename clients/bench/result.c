@@ -50,6 +50,19 @@ int bench_result_error(struct bench_result *r, const char *kind, const char *exa
     return (int)i;
 }
 
+void bench_result_add_notes(struct bench_result *r, const struct bench_result *from)
+{
+    for (uint32_t i = 0; i < from->n_errors; i++) {
+        const struct bench_error_kind *k = &from->errors[i];
+        r->errors[bench_result_error(r, k->kind, k->example)].n += k->n - 1;
+    }
+    r->n_cancelled += from->n_cancelled;
+    r->n_without_usage += from->n_without_usage;
+    r->interrupted |= from->interrupted;
+    if (from->gave_up[0])
+        snprintf(r->gave_up, sizeof r->gave_up, "%s", from->gave_up);
+}
+
 /* ---- figures
  * --------------------------------------------------------------------------------------------------
  */

@@ -50,6 +50,9 @@ int bench_result_add(struct bench_result *r, const struct bench_record *record,
 /* Counts an error; returns its index for the record. */
 int bench_result_error(struct bench_result *r, const char *kind, const char *example);
 
+/* Adds the errors and notes of `from`, but no records. */
+void bench_result_add_notes(struct bench_result *r, const struct bench_result *from);
+
 /* One figure. */
 struct bench_metric {
     char key[40]; /* vLLM's name */

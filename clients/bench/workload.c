@@ -270,7 +270,9 @@ int bench_workload_body(const struct bench_workload *w, const struct bench_targe
     lodge_buf_clear(body);
     put_fixed(w, t->models[pick->model], body);
     if (w->file) {
-        uint64_t before = round == BENCH_WARMUP_ROUND ? 0 : (uint64_t)o->n_prompts * round;
+        uint64_t a_round = o->n_prompts ? (uint64_t)o->n_prompts
+                                        : json_array_size(w->file) / (uint64_t)o->n_repeats;
+        uint64_t before = round == BENCH_WARMUP_ROUND ? 0 : a_round * round;
         given = put_file_prompt(w, before + index, body);
     } else {
         put_random_prompt(w, round, &r, body);
