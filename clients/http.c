@@ -24,12 +24,19 @@ int http_base_url(const char *given, char *out, size_t room, struct lodge_error 
     return 0;
 }
 
+const char *http_api_key(const char *given)
+{
+    static const char *const names[] = {"LODGE_API_KEY", "OPENAI_API_KEY"};
+    for (int i = 0; i < 2 && !given; i++)
+        given = getenv(names[i]);
+    return given;
+}
+
 /* ---- requests
  * -------------------------------------------------------------------------------------------------
  */
 
 struct transfer {
-    const struct http_client *client;
     CURL *curl;
     struct sse_parser *sse; /* NULL: everything goes to `body` */
     struct lodge_buf body;
@@ -43,16 +50,6 @@ static size_t on_bytes(char *data, size_t size, size_t n, void *cookie)
     int err = t->sse && status == 200 ? sse_feed(t->sse, data, size * n)
                                       : lodge_buf_append(&t->body, data, size * n);
     return err ? 0 : size * n;
-}
-
-static int on_progress(void *cookie, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
-{
-    (void)a;
-    (void)b;
-    (void)c;
-    (void)d;
-    const struct transfer *t = cookie;
-    return t->client->interrupted && *t->client->interrupted;
 }
 
 /* The `message` of an error body, or the body itself. */
@@ -82,12 +79,49 @@ struct curl_slist *http_headers(const char *api_key)
     return h;
 }
 
+/* As curl_easy_perform, but looks at the interrupt flag ten times a second. */
+static CURLcode perform_until(const struct http_client *c, CURL *curl)
+{
+    CURLM *multi = curl_multi_init();
+    CURLcode rc = CURLE_FAILED_INIT;
+    int running = 1, left;
+    if (!multi || curl_multi_add_handle(multi, curl)) {
+        curl_multi_cleanup(multi);
+        return rc;
+    }
+    while (running && !curl_multi_perform(multi, &running) && running) {
+        if (c->interrupted && *c->interrupted)
+            break;
+        curl_multi_poll(multi, NULL, 0, 100, NULL);
+    }
+    const CURLMsg *m = curl_multi_info_read(multi, &left);
+    rc = m ? m->data.result : CURLE_ABORTED_BY_CALLBACK;
+    curl_multi_remove_handle(multi, curl);
+    curl_multi_cleanup(multi);
+    return rc;
+}
+
+/* What became of a request: 0 or an error with a text for people. */
+static int judge(const struct transfer *t, const char *url, CURLcode rc, struct lodge_error *e)
+{
+    long status = 0;
+    curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (rc == CURLE_ABORTED_BY_CALLBACK)
+        return lodge_fail(e, LODGE_ERR_CANCELLED, "interrupted");
+    if (rc != CURLE_OK && status)
+        return lodge_fail(e, LODGE_ERR_IO, "%s: the reply broke off (%s)", url,
+                          curl_easy_strerror(rc));
+    if (rc != CURLE_OK)
+        return lodge_fail(e, LODGE_ERR_RESOURCE, "%s: %s; is the server running?", url,
+                          curl_easy_strerror(rc));
+    return status == 200 ? 0 : status_error(t, status, e);
+}
+
 static int perform(const struct http_client *c, const char *path, const char *post,
                    struct transfer *t, struct lodge_error *e)
 {
     char url[2048];
     snprintf(url, sizeof url, "%s%s", c->url, path);
-    t->client = c;
     t->curl = curl_easy_init();
     struct curl_slist *h = http_headers(c->api_key);
     if (!t->curl || !h) {
@@ -99,22 +133,9 @@ static int perform(const struct http_client *c, const char *path, const char *po
     curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, h);
     curl_easy_setopt(t->curl, CURLOPT_WRITEFUNCTION, on_bytes);
     curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
-    curl_easy_setopt(t->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(t->curl, CURLOPT_XFERINFODATA, t);
-    curl_easy_setopt(t->curl, CURLOPT_NOPROGRESS, 0L);
     if (post)
         curl_easy_setopt(t->curl, CURLOPT_POSTFIELDS, post);
-    CURLcode rc = curl_easy_perform(t->curl);
-    long status = 0;
-    curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
-    int err = 0;
-    if (rc == CURLE_ABORTED_BY_CALLBACK)
-        err = lodge_fail(e, LODGE_ERR_CANCELLED, "interrupted");
-    else if (rc != CURLE_OK)
-        err = lodge_fail(e, LODGE_ERR_RESOURCE, "%s: %s; is the server running?", url,
-                         curl_easy_strerror(rc));
-    else if (status != 200)
-        err = status_error(t, status, e);
+    int err = judge(t, url, perform_until(c, t->curl), e);
     curl_easy_cleanup(t->curl);
     curl_slist_free_all(h);
     return err;

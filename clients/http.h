@@ -12,10 +12,13 @@
  * CONFIG for an empty or overlong one. */
 int http_base_url(const char *given, char *out, size_t room, struct lodge_error *e);
 
+/* The key as given, else LODGE_API_KEY or OPENAI_API_KEY of the environment, else NULL. */
+const char *http_api_key(const char *given);
+
 struct http_client {
     const char *url; /* http://host:port, without a path */
     const char *api_key;
-    const volatile sig_atomic_t *interrupted; /* a request ends soon after this becomes non-zero */
+    const volatile sig_atomic_t *interrupted; /* a request ends when this becomes non-zero */
 };
 
 /* GET path; the parsed body in *out (new reference). RESOURCE when nobody answers. */
@@ -25,8 +28,9 @@ int http_post(const struct http_client *c, const char *path, const json_t *body,
               struct lodge_error *e);
 /* "Name: value" headers of a JSON request with this key, which may be NULL. NULL without memory. */
 struct curl_slist *http_headers(const char *api_key);
-/* POST a body and feed the event stream of the reply to `sse`. CANCELLED when interrupted; INVALID
- * with the server's own message for statuses other than 200. */
+/* POST a body and feed the event stream of the reply to `sse`. CANCELLED when interrupted; RESOURCE
+ * when nobody answers or the server is busy (503); IO when a reply breaks off; INVALID with the
+ * server's own message for other statuses than 200. */
 int http_stream(const struct http_client *c, const char *path, const json_t *body,
                 struct sse_parser *sse, struct lodge_error *e);
 

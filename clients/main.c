@@ -1,6 +1,6 @@
 /* lodgectl: the client program. */
 #include "clients/bench/bench.h"
-#include "clients/chat.h"
+#include "clients/chat/chat.h"
 
 #include <curl/curl.h>
 #include <stdio.h>

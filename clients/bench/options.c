@@ -1,5 +1,7 @@
 #include "clients/bench/options.h"
 
+#include "clients/http.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -253,7 +255,6 @@ static int read_load(struct bench_options *o, struct lodge_error *e)
 
 static int read_sides(struct bench_options *o, struct lodge_error *e)
 {
-    static const char *const names[] = {"LODGE_API_KEY", "OPENAI_API_KEY"};
     if (o->conf.n_args != 1)
         return lodge_fail(e, LODGE_ERR_CONFIG,
                           o->conf.n_args
@@ -261,8 +262,7 @@ static int read_sides(struct bench_options *o, struct lodge_error *e)
                               : "the URL is missing: lodgectl bench http://HOST:PORT [flags]",
                           o->conf.n_args);
     o->side[0].url = o->conf.args[0];
-    for (int i = 0; i < 2 && !o->side[0].api_key; i++)
-        o->side[0].api_key = getenv(names[i]);
+    o->side[0].api_key = http_api_key(o->side[0].api_key);
     if (!o->side[1].url && lodge_conf_given(&o->conf, "repeats"))
         return lodge_fail(e, LODGE_ERR_CONFIG, "--repeats is for --against");
     return 0;

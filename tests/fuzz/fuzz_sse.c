@@ -52,7 +52,9 @@ static void on_data(void *cookie, const char *data, size_t n)
         e->hash = (e->hash ^ (uint8_t)data[i]) * 1099511628211u;
     e->hash = (e->hash ^ 256) * 1099511628211u;
     bool ok = bench_chunk_read(data, n, &c);
-    json_t *o = memchr(data, '\\', n) ? NULL : json_loadb(data, n, JSON_REJECT_DUPLICATES, NULL);
+    /* jansson passes over a zero byte behind a literal. */
+    bool certain = !memchr(data, '\\', n) && !memchr(data, 0, n);
+    json_t *o = certain ? json_loadb(data, n, JSON_REJECT_DUPLICATES, NULL) : NULL;
     if (json_is_object(o)) {
         check(ok);
         compare(o, &c);
