@@ -1,5 +1,7 @@
 #include "clients/http.h"
 
+#include "clients/text.h"
+
 #include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -219,6 +219,8 @@ int bench_main(int argc, char *const *argv)
         close_all(&b);
     }
     bench_options_finish(&b.o);
+    if (err == LODGE_ERR_CANCELLED)
+        return EXIT_INTERRUPTED;
     if (err)
         fprintf(stderr, "lodgectl: %s\n", e.text);
     return err ? lodge_error_exit(err) : exit_code;

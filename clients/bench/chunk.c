@@ -192,9 +192,29 @@ static bool read_usage(struct span s, struct bench_chunk *out)
     return more == 0;
 }
 
+/* llama-server's own counts, for its versions without usage in streams. */
+static bool read_timings(struct span s, struct bench_chunk *out)
+{
+    struct span key, value;
+    bool first = true;
+    int more = 0;
+    if (!take(&s, '{'))
+        return true;
+    while ((more = take_member(&s, &first, &key, &value)) > 0) {
+        out->usage |= is(&key, "predicted_n");
+        if (is(&key, "predicted_n"))
+            out->n_output = count(&value);
+        else if (is(&key, "prompt_n"))
+            out->n_input += count(&value);
+        else if (is(&key, "cache_n"))
+            out->n_input += out->n_cached = count(&value);
+    }
+    return more == 0;
+}
+
 bool bench_chunk_read(const char *bytes, size_t n, struct bench_chunk *out)
 {
-    struct span s = {bytes, bytes + n}, key, value;
+    struct span s = {bytes, bytes + n}, key, value, timings = {NULL, NULL};
     bool first = true, ok = true;
     int more = 0;
     *out = (struct bench_chunk){0};
@@ -207,7 +227,11 @@ bool bench_chunk_read(const char *bytes, size_t n, struct bench_chunk *out)
             ok = read_usage(value, out);
         else if (is(&key, "error"))
             out->error = is_something(&value);
+        else if (is(&key, "timings"))
+            timings = value;
     }
+    if (ok && !out->usage && timings.at)
+        ok = read_timings(timings, out);
     skip_space(&s);
     return ok && more == 0 && s.at == s.end;
 }

@@ -16,7 +16,7 @@ struct bench_chunk {
     bool text;   /* which carries text: content, reasoning, or a part of a tool call */
     bool finish; /* which says why it ended */
     bool error;  /* the chunk is an error object */
-    bool usage;  /* the numbers below are there */
+    bool usage;  /* the numbers below are there: of usage, else of llama-server's timings */
     int64_t n_input, n_output, n_cached; /* tokens */
 };
 

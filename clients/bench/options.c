@@ -28,8 +28,8 @@ static const struct lodge_conf_setting table[] = {
      "in flight; without a rate: a closed loop (default 8)"},
     {"request-rate", LODGE_CONF_STRING, F(rate_text),
      .help = "open loop, requests/s; inf: all at once"},
-    {"burstiness", LODGE_CONF_DOUBLE, F(burstiness), "1", NULL, 1e-3, 1e6, NULL,
-     "gamma shape of the gaps; 1: Poisson"},
+    {"burstiness", LODGE_CONF_STRING, F(burstiness_text), "1",
+     .help = "gamma shape of the gaps; 1: Poisson, inf: constant"},
     {"num-prompts", LODGE_CONF_INT, F(n_prompts), NULL, NULL, 0, 1e9, NULL,
      "how many (default 64, or as many as --duration has time for)"},
     {"duration", LODGE_CONF_DOUBLE, F(duration_s), NULL, NULL, 0, 1e6, "s",
@@ -239,6 +239,11 @@ static int read_spread(struct bench_options *o, struct lodge_error *e)
 static int read_load(struct bench_options *o, struct lodge_error *e)
 {
     char *end = NULL;
+    o->burstiness = strtod(o->burstiness_text, &end);
+    if (end == o->burstiness_text || *end || !(o->burstiness >= 1e-3))
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--burstiness: '%s' is not a number from 0.001 or inf",
+                          o->burstiness_text);
     if (o->rate_text) {
         o->rate = strtod(o->rate_text, &end);
         if (end == o->rate_text || *end || !(o->rate > 0))

@@ -26,16 +26,18 @@ struct bench_options {
     /* as given */
     struct bench_side side[2]; /* the second has a url only with --against */
     const char *endpoint, *prompts, *extra_body, *save_result, *rate_text, *prompt_kind;
+    const char *burstiness_text;
     const char *model_dist;
     struct lodge_conf_list model_items, goodput_items, percentile_items, metric_items;
     int64_t concurrency, n_prompts, n_warmup, n_input, n_output, prefix_len, vocab_size, seed;
     int64_t n_repeats;
-    double burstiness, duration_s, range_ratio, temperature, timeout_s;
+    double duration_s, range_ratio, temperature, timeout_s;
     bool ignore_eos, stream, json, save_detailed, progress;
 
     /* worked out of it; NULL or empty where not given */
     bool chat;
-    double rate; /* requests/s; 0 in a closed loop */
+    double rate;       /* requests/s; 0 in a closed loop */
+    double burstiness; /* INFINITY: constant gaps */
     const char **models;
     uint32_t n_models;
     enum bench_spread spread;

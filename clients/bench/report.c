@@ -196,14 +196,14 @@ json_t *bench_setting_json(const struct bench_target *t)
     struct tm utc;
     strftime(date, sizeof date, "%Y%m%d-%H%M%S", gmtime_r(&now, &utc));
     json_t *j = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:f, s:o, s:I, s:I, s:f, s:I, s:s, s:b, s:b, "
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:f, s:I, s:s, s:b, s:b, "
         "s:I, "
         "s:s}",
         "date", date, "backend", o->chat ? "openai-chat" : "openai", "base_url", t->base,
         "endpoint", t->path, "label", t->label, "model_id", t->models[0], "num_prompts",
         (json_int_t)o->n_prompts, "request_rate",
         o->rate_text && isfinite(o->rate) ? json_real(o->rate) : json_string("inf"), "burstiness",
-        o->burstiness, "max_concurrency",
+        isfinite(o->burstiness) ? json_real(o->burstiness) : json_string("inf"), "max_concurrency",
         o->concurrency ? json_integer(o->concurrency) : json_null(), "random_input_len",
         (json_int_t)o->n_input, "random_output_len", (json_int_t)o->n_output, "random_range_ratio",
         o->range_ratio, "random_prefix_len", (json_int_t)o->prefix_len, "prompt_kind",
@@ -219,9 +219,9 @@ static json_t *errors_json(const struct bench_result *r)
 {
     json_t *list = json_array();
     for (uint32_t i = 0; i < r->n_errors; i++)
-        json_array_append_new(list, json_pack("{s:s, s:I, s:s+}", "kind", r->errors[i].kind,
-                                              "count", (json_int_t)r->errors[i].n, "example",
-                                              r->errors[i].example, ""));
+        json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "kind", r->errors[i].kind, "count",
+                                              (json_int_t)r->errors[i].n, "example",
+                                              r->errors[i].example));
     return list;
 }
 

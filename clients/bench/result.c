@@ -1,5 +1,7 @@
 #include "clients/bench/result.h"
 
+#include "clients/text.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,7 +46,7 @@ int bench_result_error(struct bench_result *r, const char *kind, const char *exa
         r->n_errors++;
         snprintf(own->kind, sizeof own->kind, "%s",
                  i < BENCH_MAX_ERROR_KINDS - 1 ? kind : "other errors");
-        snprintf(own->example, sizeof own->example, "%s", example);
+        text_clean_line(example, strlen(example), own->example, sizeof own->example);
     }
     own->n++;
     return (int)i;

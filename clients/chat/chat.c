@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "clients/chat/input.h"
 #include "clients/chat/talk.h"
+#include "clients/text.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -99,7 +100,7 @@ static int send_file(struct chat *c, const char *path, struct lodge_error *e)
     if (err)
         return err;
     lodge_buf_init(&text, 4 * MAX_FILE);
-    chat_clean(bytes, n, &text);
+    text_clean(bytes, n, &text);
     free(bytes);
     err = chat_talk_ask(&c->talk, lodge_buf_text(&text), e);
     lodge_buf_finish(&text);
@@ -198,7 +199,7 @@ static int converse(struct chat *c, struct lodge_error *e)
 static int ask_once(struct chat *c, struct lodge_error *e)
 {
     if (strcmp(c->s.once, "-") != 0) {
-        chat_clean(c->s.once, strlen(c->s.once), &c->in.text);
+        text_clean(c->s.once, strlen(c->s.once), &c->in.text);
         return chat_talk_ask(&c->talk, lodge_buf_text(&c->in.text), e);
     }
     if (chat_input_read_all(&c->in) != CHAT_MESSAGE)

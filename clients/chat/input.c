@@ -1,6 +1,6 @@
 #include "clients/chat/input.h"
 
-#include "base/utf8.h"
+#include "clients/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,44 +24,6 @@ void chat_input_finish(struct chat_input *in)
     lodge_buf_finish(&in->text);
     lodge_buf_finish(&in->_raw);
     free(in->_line);
-}
-
-/* ---- cleaning
- * -------------------------------------------------------------------------------------------------
- */
-
-/* Length of the escape sequence at s[0..n), which starts with ESC. */
-static size_t escape_length(const uint8_t *s, size_t n)
-{
-    size_t i = 2;
-    if (n < 2 || s[1] != '[')
-        return n < 2 ? 1 : 2;
-    while (i < n && s[i] >= 0x20 && s[i] < 0x40)
-        i++;
-    return i < n && s[i] >= 0x40 && s[i] < 0x7f ? i + 1 : i;
-}
-
-static bool is_control(uint32_t cp)
-{
-    return (cp < 0x20 && cp != '\n' && cp != '\t') || (cp >= 0x7f && cp < 0xa0);
-}
-
-void chat_clean(const char *text, size_t n, struct lodge_buf *out)
-{
-    const uint8_t *s = (const uint8_t *)text;
-    while (n) {
-        uint32_t cp;
-        int len = lodge_utf8_decode(s, n, &cp);
-        size_t used = len > 0 ? (size_t)len : len < 0 ? (size_t)-len : n;
-        if (len <= 0)
-            lodge_buf_puts(out, "\xef\xbf\xbd");
-        else if (cp == 0x1b)
-            used = escape_length(s, n);
-        else if (!is_control(cp))
-            lodge_buf_append(out, s, used);
-        s += used;
-        n -= used;
-    }
 }
 
 /* ---- lines
@@ -148,7 +110,7 @@ enum chat_read chat_input_read(struct chat_input *in, const char *prompt)
         unmark_pastes(&saved);
     lodge_buf_clear(&in->text);
     if (result == CHAT_MESSAGE)
-        chat_clean(lodge_buf_text(&in->_raw), in->_raw.n, &in->text);
+        text_clean(lodge_buf_text(&in->_raw), in->_raw.n, &in->text);
     return result;
 }
 
@@ -162,6 +124,6 @@ enum chat_read chat_input_read_all(struct chat_input *in)
         lodge_buf_append(&in->_raw, piece, n);
     bool ended = feof(stdin);
     clearerr(stdin);
-    chat_clean(lodge_buf_text(&in->_raw), in->_raw.n, &in->text);
+    text_clean(lodge_buf_text(&in->_raw), in->_raw.n, &in->text);
     return !ended ? CHAT_INTERRUPTED : in->text.n ? CHAT_MESSAGE : CHAT_END;
 }

@@ -32,9 +32,4 @@ enum chat_read chat_input_read(struct chat_input *in, const char *prompt);
 /* Everything up to the end of the input as one message. */
 enum chat_read chat_input_read_all(struct chat_input *in);
 
-/* Appends s as valid UTF-8 without control characters but tab and newline: escape sequences are
- * dropped whole, each broken piece becomes U+FFFD. For what goes to the server and for what a
- * model writes to a terminal. */
-void chat_clean(const char *s, size_t n, struct lodge_buf *out);
-
 #endif

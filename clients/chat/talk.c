@@ -2,7 +2,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
-#include "clients/chat/input.h"
+#include "clients/text.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +48,7 @@ static void show(struct chat_talk *t, const char *text)
 {
     if (isatty(1)) {
         lodge_buf_clear(&t->_shown);
-        chat_clean(text, strlen(text), &t->_shown);
+        text_clean(text, strlen(text), &t->_shown);
         text = lodge_buf_text(&t->_shown);
     }
     fputs(text, stdout);

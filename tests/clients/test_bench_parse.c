@@ -1,6 +1,8 @@
 /* Event streams and chunks, as servers really send them, in any pieces and broken. */
+#include "base/utf8.h"
 #include "clients/bench/chunk.h"
 #include "clients/sse.h"
+#include "clients/text.h"
 #include "tests/clients/suite.h"
 
 #include <jansson.h>
@@ -161,6 +163,9 @@ static const struct sample samples[] = {
     {"{\"choices\": [{\"text\": \"\", \"index\": 0, \"finish_reason\": \"length\"}], \"usage\": "
      "{\"completion_tokens\": 64, \"prompt_tokens\": 5}, \"timings\": {\"predicted_ms\": 1.5e3}}",
      {.choice = true, .finish = true, .usage = true, .n_input = 5, .n_output = 64}},
+    {"{\"choices\":[{\"text\":\"\",\"finish_reason\":\"length\"}],\"timings\":{\"cache_n\":3,"
+     "\"prompt_n\":5,\"prompt_ms\":1.5,\"predicted_n\":7,\"predicted_ms\":2.5}}",
+     {.choice = true, .finish = true, .usage = true, .n_input = 8, .n_output = 7, .n_cached = 3}},
     /* whole reply */
     {"{\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"x\"},"
      "\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}",
@@ -253,11 +258,57 @@ START_TEST(deep_nests_cost_no_stack)
 }
 END_TEST
 
+/* ---- text of strangers
+ * ------------------------------------------------------------------------------------------ */
+
+START_TEST(texts_are_cleaned)
+{
+    static const char *const cases[][2] = {
+        {"plain\ttext\n", "plain\ttext\n"},
+        {"h\xc3\xa9 \xe4\xbd\xa0 \xf0\x9f\x98\x80", "h\xc3\xa9 \xe4\xbd\xa0 \xf0\x9f\x98\x80"},
+        {"a\033[31;1mred\033[0m\033[2J\033[200~b", "aredb"},
+        {"x\r\a\b\x7f\xc2\x9by", "xy"},
+        {"\xff|\xc3(|\xed\xa0\x80|\xe4\xbd", "\xef\xbf\xbd|\xef\xbf\xbd(|\xef\xbf\xbd\xef\xbf\xbd"
+                                             "\xef\xbf\xbd|\xef\xbf\xbd"},
+        {"end\033", "end"},
+        {"end\033[12", "end"},
+        {"\033]0;t\a", "0;t"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct lodge_buf b;
+        lodge_buf_init(&b, 1000);
+        text_clean(cases[i][0], strlen(cases[i][0]), &b);
+        ck_assert_str_eq(lodge_buf_text(&b), cases[i][1]);
+        lodge_buf_finish(&b);
+    }
+}
+END_TEST
+
+START_TEST(lines_are_cut_between_characters)
+{
+    static const char text[] = "a\nb \xf0\x9f\x98\x80\xf0\x9f\x98\x80\xff\xff\xff\xff";
+    for (size_t room = 8; room < 40; room++) {
+        char *out = malloc(room);
+        text_clean_line(text, sizeof text - 1, out, room);
+        ck_assert_uint_lt(strlen(out), room);
+        ck_assert(lodge_utf8_valid((const uint8_t *)out, strlen(out)));
+        ck_assert_int_eq(strncmp(out, "a b ", 4), 0);
+        free(out);
+    }
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {
-        events_in_any_pieces,    events_cut_in_two_everywhere, a_reset_forgets_the_unfinished_line,
-        giant_lines_have_an_end, chunks_say_what_they_carry,   cut_chunks_are_refused,
-        garbage_is_refused,      deep_nests_cost_no_stack};
+    const TTest *const tests[] = {events_in_any_pieces,
+                                  events_cut_in_two_everywhere,
+                                  a_reset_forgets_the_unfinished_line,
+                                  giant_lines_have_an_end,
+                                  chunks_say_what_they_carry,
+                                  cut_chunks_are_refused,
+                                  garbage_is_refused,
+                                  deep_nests_cost_no_stack,
+                                  texts_are_cleaned,
+                                  lines_are_cut_between_characters};
     return run_suite("bench parsing", tests, COUNT(tests));
 }
