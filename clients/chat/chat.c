@@ -117,11 +117,29 @@ static void set_model(struct chat *c, const char *name)
     c->owned = copy;
 }
 
-static int needs_argument(const char *line, const char *argument, struct lodge_error *e)
+/* Commands that need a word behind them. */
+static int run_with_argument(struct chat *c, const char *name, const char *argument,
+                             struct lodge_error *e)
 {
-    return *argument
-               ? 0
-               : lodge_fail(e, LODGE_ERR_INVALID, "%s needs a word behind it; see /help", line);
+    static const char *const names[] = {"/save", "/load", "/read", "/model"};
+    size_t which = 0;
+    while (which < 4 && strcmp(name, names[which]) != 0)
+        which++;
+    if (which == 4)
+        return lodge_fail(e, LODGE_ERR_INVALID, "there is no command %s; see /help", name);
+    if (!*argument)
+        return lodge_fail(e, LODGE_ERR_INVALID, "%s needs a word behind it; see /help", name);
+    switch (which) {
+    case 0:
+        return chat_talk_save(&c->talk, argument, e);
+    case 1:
+        return chat_talk_load(&c->talk, argument, e);
+    case 2:
+        return send_file(c, argument, e);
+    default:
+        set_model(c, argument);
+        return 0;
+    }
 }
 
 static int run_command(struct chat *c, const char *name, const char *argument,
@@ -135,19 +153,8 @@ static int run_command(struct chat *c, const char *name, const char *argument,
         chat_talk_clear(&c->talk, argument);
     else if (strcmp(name, "/help") == 0)
         fprintf(stderr, "%s", commands);
-    else if (strcmp(name, "/save") && strcmp(name, "/load") && strcmp(name, "/read") &&
-             strcmp(name, "/model"))
-        return lodge_fail(e, LODGE_ERR_INVALID, "there is no command %s; see /help", name);
-    else if (needs_argument(name, argument, e))
-        return LODGE_ERR_INVALID;
-    else if (strcmp(name, "/save") == 0)
-        return chat_talk_save(&c->talk, argument, e);
-    else if (strcmp(name, "/load") == 0)
-        return chat_talk_load(&c->talk, argument, e);
-    else if (strcmp(name, "/read") == 0)
-        return send_file(c, argument, e);
     else
-        set_model(c, argument);
+        return run_with_argument(c, name, argument, e);
     return 0;
 }
 
