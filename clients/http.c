@@ -1,54 +1,37 @@
 #include "clients/http.h"
 
+#include "clients/text.h"
+
 #include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_LINE ((size_t)16 << 20)
+#define MAX_REPLY ((size_t)16 << 20)
 
-/* ---- events
- * ------------------------------------------------------------------------------------------------
- */
-
-void sse_init(struct sse_parser *p, void (*on_data)(void *, const char *, size_t), void *cookie)
+int http_base_url(const char *given, char *out, size_t room, struct lodge_error *e)
 {
-    *p = (struct sse_parser){.on_data = on_data, .cookie = cookie};
-    lodge_buf_init(&p->line, MAX_LINE);
-}
-
-void sse_finish(struct sse_parser *p)
-{
-    lodge_buf_finish(&p->line);
-}
-
-static void take_line(struct sse_parser *p)
-{
-    const char *s = lodge_buf_text(&p->line);
-    size_t n = p->line.n;
-    if (n && s[n - 1] == '\r')
+    const char *scheme = strstr(given, "://") ? "" : "http://";
+    size_t n = strlen(given);
+    while (n && given[n - 1] == '/')
         n--;
-    if (n >= 5 && memcmp(s, "data:", 5) == 0) {
-        size_t skip = n > 5 && s[5] == ' ' ? 6 : 5;
-        p->on_data(p->cookie, s + skip, n - skip);
-    }
-    lodge_buf_clear(&p->line);
+    if (n > 3 && memcmp(given + n - 3, "/v1", 3) == 0)
+        n -= 3;
+    while (n && given[n - 1] == '/')
+        n--;
+    if (!n || strlen(scheme) + n >= room)
+        return lodge_fail(e, LODGE_ERR_CONFIG, "'%.100s' is no URL such as http://HOST:PORT",
+                          given);
+    snprintf(out, room, "%s%.*s", scheme, (int)n, given);
+    return 0;
 }
 
-int sse_feed(struct sse_parser *p, const char *bytes, size_t n)
+const char *http_api_key(const char *given)
 {
-    while (n) {
-        const char *end = memchr(bytes, '\n', n);
-        size_t len = end ? (size_t)(end - bytes) : n;
-        if (lodge_buf_append(&p->line, bytes, len))
-            return LODGE_ERR_LIMIT;
-        if (end)
-            take_line(p);
-        len += end != NULL;
-        bytes += len;
-        n -= len;
-    }
-    return 0;
+    static const char *const names[] = {"LODGE_API_KEY", "OPENAI_API_KEY"};
+    for (int i = 0; i < 2 && !given; i++)
+        given = getenv(names[i]);
+    return given;
 }
 
 /* ---- requests
@@ -56,7 +39,6 @@ int sse_feed(struct sse_parser *p, const char *bytes, size_t n)
  */
 
 struct transfer {
-    const struct http_client *client;
     CURL *curl;
     struct sse_parser *sse; /* NULL: everything goes to `body` */
     struct lodge_buf body;
@@ -72,36 +54,26 @@ static size_t on_bytes(char *data, size_t size, size_t n, void *cookie)
     return err ? 0 : size * n;
 }
 
-static int on_progress(void *cookie, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
-{
-    (void)a;
-    (void)b;
-    (void)c;
-    (void)d;
-    const struct transfer *t = cookie;
-    return t->client->interrupted && *t->client->interrupted;
-}
-
 /* The `message` of an error body, or the body itself. */
 static int status_error(const struct transfer *t, long status, struct lodge_error *e)
 {
     json_t *o = json_loadb(lodge_buf_text(&t->body), t->body.n, 0, NULL);
     const char *message =
         json_string_value(json_object_get(json_object_get(o, "error"), "message"));
-    lodge_fail(e, status == 503 ? LODGE_ERR_RESOURCE : LODGE_ERR_INVALID, "%s (HTTP %ld)",
-               message ? message : lodge_buf_text(&t->body), status);
+    int err = lodge_fail(e, status == 503 ? LODGE_ERR_RESOURCE : LODGE_ERR_INVALID, "%s (HTTP %ld)",
+                         message ? message : lodge_buf_text(&t->body), status);
     json_decref(o);
-    return e ? e->code : LODGE_ERR_INVALID;
+    return err;
 }
 
-static struct curl_slist *headers(const struct http_client *c)
+struct curl_slist *http_headers(const char *api_key)
 {
     struct curl_slist *h = curl_slist_append(NULL, "Content-Type: application/json");
-    if (c->api_key) {
-        size_t n = strlen(c->api_key) + 32;
+    if (api_key && *api_key) {
+        size_t n = strlen(api_key) + 32;
         char *line = malloc(n);
         if (line) {
-            snprintf(line, n, "Authorization: Bearer %s", c->api_key);
+            snprintf(line, n, "Authorization: Bearer %s", api_key);
             h = curl_slist_append(h, line);
         }
         free(line);
@@ -109,14 +81,51 @@ static struct curl_slist *headers(const struct http_client *c)
     return h;
 }
 
+/* As curl_easy_perform, but looks at the interrupt flag ten times a second. */
+static CURLcode perform_until(const struct http_client *c, CURL *curl)
+{
+    CURLM *multi = curl_multi_init();
+    CURLcode rc = CURLE_FAILED_INIT;
+    int running = 1, left;
+    if (!multi || curl_multi_add_handle(multi, curl)) {
+        curl_multi_cleanup(multi);
+        return rc;
+    }
+    while (running && !curl_multi_perform(multi, &running) && running) {
+        if (c->interrupted && *c->interrupted)
+            break;
+        curl_multi_poll(multi, NULL, 0, 100, NULL);
+    }
+    const CURLMsg *m = curl_multi_info_read(multi, &left);
+    rc = m ? m->data.result : CURLE_ABORTED_BY_CALLBACK;
+    curl_multi_remove_handle(multi, curl);
+    curl_multi_cleanup(multi);
+    return rc;
+}
+
+/* What became of a request: 0 or an error with a text for people. */
+static int judge(const struct transfer *t, const char *url, CURLcode rc, struct lodge_error *e)
+{
+    long status = 0;
+    curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (rc == CURLE_ABORTED_BY_CALLBACK)
+        return lodge_fail(e, LODGE_ERR_CANCELLED, "interrupted");
+    if (rc != CURLE_OK && status)
+        return lodge_fail(e, LODGE_ERR_IO, "%s: the reply broke off (%s)", url,
+                          curl_easy_strerror(rc));
+    if (rc != CURLE_OK)
+        return lodge_fail(e, LODGE_ERR_RESOURCE, "%s: %s; is the server running?", url,
+                          curl_easy_strerror(rc));
+    return status == 200 ? 0 : status_error(t, status, e);
+}
+
 static int perform(const struct http_client *c, const char *path, const char *post,
                    struct transfer *t, struct lodge_error *e)
 {
     char url[2048];
     snprintf(url, sizeof url, "%s%s", c->url, path);
-    t->client = c;
     t->curl = curl_easy_init();
-    struct curl_slist *h = headers(c);
+    struct curl_slist *h = http_headers(c->api_key);
     if (!t->curl || !h) {
         curl_easy_cleanup(t->curl);
         curl_slist_free_all(h);
@@ -126,33 +135,21 @@ static int perform(const struct http_client *c, const char *path, const char *po
     curl_easy_setopt(t->curl, CURLOPT_HTTPHEADER, h);
     curl_easy_setopt(t->curl, CURLOPT_WRITEFUNCTION, on_bytes);
     curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
-    curl_easy_setopt(t->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-    curl_easy_setopt(t->curl, CURLOPT_XFERINFODATA, t);
-    curl_easy_setopt(t->curl, CURLOPT_NOPROGRESS, 0L);
-    curl_easy_setopt(t->curl, CURLOPT_NOSIGNAL, 1L);
     if (post)
         curl_easy_setopt(t->curl, CURLOPT_POSTFIELDS, post);
-    CURLcode rc = curl_easy_perform(t->curl);
-    long status = 0;
-    curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
-    int err = 0;
-    if (rc == CURLE_ABORTED_BY_CALLBACK)
-        err = lodge_fail(e, LODGE_ERR_CANCELLED, "interrupted");
-    else if (rc != CURLE_OK)
-        err = lodge_fail(e, LODGE_ERR_RESOURCE, "%s: %s; is the server running?", url,
-                         curl_easy_strerror(rc));
-    else if (status != 200)
-        err = status_error(t, status, e);
+    int err = judge(t, url, perform_until(c, t->curl), e);
     curl_easy_cleanup(t->curl);
     curl_slist_free_all(h);
     return err;
 }
 
-int http_get(const struct http_client *c, const char *path, json_t **out, struct lodge_error *e)
+/* A request whose reply is one JSON text. */
+static int exchange(const struct http_client *c, const char *path, const char *post, json_t **out,
+                    struct lodge_error *e)
 {
     struct transfer t = {0};
-    lodge_buf_init(&t.body, MAX_LINE);
-    int err = perform(c, path, NULL, &t, e);
+    lodge_buf_init(&t.body, MAX_REPLY);
+    int err = perform(c, path, post, &t, e);
     if (!err) {
         *out = json_loadb(lodge_buf_text(&t.body), t.body.n, 0, NULL);
         if (!*out)
@@ -162,11 +159,26 @@ int http_get(const struct http_client *c, const char *path, json_t **out, struct
     return err;
 }
 
+int http_get(const struct http_client *c, const char *path, json_t **out, struct lodge_error *e)
+{
+    return exchange(c, path, NULL, out, e);
+}
+
+int http_post(const struct http_client *c, const char *path, const json_t *body, json_t **out,
+              struct lodge_error *e)
+{
+    char *text = json_dumps(body, JSON_COMPACT);
+    int err = text ? exchange(c, path, text, out, e)
+                   : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a request");
+    free(text);
+    return err;
+}
+
 int http_stream(const struct http_client *c, const char *path, const json_t *body,
                 struct sse_parser *sse, struct lodge_error *e)
 {
     struct transfer t = {.sse = sse};
-    lodge_buf_init(&t.body, MAX_LINE);
+    lodge_buf_init(&t.body, MAX_REPLY);
     char *text = json_dumps(body, JSON_COMPACT);
     int err = text ? perform(c, path, text, &t, e)
                    : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a request");

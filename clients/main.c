@@ -1,11 +1,13 @@
 /* lodgectl: the client program. */
-#include "clients/chat.h"
+#include "clients/bench/bench.h"
+#include "clients/chat/chat.h"
 
 #include <curl/curl.h>
 #include <stdio.h>
 #include <string.h>
 
 static const char usage[] = "usage: lodgectl VERB ...\n\n"
+                            "  bench   measure a server, or compare two\n"
                             "  chat    talk to a served model\n"
                             "  help    print this\n\n"
                             "`lodgectl VERB --help` lists a verb's flags.\n";
@@ -16,6 +18,8 @@ int main(int argc, char **argv)
     curl_global_init(CURL_GLOBAL_DEFAULT);
     if (strcmp(verb, "chat") == 0)
         return chat_main(argc - 2, argv + 2);
+    if (strcmp(verb, "bench") == 0)
+        return bench_main(argc - 2, argv + 2);
     if (strcmp(verb, "help") == 0 || strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0) {
         printf("%s", usage);
         return 0;

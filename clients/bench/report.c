@@ -1,0 +1,278 @@
+#include "clients/bench/report.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ---- the table
+ * -------------------------------------------------------------------------------------------------
+ */
+
+void bench_print_setting(FILE *out, const struct bench_target *t)
+{
+    const struct bench_options *o = t->options;
+    fprintf(out, "%s  %s  ", t->url, t->models[0]);
+    if (t->n_models > 1)
+        fprintf(out, "and %u more models (%s)  ", t->n_models - 1, o->model_dist);
+    fprintf(out, "\n%s", o->rate_text ? "open loop, " : "closed loop, ");
+    if (o->rate_text)
+        fprintf(out, "%s requests/s%s", o->rate_text, o->burstiness == 1 ? " (Poisson)" : "");
+    if (o->rate_text && o->concurrency)
+        fprintf(out, ", at most ");
+    if (o->concurrency)
+        fprintf(out, "%lld clients", (long long)o->concurrency);
+    if (o->n_prompts)
+        fprintf(out, ", %lld requests", (long long)o->n_prompts);
+    if (o->duration_s > 0)
+        fprintf(out, ", %g s", o->duration_s);
+    if (o->prompts)
+        fprintf(out, ", prompts of %s\n", o->prompts);
+    else
+        fprintf(out, ", %lld + %lld in, %lld out, random %s\n", (long long)o->prefix_len,
+                (long long)o->n_input, (long long)o->n_output, t->takes_ids ? "ids" : "words");
+}
+
+static void put_pair(FILE *out, const char *left, double a, int digits_a, const char *right,
+                     double b, int digits_b)
+{
+    fprintf(out, "%-28s %12.*f", left, digits_a, a);
+    if (right && !isnan(b))
+        fprintf(out, "    %-28s %12.*f", right, digits_b, b);
+    fprintf(out, "\n");
+}
+
+void bench_print_cell(FILE *out, int width, double value)
+{
+    if (isnan(value))
+        fprintf(out, " %*s", width, "-");
+    else
+        fprintf(out, " %*.*f", width, value < 100 ? 2 : value < 10000 ? 1 : 0, value);
+}
+
+static void put_times(FILE *out, const struct bench_options *o, const struct bench_metrics *m)
+{
+    char key[40], head[16];
+    fprintf(out, "\n%-12s %9s %9s %9s", "(ms)", "mean", "std", "median");
+    for (uint32_t i = 0; i < o->n_percentiles; i++) {
+        snprintf(head, sizeof head, "p%.6g", o->percentiles[i]);
+        if (o->percentiles[i] != 50)
+            fprintf(out, " %9s", head);
+    }
+    fprintf(out, "\n");
+    for (int t = 0; t < BENCH_N_TIMES; t++) {
+        static const char *const heads[] = {"TTFT", "TPOT", "ITL", "E2EL"};
+        static const char *const kinds[] = {"mean", "std", "median"};
+        if (!o->show[t])
+            continue;
+        fprintf(out, "%-12s", heads[t]);
+        for (int k = 0; k < 3; k++) {
+            snprintf(key, sizeof key, "%s_%s_ms", kinds[k], bench_time_names[t]);
+            bench_print_cell(out, 9, bench_metrics_get(m, key));
+        }
+        for (uint32_t i = 0; i < o->n_percentiles; i++) {
+            snprintf(key, sizeof key, "p%.6g_%s_ms", o->percentiles[i], bench_time_names[t]);
+            if (o->percentiles[i] != 50)
+                bench_print_cell(out, 9, bench_metrics_get(m, key));
+        }
+        fprintf(out, "\n");
+    }
+}
+
+void bench_print_table(FILE *out, const struct bench_options *o, const struct bench_metrics *m)
+{
+#define M(key) bench_metrics_get(m, key)
+    fprintf(out, "\n");
+    put_pair(out, "Successful requests", M("completed"), 0, "Failed requests", M("failed"), 0);
+    put_pair(out, "Duration (s)", M("duration"), 2, "Requests/s", M("request_throughput"), 2);
+    put_pair(out, "Input tokens", M("total_input_tokens"), 0, "Output tokens",
+             M("total_output_tokens"), 0);
+    put_pair(out, "Output tokens/s", M("output_throughput"), 2, "Input and output tokens/s",
+             M("total_token_throughput"), 2);
+    if (M("total_cached_tokens") > 0)
+        put_pair(out, "Input tokens cached", M("total_cached_tokens"), 0, NULL, NAN, 0);
+    if (o->goodput)
+        put_pair(out, "Good requests/s", M("request_goodput"), 2, NULL, NAN, 0);
+    put_pair(out, "Client CPU (s)", M("client_cpu_seconds"), 2,
+             o->rate_text ? "Client lag p99 (ms)" : NULL, M("p99_client_lag_ms"), 2);
+#undef M
+    put_times(out, o, m);
+}
+
+void bench_print_notes(FILE *out, const struct bench_result *r)
+{
+    for (uint32_t i = 0; i < r->n_errors; i++)
+        fprintf(out, "%s%llu failed: %s%s%s\n", i ? "" : "\n", (unsigned long long)r->errors[i].n,
+                r->errors[i].kind, r->errors[i].example[0] ? ": " : "", r->errors[i].example);
+    if (r->n_without_usage)
+        fprintf(out, "\n%llu replies had no usage: their output tokens are counted by chunks.\n",
+                (unsigned long long)r->n_without_usage);
+    if (r->gave_up[0])
+        fprintf(out, "\nEnded early: %s\n", r->gave_up);
+    if (r->interrupted)
+        fprintf(out, "\nInterrupted: %llu requests in flight were cut and are not counted.\n",
+                (unsigned long long)r->n_cancelled);
+}
+
+/* ---- models
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+struct share {
+    uint32_t model;
+    uint64_t n;
+};
+
+static int busiest_first(const void *a, const void *b)
+{
+    const struct share *x = a, *y = b;
+    return x->n != y->n ? (x->n < y->n) - (x->n > y->n)
+                        : (x->model > y->model) - (x->model < y->model);
+}
+
+static struct share *count_models(const struct bench_target *t, const struct bench_result *r)
+{
+    struct share *s = calloc(t->n_models, sizeof *s);
+    for (uint32_t i = 0; s && i < t->n_models; i++)
+        s[i].model = i;
+    for (size_t i = 0; s && i < r->n; i++)
+        s[r->records[i].model].n++;
+    if (s)
+        qsort(s, t->n_models, sizeof *s, busiest_first);
+    return s;
+}
+
+#define MODELS_SHOWN 10
+
+int bench_print_models(FILE *out, const struct bench_target *t, const struct bench_result *r)
+{
+    static const char *const keys[] = {"completed",      "failed",         "output_throughput",
+                                       "median_ttft_ms", "median_tpot_ms", "median_e2el_ms"};
+    if (t->n_models < 2)
+        return 0;
+    struct share *s = count_models(t, r);
+    int err = s ? 0 : LODGE_ERR_NOMEM;
+    fprintf(out, "\n%-28s %9s %9s %9s %9s %9s %9s\n", "model (medians, ms)", "completed", "failed",
+            "tokens/s", "TTFT", "TPOT", "E2EL");
+    for (uint32_t i = 0; !err && i < t->n_models && i < MODELS_SHOWN && s[i].n; i++) {
+        struct bench_metrics m;
+        err = bench_metrics_make(t->options, r, s[i].model, &m);
+        fprintf(out, "%-28.28s", t->models[s[i].model]);
+        for (size_t k = 0; !err && k < sizeof keys / sizeof *keys; k++)
+            if (k < 2)
+                fprintf(out, " %9.0f", bench_metrics_get(&m, keys[k]));
+            else
+                bench_print_cell(out, 9, bench_metrics_get(&m, keys[k]));
+        fprintf(out, "\n");
+    }
+    free(s);
+    return err;
+}
+
+/* ---- JSON
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+json_t *bench_number_json(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+json_t *bench_metrics_json(const struct bench_metrics *m)
+{
+    json_t *o = json_object();
+    for (uint32_t i = 0; o && i < m->n; i++)
+        json_object_set_new(o, m->m[i].key,
+                            m->m[i].integer ? json_integer((json_int_t)m->m[i].value)
+                                            : bench_number_json(m->m[i].value));
+    return o;
+}
+
+json_t *bench_setting_json(const struct bench_target *t)
+{
+    const struct bench_options *o = t->options;
+    char date[32];
+    time_t now = time(NULL);
+    struct tm utc;
+    strftime(date, sizeof date, "%Y%m%d-%H%M%S", gmtime_r(&now, &utc));
+    json_t *j = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:I, s:I, s:f, s:I, s:s, s:b, s:b, "
+        "s:I, "
+        "s:s}",
+        "date", date, "backend", o->chat ? "openai-chat" : "openai", "base_url", t->base,
+        "endpoint", t->path, "label", t->label, "model_id", t->models[0], "num_prompts",
+        (json_int_t)o->n_prompts, "request_rate",
+        o->rate_text && isfinite(o->rate) ? json_real(o->rate) : json_string("inf"), "burstiness",
+        isfinite(o->burstiness) ? json_real(o->burstiness) : json_string("inf"), "max_concurrency",
+        o->concurrency ? json_integer(o->concurrency) : json_null(), "random_input_len",
+        (json_int_t)o->n_input, "random_output_len", (json_int_t)o->n_output, "random_range_ratio",
+        o->range_ratio, "random_prefix_len", (json_int_t)o->prefix_len, "prompt_kind",
+        o->prompts     ? "file"
+        : t->takes_ids ? "ids"
+                       : "text",
+        "ignore_eos", o->ignore_eos, "stream", o->stream, "seed", (json_int_t)o->seed,
+        "tpot_definition", "(last chunk - first chunk) / (output tokens - 1)");
+    return j;
+}
+
+static json_t *errors_json(const struct bench_result *r)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < r->n_errors; i++)
+        json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "kind", r->errors[i].kind, "count",
+                                              (json_int_t)r->errors[i].n, "example",
+                                              r->errors[i].example));
+    return list;
+}
+
+static json_t *models_json(const struct bench_target *t, const struct bench_result *r)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < t->n_models; i++) {
+        struct bench_metrics m;
+        json_t *o = bench_metrics_make(t->options, r, i, &m) ? NULL : bench_metrics_json(&m);
+        json_object_set_new(o, "model_id", json_string(t->models[i]));
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+/* vLLM's lists: seconds, in one order. */
+static void add_details(json_t *o, const struct bench_result *r)
+{
+    static const char *const keys[] = {"input_lens", "output_lens", "ttfts",
+                                       "itls",       "start_times", "errors"};
+    json_t *lists[6];
+    for (int k = 0; k < 6; k++)
+        json_object_set_new(o, keys[k], lists[k] = json_array());
+    for (size_t i = 0; i < r->n; i++) {
+        const struct bench_record *c = &r->records[i];
+        json_t *itls = json_array();
+        for (size_t k = 0; k < c->n_itl; k++)
+            json_array_append_new(itls, json_real(r->itl_ms.v[c->itl_at + k] * 1e-3));
+        json_array_append_new(lists[0], json_integer(c->n_input));
+        json_array_append_new(lists[1], json_integer(c->n_output));
+        json_array_append_new(
+            lists[2], json_real(c->first_ns ? (double)(c->first_ns - c->due_ns) * 1e-9 : 0));
+        json_array_append_new(lists[3], itls);
+        json_array_append_new(lists[4], json_real((double)(c->sent_ns - r->begin_ns) * 1e-9));
+        json_array_append_new(lists[5], json_string(c->error < 0 ? "" : r->errors[c->error].kind));
+    }
+}
+
+json_t *bench_result_json(const struct bench_target *t, const struct bench_result *r,
+                          const struct bench_metrics *m)
+{
+    json_t *o = bench_setting_json(t), *figures = bench_metrics_json(m);
+    json_object_update(o, figures);
+    json_decref(figures);
+    json_object_set_new(o, "error_kinds", errors_json(r));
+    json_object_set_new(o, "interrupted", json_boolean(r->interrupted));
+    json_object_set_new(o, "cancelled", json_integer((json_int_t)r->n_cancelled));
+    json_object_set_new(o, "without_usage", json_integer((json_int_t)r->n_without_usage));
+    if (t->n_models > 1)
+        json_object_set_new(o, "models", models_json(t, r));
+    if (t->options->save_detailed)
+        add_details(o, r);
+    return o;
+}

@@ -1,0 +1,202 @@
+#include "clients/bench/result.h"
+
+#include "clients/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void bench_result_finish(struct bench_result *r)
+{
+    free(r->records);
+    bench_samples_finish(&r->itl_ms);
+    bench_samples_finish(&r->per_second);
+    *r = (struct bench_result){0};
+}
+
+int bench_result_add(struct bench_result *r, const struct bench_record *record,
+                     const struct bench_samples *itl_ms)
+{
+    if (r->n == r->_room) {
+        size_t room = r->_room ? r->_room * 2 : 64;
+        struct bench_record *grown = reallocarray(r->records, room, sizeof *grown);
+        if (!grown)
+            return LODGE_ERR_NOMEM;
+        r->records = grown;
+        r->_room = room;
+    }
+    struct bench_record *own = &r->records[r->n++];
+    *own = *record;
+    own->itl_at = r->itl_ms.n;
+    own->n_itl = 0;
+    int err = 0;
+    for (size_t i = 0; i < itl_ms->n && !err; i++, own->n_itl += !err)
+        err = bench_samples_add(&r->itl_ms, itl_ms->v[i]);
+    return err;
+}
+
+int bench_result_error(struct bench_result *r, const char *kind, const char *example)
+{
+    uint32_t i = 0;
+    while (i < r->n_errors && strcmp(r->errors[i].kind, kind) != 0 && i < BENCH_MAX_ERROR_KINDS - 1)
+        i++;
+    struct bench_error_kind *own = &r->errors[i];
+    if (i == r->n_errors) {
+        r->n_errors++;
+        snprintf(own->kind, sizeof own->kind, "%s",
+                 i < BENCH_MAX_ERROR_KINDS - 1 ? kind : "other errors");
+        text_clean_line(example, strlen(example), own->example, sizeof own->example);
+    }
+    own->n++;
+    return (int)i;
+}
+
+void bench_result_add_notes(struct bench_result *r, const struct bench_result *from)
+{
+    for (uint32_t i = 0; i < from->n_errors; i++) {
+        const struct bench_error_kind *k = &from->errors[i];
+        r->errors[bench_result_error(r, k->kind, k->example)].n += k->n - 1;
+    }
+    r->n_cancelled += from->n_cancelled;
+    r->n_without_usage += from->n_without_usage;
+    r->interrupted |= from->interrupted;
+    if (from->gave_up[0])
+        snprintf(r->gave_up, sizeof r->gave_up, "%s", from->gave_up);
+}
+
+/* ---- figures
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static void put(struct bench_metrics *m, const char *key, double value, bool integer)
+{
+    struct bench_metric *own = &m->m[m->n++];
+    snprintf(own->key, sizeof own->key, "%s", key);
+    own->value = value;
+    own->integer = integer;
+}
+
+static double ms(uint64_t from_ns, uint64_t to_ns)
+{
+    return to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-6 : 0;
+}
+
+/* The times of one completed request; NAN where there is none. */
+static void times_of(const struct bench_record *r, double t[BENCH_N_TIMES])
+{
+    t[BENCH_TTFT] = r->first_ns ? ms(r->due_ns, r->first_ns) : NAN;
+    t[BENCH_TPOT] = r->first_ns && r->n_output > 1
+                        ? ms(r->first_ns, r->last_ns) / (double)(r->n_output - 1)
+                        : NAN;
+    t[BENCH_ITL] = NAN;
+    t[BENCH_E2EL] = ms(r->due_ns, r->last_ns);
+}
+
+/* As vLLM: every bound holds; a time that does not exist (one token: no TPOT) meets its bound. */
+static bool is_good(const struct bench_options *o, const double t[BENCH_N_TIMES])
+{
+    for (int i = 0; i < BENCH_N_TIMES; i++)
+        if (o->goodput_ms[i] > 0 && t[i] > o->goodput_ms[i])
+            return false;
+    return true;
+}
+
+struct sums {
+    struct bench_samples times[BENCH_N_TIMES], lag_ms;
+    uint64_t completed, failed, good;
+    int64_t n_input, n_output, n_cached;
+};
+
+static int add_record(const struct bench_options *o, const struct bench_result *result,
+                      const struct bench_record *r, struct sums *s)
+{
+    double t[BENCH_N_TIMES];
+    int err = bench_samples_add(&s->lag_ms, ms(r->due_ns, r->sent_ns));
+    if (r->error >= 0) {
+        s->failed++;
+        return err;
+    }
+    times_of(r, t);
+    for (int i = 0; i < BENCH_N_TIMES && !err; i++)
+        if (!isnan(t[i]))
+            err = bench_samples_add(&s->times[i], t[i]);
+    for (size_t i = 0; i < r->n_itl && !err; i++)
+        err = bench_samples_add(&s->times[BENCH_ITL], result->itl_ms.v[r->itl_at + i]);
+    s->completed++;
+    s->good += is_good(o, t);
+    s->n_input += r->n_input;
+    s->n_output += r->n_output;
+    s->n_cached += r->n_cached;
+    return err;
+}
+
+static void put_time(const struct bench_options *o, struct bench_metrics *m, const char *name,
+                     struct bench_samples *s)
+{
+    char key[40];
+    bench_samples_sort(s);
+    snprintf(key, sizeof key, "mean_%s_ms", name);
+    put(m, key, bench_mean(s), false);
+    snprintf(key, sizeof key, "median_%s_ms", name);
+    put(m, key, bench_percentile(s, 50), false);
+    snprintf(key, sizeof key, "std_%s_ms", name);
+    put(m, key, bench_deviation(s), false);
+    for (uint32_t i = 0; i < o->n_percentiles; i++) {
+        snprintf(key, sizeof key, "p%.6g_%s_ms", o->percentiles[i], name);
+        put(m, key, bench_percentile(s, o->percentiles[i]), false);
+    }
+}
+
+static void put_sums(const struct bench_options *o, const struct bench_result *r, struct sums *s,
+                     struct bench_metrics *m)
+{
+    double d = r->end_ns > r->begin_ns ? (double)(r->end_ns - r->begin_ns) * 1e-9 : 0;
+    double per_s = d > 0 ? 1 / d : NAN, busiest = 0;
+    for (size_t i = 0; i < r->per_second.n; i++)
+        busiest = fmax(busiest, r->per_second.v[i]);
+    put(m, "duration", d, false);
+    put(m, "completed", (double)s->completed, true);
+    put(m, "failed", (double)s->failed, true);
+    put(m, "total_input_tokens", (double)s->n_input, true);
+    put(m, "total_cached_tokens", (double)s->n_cached, true);
+    put(m, "total_output_tokens", (double)s->n_output, true);
+    put(m, "request_throughput", (double)s->completed * per_s, false);
+    put(m, "request_goodput", o->goodput ? (double)s->good * per_s : NAN, false);
+    put(m, "output_throughput", (double)s->n_output * per_s, false);
+    put(m, "total_token_throughput", (double)(s->n_input + s->n_output) * per_s, false);
+    put(m, "max_output_tokens_per_s", busiest, false);
+    put(m, "max_concurrent_requests", r->peak_running, true);
+    bench_samples_sort(&s->lag_ms);
+    put(m, "mean_client_lag_ms", bench_mean(&s->lag_ms), false);
+    put(m, "p99_client_lag_ms", bench_percentile(&s->lag_ms, 99), false);
+    put(m, "client_cpu_seconds", r->cpu_s, false);
+    for (int i = 0; i < BENCH_N_TIMES; i++)
+        if (o->show[i])
+            put_time(o, m, bench_time_names[i], &s->times[i]);
+}
+
+int bench_metrics_make(const struct bench_options *o, const struct bench_result *r, int64_t model,
+                       struct bench_metrics *out)
+{
+    struct sums s = {0};
+    int err = 0;
+    out->n = 0;
+    for (size_t i = 0; i < r->n && !err; i++)
+        if (model < 0 || r->records[i].model == (uint64_t)model)
+            err = add_record(o, r, &r->records[i], &s);
+    if (!err)
+        put_sums(o, r, &s, out);
+    for (int i = 0; i < BENCH_N_TIMES; i++)
+        bench_samples_finish(&s.times[i]);
+    bench_samples_finish(&s.lag_ms);
+    return err;
+}
+
+double bench_metrics_get(const struct bench_metrics *m, const char *key)
+{
+    for (uint32_t i = 0; i < m->n; i++)
+        if (strcmp(m->m[i].key, key) == 0)
+            return m->m[i].value;
+    return NAN;
+}
