@@ -12,25 +12,30 @@
 void bench_print_setting(FILE *out, const struct bench_target *t)
 {
     const struct bench_options *o = t->options;
-    fprintf(out, "%s  %s  ", t->url, t->models[0]);
+    fprintf(out, "%s  %s", t->url, t->models[0]);
     if (t->n_models > 1)
-        fprintf(out, "and %u more models (%s)  ", t->n_models - 1, o->model_dist);
+        fprintf(out, " and %u more models (%s)", t->n_models - 1, o->model_dist);
     fprintf(out, "\n%s", o->rate_text ? "open loop, " : "closed loop, ");
     if (o->rate_text)
         fprintf(out, "%s requests/s%s", o->rate_text, o->burstiness == 1 ? " (Poisson)" : "");
     if (o->rate_text && o->concurrency)
         fprintf(out, ", at most ");
     if (o->concurrency)
-        fprintf(out, "%lld clients", (long long)o->concurrency);
+        fprintf(out, o->rate_text ? "%lld in flight" : "clients: %lld", (long long)o->concurrency);
     if (o->n_prompts)
-        fprintf(out, ", %lld requests", (long long)o->n_prompts);
+        fprintf(out, ", requests: %lld", (long long)o->n_prompts);
     if (o->duration_s > 0)
         fprintf(out, ", %g s", o->duration_s);
     if (o->prompts)
         fprintf(out, ", prompts of %s\n", o->prompts);
+    else if (o->prefix_len)
+        fprintf(out, ", tokens in: %lld shared + %lld", (long long)o->prefix_len,
+                (long long)o->n_input);
     else
-        fprintf(out, ", %lld + %lld in, %lld out, random %s\n", (long long)o->prefix_len,
-                (long long)o->n_input, (long long)o->n_output, t->takes_ids ? "ids" : "words");
+        fprintf(out, ", tokens in: %lld", (long long)o->n_input);
+    if (!o->prompts)
+        fprintf(out, ", out: %lld, random %s\n", (long long)o->n_output,
+                t->takes_ids ? "ids" : "words");
 }
 
 static void put_pair(FILE *out, const char *left, double a, int digits_a, const char *right,
@@ -47,7 +52,12 @@ void bench_print_cell(FILE *out, int width, double value)
     if (isnan(value))
         fprintf(out, " %*s", width, "-");
     else
-        fprintf(out, " %*.*f", width, value < 100 ? 2 : value < 10000 ? 1 : 0, value);
+        fprintf(out, " %*.*f", width,
+                value == 0      ? 0
+                : value < 100   ? 2
+                : value < 10000 ? 1
+                                : 0,
+                value);
 }
 
 static void put_times(FILE *out, const struct bench_options *o, const struct bench_metrics *m)

@@ -54,13 +54,14 @@ def check_counts():
 
 
 def check_times():
-    """60 ms to the first token, then 10 ms each: no time may be shorter, and they must fit together."""
+    """60 ms to the first token, then 10 ms each. A client that is late sees a late first chunk and then
+    shorter gaps, so only times from the start have lower bounds; the others must fit together."""
     with FakeServer(first_s=0.06, gap_s=0.01) as s:
         j = bench_json(s.url, "--num-prompts", 8, "--concurrency", 4, "--random-output-len", 5, "--goodput",
                        "ttft:59", "tpot:100000")
         ok("TTFT has the delay", j["p50_ttft_ms"] >= 60 and j["mean_ttft_ms"] >= 60)
-        ok("ITL and TPOT have the gap", j["mean_itl_ms"] >= 10 and j["median_tpot_ms"] >= 10)
-        ok("E2EL is both", j["median_e2el_ms"] >= 100 and j["mean_e2el_ms"] >= j["mean_ttft_ms"] + 4 * 10)
+        ok("the gaps lie within", 0 < 4 * j["mean_itl_ms"] <= j["mean_e2el_ms"] - j["mean_ttft_ms"] + 1e-6)
+        ok("E2EL has all delays", j["median_e2el_ms"] >= 100 and j["mean_e2el_ms"] >= 100)
         ok("mean E2EL = TTFT + 4 TPOT", abs(j["mean_ttft_ms"] + 4 * j["mean_tpot_ms"] - j["mean_e2el_ms"]) < 1e-6)
         ok("percentiles ascend", all(j[f"p50_{t}_ms"] == j[f"median_{t}_ms"] and j[f"p50_{t}_ms"] <= j[f"p90_{t}_ms"] <=
                                      j[f"p95_{t}_ms"] <= j[f"p99_{t}_ms"] for t in ("ttft", "tpot", "itl", "e2el")))
@@ -68,9 +69,10 @@ def check_times():
         j = bench_json(s.url, "--num-prompts", 4, "--no-stream", "--random-output-len", 7)
         same("whole replies", j, completed=4, total_output_tokens=28, mean_ttft_ms=None, p99_itl_ms=None)
     with FakeServer(tokens_per_chunk=4, gap_s=0.02) as s:
-        j = bench_json(s.url, "--num-prompts", 2, "--random-output-len", 12)
+        j = bench_json(s.url, "--num-prompts", 2, "--random-output-len", 12, "--save-detailed")
         same("tokens are not chunks", j, total_output_tokens=24)
-        ok("ITL is between chunks, TPOT by tokens", j["mean_itl_ms"] >= 20 and j["mean_tpot_ms"] < j["mean_itl_ms"])
+        ok("ITL is between chunks", [len(i) for i in j["itls"]] == [2, 2], j["itls"])
+        ok("TPOT is by tokens", abs(j["mean_ttft_ms"] + 11 * j["mean_tpot_ms"] - j["mean_e2el_ms"]) < 1e-6)
 
 
 def check_routes():
@@ -144,7 +146,7 @@ def check_many_streams():
         j = bench_json(s.url, "--num-prompts", 300, "--concurrency", 300, "--random-input-len", 4,
                        "--random-output-len", 4, "--warmup", 0)
         same("300 streams at once", j, completed=300, failed=0, total_output_tokens=1200)
-        ok("they overlapped", j["max_concurrent_requests"] > 200, j["max_concurrent_requests"])
+        ok("they overlapped", j["max_concurrent_requests"] == 300, j["max_concurrent_requests"])
 
 
 def check_faults():
@@ -164,8 +166,8 @@ def check_faults():
         p = bench(s.url, "--num-prompts", 5)
         ok("all failed: exit 1", p.returncode == 1 and "5 failed: HTTP 429: slow down" in p.stdout, p.stdout)
     with FakeServer(fault=lambda n, b: "hang" if n == 1 else None) as s:
-        j = bench_json(s.url, "--num-prompts", 3, "--warmup", 0, "--timeout", 0.5)
-        ok("timeout", j["failed"] == 1 and "imeout" in j["error_kinds"][0]["kind"], j["error_kinds"])
+        j = bench_json(s.url, "--num-prompts", 3, "--warmup", 0, "--timeout", 2)
+        ok("timeout", j["failed"] >= 1 and all("imeout" in e["kind"] for e in j["error_kinds"]), j["error_kinds"])
     s = FakeServer()
     url = s.url
     with s:
@@ -176,14 +178,13 @@ def check_faults():
 
 def check_dead_server():
     """The server goes away under a closed loop of unlimited length: the run must end by itself."""
-    s = FakeServer(fault=lambda n, b: threading_close() if n == 5 else None)
-
-    def threading_close():
-        s.server.socket.close()
-        return "reset"
+    def go_away(n, _):
+        if n == 5:
+            s.server.socket.close()
+        return "reset" if n >= 5 else None
+    s = FakeServer(fault=go_away)
     with s:
         p = bench(s.url, "--duration", 100, "--concurrency", 2, "--warmup", 0, "--random-output-len", 3)
-        s.server.socket = __import__("socket").socket()
     ok("gives up on a dead server", p.returncode == 0 and "Ended early" in p.stdout, p.stdout + p.stderr)
 
 
