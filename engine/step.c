@@ -61,10 +61,12 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     for (uint32_t i = 0; i < en->sched.n_rows; i++) {
         struct lodge_seq *q = en->sched.rows[i].seq;
         q->req->page_ns += ns * q->n_blocks * en->plan->n_groups;
-        if (en->sched.rows[i].position < q->n_prompt && q->choice == 0 && !q->preempted) {
-            uint32_t end = en->sched.rows[i].position + en->sched.rows[i].n_tokens;
-            st->prompt_tokens +=
-                (end < q->n_prompt ? end : q->n_prompt) - en->sched.rows[i].position;
+        uint32_t end = en->sched.rows[i].position + en->sched.rows[i].n_tokens;
+        /* A prompt counts once, whole, when it is done: cached part and all choices included. */
+        if (q->choice == 0 && en->sched.rows[i].position < q->n_prompt && end >= q->n_prompt &&
+            !q->req->first_token_ns) {
+            st->prompt_tokens += q->n_prompt;
+            st->cached_prompt_tokens += q->req->cached_tokens;
         }
     }
 }
