@@ -2,6 +2,7 @@
 #include "server/call.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static struct lodge_engine *engine_of(const struct call *c)
 {
@@ -82,24 +83,38 @@ void put_chat_logprobs(struct lodge_buf *out, struct choice *ch)
 
 /* ---- completions ---- */
 
-/* {"tok": lp, ...}: the asked number of tops, and the token itself if it is not among them. */
+/* Do the tokens look the same? Tokens of broken bytes do, and a JSON object names a key once. */
+static bool look_alike(const struct call *c, uint32_t a, uint32_t b)
+{
+    struct lodge_buf x, y;
+    lodge_buf_init(&x, 65536);
+    lodge_buf_init(&y, 65536);
+    put_token(c, &x, a);
+    put_token(c, &y, b);
+    bool same = x.n == y.n && memcmp(lodge_buf_text(&x), lodge_buf_text(&y), x.n) == 0;
+    lodge_buf_finish(&x);
+    lodge_buf_finish(&y);
+    return same;
+}
+
+/* {"tok": lp, ...}: the token itself, then the asked number of tops, the likeliest of a name. */
 static void put_top_map(const struct call *c, struct lodge_buf *out, const struct lodge_event *ev)
 {
     const struct lodge_top *tops = lodge_event_tops(ev);
-    bool seen = false;
     lodge_buf_puts(out, "{");
+    put_token(c, out, ev->token);
+    lodge_buf_puts(out, ":");
+    put_logprob(out, (double)ev->logprob);
     for (uint32_t i = 0; i < ev->n_tops && i < c->gen->n_tops; i++) {
-        seen |= tops[i].token == ev->token;
-        lodge_buf_puts(out, i ? "," : "");
+        bool twin = look_alike(c, tops[i].token, ev->token);
+        for (uint32_t k = 0; k < i && !twin; k++)
+            twin = look_alike(c, tops[i].token, tops[k].token);
+        if (twin)
+            continue;
+        lodge_buf_puts(out, ",");
         put_token(c, out, tops[i].token);
         lodge_buf_puts(out, ":");
         put_logprob(out, (double)tops[i].logprob);
-    }
-    if (!seen) {
-        lodge_buf_puts(out, ev->n_tops ? "," : "");
-        put_token(c, out, ev->token);
-        lodge_buf_puts(out, ":");
-        put_logprob(out, (double)ev->logprob);
     }
     lodge_buf_puts(out, "}");
 }
