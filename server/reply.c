@@ -103,6 +103,8 @@ enum MHD_Result reply_send(struct call *c)
 {
     struct lodge_buf *b = &c->reply.body;
     bool owns = b->n > 0;
+    if (!owns)
+        lodge_buf_finish(b);
     struct MHD_Response *r =
         MHD_create_response_from_buffer(b->n, owns ? b->data : (void *)(uintptr_t) "",
                                         owns ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
