@@ -267,20 +267,39 @@ int lodge_conf_file(struct lodge_conf *c, const char *path, struct lodge_error *
 /* ---- the environment
  * ------------------------------------------------------------------------------------------ */
 
-/* LODGE_OPT_MAX_NUM_SEQS -> max_num_seqs in `name`; the value, or NULL for other variables. */
+/* LODGE_OPT_MAX_NUM_SEQS -> max_num_seqs in `name` (cut to what any setting may have); the value,
+ * or NULL for other variables. */
 static const char *env_name(const char *var, char name[128])
 {
     size_t prefix = strlen(ENV_PREFIX);
     const char *eq = strchr(var, '=');
-    if (strncmp(var, ENV_PREFIX, prefix) != 0 || !eq || (size_t)(eq - var) - prefix >= 128)
+    if (strncmp(var, ENV_PREFIX, prefix) != 0 || !eq)
         return NULL;
     size_t n = (size_t)(eq - var) - prefix;
+    n = n < 127 ? n : 127;
     for (size_t i = 0; i < n; i++) {
         char ch = var[prefix + i];
         name[i] = ch >= 'A' && ch <= 'Z' ? (char)(ch | 0x20) : ch;
     }
     name[n] = 0;
     return eq + 1;
+}
+
+/* Lists may be JSON. */
+static int set_env(struct lodge_conf *c, const struct lodge_conf_setting *s, const char *value,
+                   struct lodge_error *e)
+{
+    if (s->type != LODGE_CONF_LIST || *value != '[')
+        return set_text(c, s, value, "environment: ", e);
+    json_t *list = NULL;
+    int err = lodge_json_load(value, strlen(value), &lodge_json_body_limits, s->name, &list, e);
+    if (err) {
+        lodge_error_prefix(e, "environment");
+        return LODGE_ERR_CONFIG;
+    }
+    err = set_json(c, s, list, "environment: ", e);
+    json_decref(list);
+    return err;
 }
 
 int lodge_conf_env(struct lodge_conf *c, char *const *envp, struct lodge_error *e)
@@ -296,15 +315,7 @@ int lodge_conf_env(struct lodge_conf *c, char *const *envp, struct lodge_error *
                               "environment: %.*s names no setting; --help lists them",
                               (int)strcspn(*envp, "="), *envp);
         enter(c, s, LODGE_CONF_ENV);
-        json_t *list = NULL;
-        int err;
-        if (s->type == LODGE_CONF_LIST && *value == '[' &&
-            !lodge_json_load(value, strlen(value), &lodge_json_body_limits, "environment", &list,
-                             e))
-            err = set_json(c, s, list, "environment: ", e);
-        else
-            err = set_text(c, s, value, "environment: ", e);
-        json_decref(list);
+        int err = set_env(c, s, value, e);
         if (err)
             return err;
     }

@@ -1,7 +1,8 @@
 /* Event log: one JSON object a line ({"time","level","component","msg", then given members}).
  *
  * Start-up phases and the final error are plain text on stderr and do not pass through here.
- * Thread-safe: one mutex around one write; a leaf lock. A NULL log drops everything.
+ * Thread-safe: one mutex around one write; a leaf lock. A NULL log drops everything. Writing never
+ * waits: while a pipe is full lines are dropped, and their number is logged once there is room.
  */
 #ifndef LODGE_BASE_LOG_H
 #define LODGE_BASE_LOG_H

@@ -146,7 +146,6 @@ static void publish_stats(struct lodge_engine *en)
     s->pages_adapter = en->pool.n_adapter;
     s->pages_cached = en->pool.n_cached;
     s->pages_total = en->pool.n_pages;
-    s->cached_prompt_tokens = en->sched.prefix_hits;
     s->prefix_queries = en->sched.prefix_queries;
     s->prefix_hits = en->sched.prefix_hits;
     s->n_preemptions = en->sched.preemptions;

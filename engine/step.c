@@ -78,10 +78,14 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
         q->req->page_ns += ns * pages_held(en, q);
     for (uint32_t i = 0; i < en->sched.n_rows; i++) {
         const struct lodge_planned *row = &en->sched.rows[i];
-        const struct lodge_seq *q = row->seq;
+        struct lodge_seq *q = row->seq;
         uint32_t end = row->position + row->n_tokens;
-        if (row->position < q->n_prompt && q->choice == 0 && !q->preempted)
-            st->prompt_tokens += (end < q->n_prompt ? end : q->n_prompt) - row->position;
+        /* A prompt counts once, whole, when it is done: cached part and all choices included. */
+        if (q->choice == 0 && row->position < q->n_prompt && end >= q->n_prompt &&
+            !q->req->first_token_ns) {
+            st->prompt_tokens += q->n_prompt;
+            st->cached_prompt_tokens += q->req->cached_tokens;
+        }
     }
 }
 

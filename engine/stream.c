@@ -117,7 +117,8 @@ size_t lodge_ready_take(struct lodge_ready *r, uint64_t *ids, size_t cap)
 {
     pthread_mutex_lock(&r->lock);
     size_t n = r->n < cap ? r->n : cap;
-    memcpy(ids, r->ids + (r->n - n), n * sizeof *ids);
+    if (n)
+        memcpy(ids, r->ids + (r->n - n), n * sizeof *ids);
     r->n -= n;
     pthread_mutex_unlock(&r->lock);
     return n;

@@ -1,26 +1,35 @@
-/* A call: one HTTP request from its headers to the last byte of its reply. */
+/* A call: one HTTP request from its headers to the last byte of its reply.
+ *
+ * Life: READING (head and body arrive) -> PREPARING (routes with a body: a preparing thread parses,
+ * renders, tokenizes, and submits) -> WAITING (a reply to send, or a generation that runs) ->
+ * ANSWERED (libmicrohttpd has the reply, or streams it). Owner: the polling thread, but in
+ * PREPARING the preparing thread; the connection is suspended then. `phase` and what stands below
+ * it are guarded by `lock`.
+ */
 #ifndef LODGE_SERVER_CALL_H
 #define LODGE_SERVER_CALL_H
 
 #include "server/server.h"
 
 #define MAX_PROMPTS 256u
+#define MAX_PARAM 200u
 
 enum call_kind { CALL_CHAT, CALL_COMPLETION };
 
 /* Output of one choice so far. */
 struct choice {
     struct lodge_buf text;
-    struct lodge_buf logprobs; /* chat: JSON entries of `content`; completion: see reply.c */
-    struct lodge_buf lp_tokens, lp_values, lp_tops, lp_offsets;
-    struct lodge_buf token_ids; /* JSON numbers, comma-separated */
+    struct lodge_buf logprobs; /* chat: JSON entries of `content` */
+    struct lodge_buf lp_tokens, lp_values, lp_tops, lp_offsets; /* completion: JSON entries */
+    struct lodge_buf token_ids;                                 /* JSON numbers, comma-separated */
     double logprob_sum;
     uint32_t n_tokens;
+    uint32_t n_flushed;   /* of them, told in chunks */
     uint32_t text_length; /* code points, for text_offset */
     int finish;           /* enum lodge_finish, -1 while it runs */
     int stop_index;
     int64_t stop_token;
-    bool started;
+    bool started, ended; /* streamed: first chunk, last chunk written */
 };
 
 /* One prompt of the call: one engine request. */
@@ -43,65 +52,94 @@ struct generation {
     int64_t created;
     bool stream, include_usage, continuous_usage;
     bool logprobs, echo, prompt_logprobs, token_ids, tokens_as_ids;
-    uint32_t n_tops, n_prompt_tops;
+    uint32_t n_tops;        /* asked for output tokens */
+    uint32_t n_prompt_tops; /* asked for `prompt_logprobs` */
     uint32_t n, best_of;
+    uint32_t interval;        /* tokens per chunk */
     struct lodge_request req; /* what all runs share; pointers into `arena` */
+    const char *client_id;    /* `request_id` of the body: for the log only */
     struct lodge_arena arena;
     struct run *runs;
     uint32_t n_runs, n_ended;
+    bool admitted;        /* some run has left the queue */
     struct lodge_buf out; /* streamed bytes not yet taken by the socket */
     size_t out_at;
-    bool head_sent, tail_sent, failed;
-    uint64_t last_write_ns;
+    bool tail_sent, failed;
 };
+
+/* A reply that is ready to be sent; status 0: none. */
+struct reply {
+    int status;
+    const char *type; /* Content-Type; NULL: no body */
+    struct lodge_buf body;
+};
+
+enum call_phase { CALL_READING, CALL_PREPARING, CALL_WAITING, CALL_ANSWERED };
 
 struct call {
     struct server *server;
     struct MHD_Connection *mc;
     int fd;
     struct call *prev, *next; /* of server.calls */
+    struct call *queued;      /* next in the preparing threads' queue */
     char request_id[40];
     const struct route *route;
     const char *method, *url;
     uint64_t begin_ns;
     struct lodge_buf body;
-    json_t *json;
-    struct generation *gen;
-    bool answered; /* a reply was queued */
+    uint64_t dropped_bytes; /* of a body that is only read to be refused */
+    bool no_room;           /* the server holds too many bodies already */
+    json_t *json;           /* while it is prepared */
+    char ignored[200];      /* names of unknown fields, for the log */
+    struct generation *gen; /* set under server.calls_lock, complete then */
+    struct reply reply;
     int status;
     size_t bytes_out;
-    bool streaming;
 
-    /* Guarded by lock. */
     pthread_mutex_t lock;
+    enum call_phase phase;
     bool suspended, pending, hung_up, timed_out;
-    uint64_t waiting_since_ns; /* a streamed reply: since when the socket takes nothing; 0: not */
+    bool streaming;            /* the head of an event stream was sent */
+    uint64_t last_write_ns;    /* of a stream */
+    uint64_t waiting_since_ns; /* a stream's socket takes nothing since; 0: it does */
 };
 
 struct route {
     const char *path;
-    const char *methods; /* "POST", "GET,HEAD" */
-    int (*handle)(struct call *c);
+    const char *methods; /* "POST", "GET, HEAD" */
+    /* Fills c->reply, or leaves a running c->gen. With `body`, runs in a preparing thread. */
+    void (*handle)(struct call *c);
     bool open;          /* needs no key */
     bool while_loading; /* answers before the engine is there */
     bool body;
 };
 
+/* What is wrong with a request: the text, and the field's path ("" when it is about none). */
+struct refusal {
+    struct lodge_error e;
+    char param[MAX_PARAM];
+};
+
 /* ---- route.c ---- */
 const struct route *route_find(const char *path);
-/* Runs the call's handler after its body was read; what it does ends in a reply or a suspension. */
-enum MHD_Result route_run(struct call *c);
+/* Refuses what the headers of a body say. True when c->reply was filled. */
+bool route_refuse_body(struct call *c);
+/* Parses the body and runs the handler. */
+void route_prepare(struct call *c);
 
-/* ---- reply.c: whole replies; all return MHD's result ---- */
-enum MHD_Result reply_text(struct call *c, int status, const char *type, const char *text,
-                           size_t n);
-enum MHD_Result reply_json(struct call *c, int status, json_t *o);
+/* ---- reply.c: whole replies; these fill c->reply ---- */
+void reply_text(struct call *c, int status, const char *type, const char *text, size_t n);
+/* Takes the buffer's memory. A failed buffer becomes a 500. */
+void reply_buf(struct call *c, int status, const char *type, struct lodge_buf *body);
+/* Steals `o`. */
+void reply_json(struct call *c, int status, json_t *o);
 /* An error of the API's form; param and code may be NULL. */
-enum MHD_Result reply_error(struct call *c, int status, const char *type, const char *param,
-                            const char *code, const char *fmt, ...)
-    __attribute__((format(printf, 6, 7)));
+void reply_error(struct call *c, int status, const char *type, const char *param, const char *code,
+                 const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 /* From an engine or parser error. */
-enum MHD_Result reply_lodge_error(struct call *c, const struct lodge_error *e, const char *param);
+void reply_lodge_error(struct call *c, const struct refusal *r);
+/* Polling thread: hands c->reply to libmicrohttpd. */
+enum MHD_Result reply_send(struct call *c);
 void reply_headers(struct call *c, struct MHD_Response *r);
 void error_json(struct lodge_buf *out, const char *message, const char *type, const char *param,
                 const char *code);
@@ -113,37 +151,65 @@ void put_bytes_array(struct lodge_buf *out, const char *s, size_t n);
 void put_logprob(struct lodge_buf *out, double lp);
 
 /* ---- parse.c ---- */
-/* Fills c->gen from c->json. 0, or an error whose `param` is set. */
-int parse_generation(struct call *c, enum call_kind kind, const char **param,
-                     struct lodge_error *e);
+/* Fills the zeroed *g from c->json; what it keeps lies in g->arena and g's buffers, so that the
+ * JSON may go. The engine is only asked for text. The caller ends g by generation_free, also
+ * after an error. */
+int parse_generation(struct call *c, struct generation *g, enum call_kind kind, struct refusal *r);
 bool model_known(const struct server *s, const char *name);
 
 /* ---- generate.c ---- */
-enum MHD_Result generate_start(struct call *c, enum call_kind kind);
-/* After a resume of a call that is not streamed. */
-enum MHD_Result generate_continue(struct call *c);
-void generation_destroy(struct call *c);
-/* Takes the events of all runs; returns true if there were any. */
-bool generation_take(struct call *c);
+/* Preparing thread: parses and submits. */
+void generate_prepare(struct call *c, enum call_kind kind);
+/* Polling thread: sends, streams, or suspends. */
+enum MHD_Result generate_advance(struct call *c);
+void generation_free(struct generation *g);
+/* Takes the events of all runs into the choices, or into g->out. */
+void generation_take(struct call *c);
+
+/* ---- stream.c ---- */
+enum MHD_Result stream_start(struct call *c);
 
 /* ---- format.c: events to JSON ---- */
 void format_event(struct call *c, uint32_t run, const struct lodge_event *ev);
 void format_reply(struct call *c, struct lodge_buf *out);
+/* Last chunks for what has none yet, and the error. */
+void format_stream_error(struct call *c, int error);
 void format_stream_tail(struct call *c);
 
-/* ---- misc.c: other routes ---- */
-enum MHD_Result handle_models(struct call *c);
-enum MHD_Result handle_tokenize(struct call *c);
-enum MHD_Result handle_detokenize(struct call *c);
-enum MHD_Result handle_health(struct call *c);
-enum MHD_Result handle_livez(struct call *c);
-enum MHD_Result handle_version(struct call *c);
-enum MHD_Result handle_metrics(struct call *c);
+/* ---- logprobs.c: tokens and their log-probabilities as JSON ---- */
+void put_token(const struct call *c, struct lodge_buf *out, uint32_t token);
+void logprobs_chat(const struct call *c, struct choice *ch, const struct lodge_event *ev);
+/* Completion's four parallel lists. `first` has no log-probability (the first prompt token). */
+void logprobs_completion(const struct call *c, struct choice *ch, const struct lodge_event *ev,
+                         bool first);
+void logprobs_prompt(const struct call *c, struct run *r, const struct lodge_event *ev);
+/* Writes what was gathered as one JSON object, and empties it. */
+void put_chat_logprobs(struct lodge_buf *out, struct choice *ch);
+void put_completion_logprobs(struct lodge_buf *out, struct choice *ch);
+
+/* ---- misc.c, tokens.c: other routes ---- */
+void handle_models(struct call *c);
+void handle_tokenize(struct call *c);
+void handle_detokenize(struct call *c);
+void handle_health(struct call *c);
+void handle_livez(struct call *c);
+void handle_version(struct call *c);
+void handle_metrics(struct call *c);
+
+/* ---- prepare.c ---- */
+/* Hands the call to a preparing thread and suspends it. False when it is prepared already. */
+bool prepare_call(struct call *c);
 
 /* ---- notify.c ---- */
 void calls_add(struct call *c);
 void calls_remove(struct call *c);
 /* Suspends unless news came meanwhile; returns true if it did suspend. */
 bool call_suspend(struct call *c);
+/* Ends PREPARING; the call belongs to the polling thread again, and may be gone on return. */
+void call_prepared(struct call *c);
+bool call_gone(struct call *c);
+
+/* ---- log.c: the access log ---- */
+void log_call(struct call *c);
 
 #endif

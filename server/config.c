@@ -56,7 +56,7 @@ static const struct lodge_conf_setting settings[] = {
     {"drain-timeout", LODGE_CONF_DOUBLE, F(drain_timeout), "30", NULL, 0, 86400, "s",
      "how long running replies may finish after SIGTERM"},
     {"body-timeout", LODGE_CONF_DOUBLE, F(body_timeout), "30", NULL, 0.1, 3600, "s",
-     "total time to send a request body"},
+     "total time to send a request's head or body"},
     {"idle-timeout", LODGE_CONF_DOUBLE, F(idle_timeout), "75", NULL, 1, 86400, "s",
      "how long an idle connection is kept"},
     {"stall-timeout", LODGE_CONF_DOUBLE, F(stall_timeout), "60", NULL, 0.1, 86400, "s",
@@ -65,6 +65,8 @@ static const struct lodge_conf_setting settings[] = {
      "silence in a stream after which a comment is sent"},
     {"max-connections", LODGE_CONF_INT, F(max_connections), "2048", NULL, 1, 100000, NULL,
      "open connections at most"},
+    {"max-connections-per-ip", LODGE_CONF_INT, F(max_connections_per_ip), "0", NULL, 0, 100000,
+     NULL, "open connections of one address; 0: no limit, as behind a proxy"},
     {"max-body-bytes", LODGE_CONF_SIZE, F(max_body_bytes), "4M", NULL, 1024, 1 << 30, "bytes",
      "largest request body"},
     {"cors-origins", LODGE_CONF_LIST, F(cors_origins),
@@ -105,7 +107,9 @@ static int check(const struct lodge_conf *c, struct lodge_serve_config *s, struc
         return lodge_fail(
             e, LODGE_ERR_CONFIG,
             "no MODEL; usage: lodge serve MODEL [flags], where MODEL is a .gguf file or "
-            "a Hugging Face directory");
+            "a Hugging Face directory (a flag that takes a list takes every word up to the next "
+            "flag, so put MODEL first)");
+    s->has_seed = lodge_conf_given(c, "seed");
     if (!s->tls_cert != !s->tls_key)
         return lodge_fail(e, LODGE_ERR_CONFIG, "--tls-cert and --tls-key belong together");
     return refuse_unbuilt(c, e);

@@ -22,7 +22,8 @@ struct lodge_serve_config {
     bool check_config, print_config, memory;
     const char *log_level, *log_file;
     double drain_timeout, body_timeout, idle_timeout, stall_timeout, keepalive;
-    int64_t max_connections;
+    int64_t max_connections, max_connections_per_ip;
+    bool has_seed;
     struct lodge_conf_list cors_origins;
     const char *tls_cert, *tls_key;
     bool strict;

@@ -15,9 +15,8 @@ static void finish_choice(struct choice *c)
         lodge_buf_finish(bufs[b]);
 }
 
-void generation_destroy(struct call *c)
+void generation_free(struct generation *g)
 {
-    struct generation *g = c->gen;
     if (!g)
         return;
     for (uint32_t i = 0; i < g->n_runs; i++) {
@@ -25,226 +24,182 @@ void generation_destroy(struct call *c)
         lodge_stream_close(r->stream);
         lodge_ids_finish(&r->prompt);
         lodge_buf_finish(&r->prompt_logprobs);
-        for (uint32_t k = 0; r->choices && k < g->best_of; k++)
+        for (uint32_t k = 0; k < g->best_of; k++)
             finish_choice(&r->choices[k]);
     }
     lodge_buf_finish(&g->out);
     lodge_arena_finish(&g->arena);
     free(g);
-    c->gen = NULL;
 }
 
-/* Submits all prompts or none. The lock makes the ids known before the notifier may look for
- * them. */
-static int submit_all(struct call *c, struct lodge_error *e)
+/* ---- submitting ---- */
+
+static int submit_runs(struct lodge_engine *en, struct generation *g, struct lodge_error *e)
 {
-    struct generation *g = c->gen;
-    struct lodge_engine *en = atomic_load(&c->server->engine);
     int err = 0;
-    pthread_mutex_lock(&c->server->calls_lock);
     for (uint32_t i = 0; i < g->n_runs && !err; i++) {
         struct lodge_request req = g->req;
         req.prompt = g->runs[i].prompt.data;
         req.n_prompt = (uint32_t)g->runs[i].prompt.n;
         err = lodge_engine_submit(en, &req, &g->runs[i].stream, &g->runs[i].id, e);
     }
-    pthread_mutex_unlock(&c->server->calls_lock);
     return err;
 }
+
+/* All prompts or none: everything else was checked before, and under the lock nobody else takes
+ * places in the queue. The lock also makes the ids known before the notifier looks for them. */
+static int submit_all(struct call *c, struct generation *g, struct lodge_error *e)
+{
+    struct server *s = c->server;
+    struct lodge_engine *en = atomic_load(&s->engine);
+    struct lodge_engine_stats st;
+    pthread_mutex_lock(&s->calls_lock);
+    lodge_engine_get_stats(en, &st);
+    int err = 0;
+    if (st.n_waiting + (uint64_t)g->n_runs > (uint64_t)s->cfg->max_queue)
+        err = lodge_fail(e, LODGE_ERR_FULL, "the queue is full (%u requests wait); try again soon",
+                         st.n_waiting);
+    else
+        err = submit_runs(en, g, e);
+    if (!err) {
+        c->gen = g;
+        atomic_fetch_add(&s->n_generations, 1);
+    }
+    pthread_mutex_unlock(&s->calls_lock);
+    return err;
+}
+
+void generate_prepare(struct call *c, enum call_kind kind)
+{
+    struct refusal r = {0};
+    struct generation *g = calloc(1, sizeof *g);
+    int err = g ? parse_generation(c, g, kind, &r)
+                : lodge_fail(&r.e, LODGE_ERR_NOMEM, "no memory for the request");
+    if (!err) {
+        g->created = (int64_t)lodge_unix_time();
+        snprintf(g->id, sizeof g->id, "%s-%s", kind == CALL_CHAT ? "chatcmpl" : "cmpl",
+                 c->request_id + 4);
+        err = submit_all(c, g, &r.e);
+    }
+    if (err) {
+        generation_free(g);
+        reply_lodge_error(c, &r);
+    }
+}
+
+/* ---- events ---- */
 
 static void handle_end(struct call *c, struct run *r, const struct lodge_event *ev)
 {
     struct generation *g = c->gen;
-    uint32_t finish[LODGE_MAX_CHOICES];
+    struct metrics *m = &c->server->metrics;
+    uint32_t longest = 0;
     r->end = *ev;
     r->ended = true;
     g->n_ended++;
     for (uint32_t k = 0; k < g->best_of; k++)
-        finish[k] = ev->finish;
-    metrics_finish(&c->server->metrics, ev, finish, g->best_of);
-    if (ev->output_tokens > g->best_of && r->last_token_ns > r->first_token_ns)
-        metrics_observe(&c->server->metrics, H_TPOT,
-                        (double)(r->last_token_ns - r->first_token_ns) * 1e-9 /
-                            ((double)ev->output_tokens / g->best_of - 1));
+        if (r->choices[k].n_tokens > longest)
+            longest = r->choices[k].n_tokens;
+    metrics_finish(m, ev, longest, g->req.max_tokens, g->n);
+    if (longest > 1 && r->last_token_ns > r->first_token_ns)
+        metrics_observe(m, H_TPOT,
+                        (double)(r->last_token_ns - r->first_token_ns) * 1e-9 / (longest - 1));
 }
 
 static void observe_token(struct call *c, struct run *r, const struct lodge_event *ev)
 {
+    struct metrics *m = &c->server->metrics;
     if (!r->first_token_ns) {
         r->first_token_ns = ev->time_ns;
-        metrics_observe(&c->server->metrics, H_TTFT, (double)(ev->time_ns - c->begin_ns) * 1e-9);
+        metrics_observe(m, H_TTFT, (double)(ev->time_ns - c->begin_ns) * 1e-9);
     } else if (ev->time_ns > r->last_token_ns) {
-        metrics_observe(&c->server->metrics, H_ITL,
-                        (double)(ev->time_ns - r->last_token_ns) * 1e-9);
+        metrics_observe(m, H_ITL, (double)(ev->time_ns - r->last_token_ns) * 1e-9);
     }
     r->last_token_ns = ev->time_ns;
 }
 
-bool generation_take(struct call *c)
+static void take_event(struct call *c, uint32_t run, const struct lodge_event *ev)
+{
+    struct generation *g = c->gen;
+    if (ev->head.kind == LODGE_EVENT_STARTED)
+        g->admitted = true;
+    if (ev->head.kind == LODGE_EVENT_TOKEN)
+        observe_token(c, &g->runs[run], ev);
+    if (ev->head.kind == LODGE_EVENT_END)
+        handle_end(c, &g->runs[run], ev);
+    format_event(c, run, ev);
+}
+
+void generation_take(struct call *c)
 {
     struct generation *g = c->gen;
     struct lodge_buf in;
-    bool any = false;
     lodge_buf_init(&in, (size_t)1 << 30);
     for (uint32_t i = 0; i < g->n_runs; i++) {
         if (g->runs[i].ended)
             continue;
         lodge_stream_take(g->runs[i].stream, &in);
         size_t at = 0;
-        for (const struct lodge_record *rec; (rec = lodge_record_next(&in, &at));) {
-            const struct lodge_event *ev = (const struct lodge_event *)rec;
-            any = true;
-            if (rec->kind == LODGE_EVENT_TOKEN)
-                observe_token(c, &g->runs[i], ev);
-            if (rec->kind == LODGE_EVENT_END)
-                handle_end(c, &g->runs[i], ev);
-            format_event(c, i, ev);
-        }
+        for (const struct lodge_record *rec; (rec = lodge_record_next(&in, &at));)
+            take_event(c, i, (const struct lodge_event *)rec);
     }
     lodge_buf_finish(&in);
-    return any;
 }
 
-/* ---- streaming
- * ------------------------------------------------------------------------------------------ */
+/* ---- replies ---- */
 
-static void mark_waiting(struct call *c, bool waiting)
+/* The first run that failed, or NULL. */
+static const struct run *failed_run(const struct generation *g)
 {
-    pthread_mutex_lock(&c->lock);
-    c->waiting_since_ns = waiting ? lodge_now_ns() : 0;
-    pthread_mutex_unlock(&c->lock);
+    for (uint32_t i = 0; i < g->n_runs; i++)
+        if (g->runs[i].ended && g->runs[i].end.finish >= LODGE_FINISH_ABORT)
+            return &g->runs[i];
+    return NULL;
 }
 
-/* Asked by libmicrohttpd whenever the socket takes more. */
-static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
+static void reply_failed(struct call *c, int error)
 {
-    struct call *c = cls;
-    struct generation *g = c->gen;
-    (void)pos;
-    for (;;) {
-        if (g->out_at == g->out.n) {
-            lodge_buf_clear(&g->out);
-            g->out_at = 0;
-            if (g->tail_sent)
-                return MHD_CONTENT_READER_END_OF_STREAM;
-            generation_take(c);
-            if (g->n_ended == g->n_runs) {
-                format_stream_tail(c);
-                g->tail_sent = true;
-            }
-        }
-        if (g->out_at < g->out.n)
-            break;
-        pthread_mutex_lock(&c->lock);
-        bool gone = c->hung_up;
-        bool silent =
-            lodge_now_ns() - g->last_write_ns > (uint64_t)(c->server->cfg->keepalive * 1e9);
-        pthread_mutex_unlock(&c->lock);
-        if (gone)
-            return MHD_CONTENT_READER_END_WITH_ERROR;
-        if (silent) {
-            lodge_buf_puts(&g->out, ": ping\n\n");
-            break;
-        }
-        mark_waiting(c, false);
-        if (call_suspend(c))
-            return 0;
-    }
-    size_t n = g->out.n - g->out_at < max ? g->out.n - g->out_at : max;
-    memcpy(buf, g->out.data + g->out_at, n);
-    g->out_at += n;
-    c->bytes_out += n;
-    pthread_mutex_lock(&c->lock);
-    g->last_write_ns = lodge_now_ns();
-    c->waiting_since_ns = g->last_write_ns;
-    pthread_mutex_unlock(&c->lock);
-    return (ssize_t)n;
+    struct refusal r = {.e.code = error ? error : LODGE_ERR_INTERNAL};
+    if (error == LODGE_ERR_TIMEOUT)
+        lodge_fail(&r.e, error, "the request's deadline passed before it was finished");
+    if (error == LODGE_ERR_CANCELLED)
+        lodge_fail(&r.e, error, "the server stopped before the reply was finished");
+    reply_lodge_error(c, &r);
 }
 
-static enum MHD_Result start_stream(struct call *c)
+static void reply_whole(struct call *c)
 {
-    struct MHD_Response *r =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 65536, read_stream, c, NULL);
-    if (!r)
-        return MHD_NO;
-    MHD_add_response_header(r, "Content-Type", "text/event-stream; charset=utf-8");
-    MHD_add_response_header(r, "Cache-Control", "no-cache");
-    MHD_add_response_header(r, "X-Accel-Buffering", "no");
-    reply_headers(c, r);
-    pthread_mutex_lock(&c->lock);
-    c->answered = c->streaming = true;
-    c->gen->last_write_ns = lodge_now_ns();
-    pthread_mutex_unlock(&c->lock);
-    c->status = 200;
-    enum MHD_Result result = MHD_queue_response(c->mc, 200, r);
-    MHD_destroy_response(r);
-    return result;
-}
-
-/* ---- whole replies
- * ----------------------------------------------------------------------------------------- */
-
-static enum MHD_Result finish_whole(struct call *c)
-{
-    struct generation *g = c->gen;
-    for (uint32_t i = 0; i < g->n_runs; i++) {
-        const struct lodge_event *end = &g->runs[i].end;
-        if (end->finish == LODGE_FINISH_ERROR ||
-            (end->finish == LODGE_FINISH_ABORT && end->error)) {
-            struct lodge_error e = {.code = end->error};
-            if (end->error == LODGE_ERR_CANCELLED)
-                return reply_error(c, 503, "overloaded_error", NULL, "draining",
-                                   "the server stopped before the reply was finished");
-            return reply_lodge_error(c, &e, NULL);
-        }
-    }
     struct lodge_buf out;
     lodge_buf_init(&out, (size_t)1 << 30);
     format_reply(c, &out);
-    enum MHD_Result r =
-        out.failed ? reply_error(c, 500, "server_error", NULL, NULL, "the reply is too large")
-                   : reply_text(c, 200, "application/json", lodge_buf_text(&out), out.n);
-    lodge_buf_finish(&out);
-    return r;
+    reply_buf(c, 200, "application/json", &out);
 }
 
-enum MHD_Result generate_continue(struct call *c)
+/* Something to send now? Fills c->reply, or starts the stream. The head of a stream waits until the
+ * request has left the queue, so that a refusal is a status and not an event. */
+static bool is_due(struct call *c)
+{
+    const struct generation *g = c->gen;
+    const struct run *failed = failed_run(g);
+    bool begun = g->stream && g->admitted;
+    if (!begun && failed)
+        reply_failed(c, failed->end.error);
+    else if (!begun && atomic_load(&c->server->aborting))
+        reply_failed(c, LODGE_ERR_CANCELLED);
+    else if (!g->stream && g->n_ended == g->n_runs)
+        reply_whole(c);
+    return begun || c->reply.status;
+}
+
+enum MHD_Result generate_advance(struct call *c)
 {
     for (;;) {
         generation_take(c);
-        if (c->gen->n_ended == c->gen->n_runs)
-            return finish_whole(c);
-        pthread_mutex_lock(&c->lock);
-        bool gone = c->hung_up;
-        pthread_mutex_unlock(&c->lock);
-        if (gone)
+        if (is_due(c))
+            return c->reply.status ? reply_send(c) : stream_start(c);
+        if (call_gone(c))
             return MHD_NO;
         if (call_suspend(c))
             return MHD_YES;
     }
-}
-
-enum MHD_Result generate_start(struct call *c, enum call_kind kind)
-{
-    struct server *s = c->server;
-    struct lodge_error e = {0};
-    const char *param = NULL;
-    struct generation *g = calloc(1, sizeof *g);
-    if (!g)
-        return MHD_NO;
-    pthread_mutex_lock(&s->calls_lock);
-    c->gen = g;
-    pthread_mutex_unlock(&s->calls_lock);
-    int err = parse_generation(c, kind, &param, &e);
-    g->created = (int64_t)lodge_unix_time();
-    snprintf(g->id, sizeof g->id, "%s-%s", kind == CALL_CHAT ? "chatcmpl" : "cmpl",
-             c->request_id + 4);
-    if (!err)
-        err = submit_all(c, &e);
-    if (err) {
-        if (err == LODGE_ERR_CONTEXT)
-            param = kind == CALL_CHAT ? "messages" : "prompt";
-        return reply_lodge_error(c, &e, param);
-    }
-    return g->stream ? start_stream(c) : generate_continue(c);
 }

@@ -1,4 +1,4 @@
-/* Prometheus text: vLLM's names where they apply, and our own for the pool. */
+/* Prometheus text: vLLM's names where they apply, and our own for what vLLM has not. */
 #include "server/server.h"
 
 #include <string.h>
@@ -11,31 +11,49 @@ static const double whole[] = {.05, .1, .3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,
                                15,  20, 30, 40, 50, 60, 120, 240, 480, 960, 1920};
 static const double tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
                                 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+static const double choices[] = {1, 2, 5, 10, 20};
+static const double steps[] = {1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
 
 #define N(a) (sizeof(a) / sizeof *(a))
 
 void metrics_init(struct metrics *m)
 {
     static const struct {
-        const char *name;
+        const char *name, *help;
         const double *bounds;
         uint32_t n;
     } all[LODGE_HISTOGRAMS] = {
-        [H_TTFT] = {"vllm:time_to_first_token_seconds", ttft, N(ttft)},
-        [H_ITL] = {"vllm:inter_token_latency_seconds", itl, N(itl)},
-        [H_TPOT] = {"vllm:request_time_per_output_token_seconds", itl, N(itl)},
-        [H_E2E] = {"vllm:e2e_request_latency_seconds", whole, N(whole)},
-        [H_QUEUE] = {"vllm:request_queue_time_seconds", whole, N(whole)},
-        [H_PREFILL] = {"vllm:request_prefill_time_seconds", whole, N(whole)},
-        [H_DECODE] = {"vllm:request_decode_time_seconds", whole, N(whole)},
-        [H_PROMPT] = {"vllm:request_prompt_tokens", tokens, N(tokens)},
-        [H_OUTPUT] = {"vllm:request_generation_tokens", tokens, N(tokens)},
+        [H_TTFT] = {"vllm:time_to_first_token_seconds", "from the request to its first token", ttft,
+                    N(ttft)},
+        [H_ITL] = {"vllm:inter_token_latency_seconds", "between tokens of a request", itl, N(itl)},
+        [H_TPOT] = {"vllm:request_time_per_output_token_seconds",
+                    "mean time per output token after the first", itl, N(itl)},
+        [H_E2E] = {"vllm:e2e_request_latency_seconds", "from arrival to the last token", whole,
+                   N(whole)},
+        [H_QUEUE] = {"vllm:request_queue_time_seconds", "waiting for admission", whole, N(whole)},
+        [H_PREFILL] = {"vllm:request_prefill_time_seconds", "from admission to the first token",
+                       whole, N(whole)},
+        [H_DECODE] = {"vllm:request_decode_time_seconds", "from the first to the last token", whole,
+                      N(whole)},
+        [H_INFERENCE] = {"vllm:request_inference_time_seconds", "from admission to the last token",
+                         whole, N(whole)},
+        [H_PROMPT] = {"vllm:request_prompt_tokens", "prompt tokens of a request", tokens,
+                      N(tokens)},
+        [H_OUTPUT] = {"vllm:request_generation_tokens", "output tokens of a request", tokens,
+                      N(tokens)},
+        [H_MAX_OUTPUT] = {"vllm:request_max_num_generation_tokens",
+                          "output tokens of a request's longest choice", tokens, N(tokens)},
+        [H_N] = {"vllm:request_params_n", "n as asked", choices, N(choices)},
+        [H_MAX_TOKENS] = {"vllm:request_params_max_tokens", "max_tokens as asked", tokens,
+                          N(tokens)},
     };
     memset(m, 0, sizeof *m);
     pthread_mutex_init(&m->lock, NULL);
     for (uint32_t i = 0; i < LODGE_HISTOGRAMS; i++)
-        m->h[i] =
-            (struct histogram){.name = all[i].name, .bounds = all[i].bounds, .n_bounds = all[i].n};
+        m->h[i] = (struct histogram){.name = all[i].name,
+                                     .help = all[i].help,
+                                     .bounds = all[i].bounds,
+                                     .n_bounds = all[i].n};
 }
 
 static void observe(struct histogram *h, double v)
@@ -55,106 +73,184 @@ void metrics_observe(struct metrics *m, unsigned which, double v)
     pthread_mutex_unlock(&m->lock);
 }
 
-void metrics_finish(struct metrics *m, const struct lodge_event *end, const uint32_t *finish,
-                    uint32_t n)
+void metrics_finish(struct metrics *m, const struct lodge_event *end, uint32_t max_output,
+                    uint32_t max_tokens, uint32_t n)
 {
-    (void)finish;
-    (void)n;
     if (end->finish > LODGE_FINISH_LENGTH)
         return;
+    double queued = (double)end->queued_ns * 1e-9, prefill = (double)end->prefill_ns * 1e-9,
+           decode = (double)end->decode_ns * 1e-9;
     pthread_mutex_lock(&m->lock);
-    observe(&m->h[H_E2E], (double)(end->queued_ns + end->prefill_ns + end->decode_ns) * 1e-9);
-    observe(&m->h[H_QUEUE], (double)end->queued_ns * 1e-9);
-    observe(&m->h[H_PREFILL], (double)end->prefill_ns * 1e-9);
-    observe(&m->h[H_DECODE], (double)end->decode_ns * 1e-9);
+    observe(&m->h[H_E2E], queued + prefill + decode);
+    observe(&m->h[H_QUEUE], queued);
+    observe(&m->h[H_PREFILL], prefill);
+    observe(&m->h[H_DECODE], decode);
+    observe(&m->h[H_INFERENCE], prefill + decode);
     observe(&m->h[H_PROMPT], end->prompt_tokens);
     observe(&m->h[H_OUTPUT], end->output_tokens);
+    observe(&m->h[H_MAX_OUTPUT], max_output);
+    observe(&m->h[H_N], n);
+    if (max_tokens < INT32_MAX)
+        observe(&m->h[H_MAX_TOKENS], max_tokens);
     pthread_mutex_unlock(&m->lock);
 }
 
-static void put_histogram(struct lodge_buf *out, const struct histogram *h, const char *label)
+void metrics_response(struct metrics *m, int status)
 {
-    lodge_buf_printf(out, "# HELP %s %s\n# TYPE %s histogram\n", h->name, h->name, h->name);
+    pthread_mutex_lock(&m->lock);
+    m->responses[status > 0 && status < 600 ? status : 0]++;
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- writing ---- */
+
+struct writer {
+    struct lodge_buf *out;
+    const char *label; /* model_name and engine */
+    bool open;         /* OpenMetrics: counters are announced without _total */
+};
+
+static void put_head(struct writer *w, const char *name, const char *type, const char *help)
+{
+    size_t n = strlen(name);
+    if (w->open && strcmp(type, "counter") == 0 && n > 6 && strcmp(name + n - 6, "_total") == 0)
+        n -= 6;
+    lodge_buf_printf(w->out, "# HELP %.*s %s\n# TYPE %.*s %s\n", (int)n, name, help, (int)n, name,
+                     type);
+}
+
+static void put_histogram(struct writer *w, const struct histogram *h)
+{
+    put_head(w, h->name, "histogram", h->help);
     uint64_t sum = 0;
     for (uint32_t i = 0; i < h->n_bounds; i++) {
         sum += h->counts[i];
-        lodge_buf_printf(out, "%s_bucket{%s,le=\"%g\"} %llu\n", h->name, label, h->bounds[i],
-                         (unsigned long long)sum);
+        lodge_buf_printf(w->out, "%s_bucket{%s,le=\"%.9g\"} %llu\n", h->name, w->label,
+                         h->bounds[i], (unsigned long long)sum);
     }
-    lodge_buf_printf(out, "%s_bucket{%s,le=\"+Inf\"} %llu\n%s_sum{%s} %.9g\n%s_count{%s} %llu\n",
-                     h->name, label, (unsigned long long)h->n, h->name, label, h->sum, h->name,
-                     label, (unsigned long long)h->n);
+    lodge_buf_printf(w->out, "%s_bucket{%s,le=\"+Inf\"} %llu\n%s_sum{%s} %.9g\n%s_count{%s} %llu\n",
+                     h->name, w->label, (unsigned long long)h->n, h->name, w->label, h->sum,
+                     h->name, w->label, (unsigned long long)h->n);
 }
 
 struct line {
-    const char *name, *type;
+    const char *name, *type, *help;
     double value;
 };
 
-static void put_lines(struct lodge_buf *out, const struct line *lines, size_t n, const char *label)
+static void put_lines(struct writer *w, const struct line *lines, size_t n)
 {
+    for (size_t i = 0; i < n; i++) {
+        put_head(w, lines[i].name, lines[i].type, lines[i].help);
+        lodge_buf_printf(w->out, "%s{%s} %.15g\n", lines[i].name, w->label, lines[i].value);
+    }
+}
+
+struct part {
+    const char *name;
+    uint64_t value;
+};
+
+/* One family whose series differ in one label. `label` (may be NULL) stands before it. */
+static void put_parts(struct writer *w, const char *name, const char *type, const char *help,
+                      bool labelled, const char *key, const struct part *parts, size_t n)
+{
+    put_head(w, name, type, help);
     for (size_t i = 0; i < n; i++)
-        lodge_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n%s{%s} %.15g\n", lines[i].name,
-                         lines[i].name, lines[i].name, lines[i].type, lines[i].name, label,
-                         lines[i].value);
+        lodge_buf_printf(w->out, "%s{%s%s%s=\"%s\"} %llu\n", name, labelled ? w->label : "",
+                         labelled ? "," : "", key, parts[i].name,
+                         (unsigned long long)parts[i].value);
 }
 
-static void put_finished(struct lodge_buf *out, const struct lodge_engine_stats *st,
-                         const char *label)
+static void put_engine(struct writer *w, const struct lodge_engine_stats *st)
 {
-    static const char *const reasons[] = {"stop", "length", "abort", "error"};
-    static const char name[] = "vllm:request_success_total";
-    lodge_buf_printf(out, "# HELP %s finished requests\n# TYPE %s counter\n", name, name);
-    for (int i = 0; i < 4; i++)
-        lodge_buf_printf(out, "%s{%s,finished_reason=\"%s\"} %llu\n", name, label, reasons[i],
-                         (unsigned long long)st->finished[i]);
+    double used =
+        st->pages_total ? 1 - (double)(st->pages_free + st->pages_cached) / st->pages_total : 0;
+    const struct line lines[] = {
+        {"vllm:num_requests_running", "gauge", "requests in the batch", st->n_running},
+        {"vllm:num_requests_waiting", "gauge", "requests in the queue", st->n_waiting},
+        {"vllm:kv_cache_usage_perc", "gauge", "used share of the pool, 0 to 1", used},
+        {"vllm:prompt_tokens_total", "counter", "prompt tokens", (double)st->prompt_tokens},
+        {"vllm:prompt_tokens_cached_total", "counter", "prompt tokens found in the prefix cache",
+         (double)st->cached_prompt_tokens},
+        {"vllm:generation_tokens_total", "counter", "output tokens", (double)st->output_tokens},
+        {"vllm:num_preemptions_total", "counter", "sequences put back to make room",
+         (double)st->n_preemptions},
+        {"vllm:prefix_cache_queries_total", "counter", "tokens looked up in the prefix cache",
+         (double)st->prefix_queries},
+        {"vllm:prefix_cache_hits_total", "counter", "tokens found in the prefix cache",
+         (double)st->prefix_hits},
+        {"lodge_steps_total", "counter", "steps of the engine", (double)st->n_steps},
+        {"lodge_step_seconds_total", "counter", "time in steps", (double)st->step_ns * 1e-9},
+    };
+    put_lines(w, lines, N(lines));
+    const struct part waiting[] = {{"capacity", st->n_waiting}, {"deferred", 0}};
+    put_parts(w, "vllm:num_requests_waiting_by_reason", "gauge", "requests in the queue", true,
+              "reason", waiting, 2);
+    const struct part source[] = {
+        {"local_compute", st->prompt_tokens - st->cached_prompt_tokens},
+        {"local_cache_hit", st->cached_prompt_tokens},
+    };
+    put_parts(w, "vllm:prompt_tokens_by_source_total", "counter", "prompt tokens", true, "source",
+              source, 2);
+    const struct part finished[] = {{"stop", st->finished[LODGE_FINISH_STOP]},
+                                    {"length", st->finished[LODGE_FINISH_LENGTH]},
+                                    {"abort", st->finished[LODGE_FINISH_ABORT]},
+                                    {"error", st->finished[LODGE_FINISH_ERROR]}};
+    put_parts(w, "vllm:request_success_total", "counter", "requests that ended", true,
+              "finished_reason", finished, 4);
 }
 
-static void put_pool(struct lodge_buf *out, const struct lodge_engine_stats *st,
-                     const struct lodge_engine_info *info, const char *label)
+static void put_pool(struct writer *w, const struct lodge_engine_stats *st,
+                     const struct lodge_engine_info *info)
 {
-    const struct {
-        const char *state;
-        uint32_t n;
-    } pages[] = {{"free", st->pages_free},
-                 {"kv", st->pages_kv},
-                 {"adapter", st->pages_adapter},
-                 {"cached", st->pages_cached}};
-    lodge_buf_puts(out, "# HELP lodge_pool_pages pages of the pool by state\n"
-                        "# TYPE lodge_pool_pages gauge\n");
-    for (int i = 0; i < 4; i++)
-        lodge_buf_printf(out, "lodge_pool_pages{state=\"%s\"} %u\n", pages[i].state, pages[i].n);
-    lodge_buf_printf(out,
-                     "# HELP lodge_pool_bytes size of the pool\n# TYPE lodge_pool_bytes gauge\n"
-                     "lodge_pool_bytes %llu\n",
+    const struct part pages[] = {{"free", st->pages_free},
+                                 {"kv", st->pages_kv},
+                                 {"adapter", st->pages_adapter},
+                                 {"cached", st->pages_cached}};
+    put_parts(w, "lodge_pool_pages", "gauge", "pages of the pool by state", false, "state", pages,
+              4);
+    put_head(w, "lodge_pool_bytes", "gauge", "size of the pool");
+    lodge_buf_printf(w->out, "lodge_pool_bytes %llu\n",
                      (unsigned long long)info->memory.pool_bytes);
-    lodge_buf_printf(out,
-                     "# HELP vllm:cache_config_info cache configuration\n"
-                     "# TYPE vllm:cache_config_info gauge\n"
+    put_head(w, "vllm:cache_config_info", "gauge", "how the pool is cut");
+    lodge_buf_printf(w->out,
                      "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\"} 1\n",
-                     label, info->page_tokens, info->n_pages);
+                     w->label, info->page_tokens, info->n_pages);
 }
 
-static void put_step_tokens(struct lodge_buf *out, const struct lodge_engine_stats *st,
-                            const char *label)
+static void put_steps(struct writer *w, const struct lodge_engine_stats *st)
 {
     struct histogram h = {.name = "vllm:iteration_tokens_total",
+                          .help = "tokens of a step",
+                          .bounds = steps,
+                          .n_bounds = N(steps),
                           .sum = (double)st->step_tokens_sum,
-                          .n = st->n_steps,
-                          .n_bounds = 15};
-    double bounds[15] = {1};
-    for (int i = 1; i < 15; i++)
-        bounds[i] = i == 1 ? 8 : bounds[i - 1] * 2;
-    h.bounds = bounds;
-    memcpy(h.counts, st->step_tokens_bucket, sizeof st->step_tokens_bucket);
-    put_histogram(out, &h, label);
+                          .n = st->n_steps};
+    memcpy(h.counts, st->step_tokens_bucket, N(steps) * sizeof *h.counts);
+    put_histogram(w, &h);
+}
+
+/* What does not need the engine. */
+static void put_http(struct server *s, struct writer *w)
+{
+    struct metrics *m = &s->metrics;
+    put_head(w, "lodge_http_calls", "gauge", "HTTP requests in progress");
+    lodge_buf_printf(w->out, "lodge_http_calls %u\n", atomic_load(&s->n_calls));
+    put_head(w, "lodge_http_responses_total", "counter", "HTTP responses by status");
+    pthread_mutex_lock(&m->lock);
+    for (int i = 0; i < 600; i++)
+        if (m->responses[i])
+            lodge_buf_printf(w->out, "lodge_http_responses_total{code=\"%d\"} %llu\n", i,
+                             (unsigned long long)m->responses[i]);
+    pthread_mutex_unlock(&m->lock);
 }
 
 /* Label values: backslash, quote and newline are escaped. */
 static void label_text(const struct server *s, struct lodge_buf *out)
 {
     lodge_buf_puts(out, "model_name=\"");
-    for (const char *p = s->n_names ? s->names[0] : ""; *p; p++) {
+    for (const char *p = s->names[0]; *p; p++) {
         if (*p == '"' || *p == '\\')
             lodge_buf_append(out, "\\", 1);
         lodge_buf_append(out, *p == '\n' ? "\\n" : p, *p == '\n' ? 2 : 1);
@@ -162,42 +258,27 @@ static void label_text(const struct server *s, struct lodge_buf *out)
     lodge_buf_puts(out, "\",engine=\"0\"");
 }
 
-void metrics_text(struct server *s, struct lodge_buf *out)
+void metrics_text(struct server *s, struct lodge_buf *out, bool open_metrics)
 {
     struct lodge_engine *en = atomic_load(&s->engine);
-    struct lodge_engine_stats st = {0};
-    struct lodge_engine_info info = {0};
     struct lodge_buf label;
+    struct writer w = {.out = out, .open = open_metrics};
+    lodge_buf_init(&label, 65536);
     if (en) {
+        struct lodge_engine_stats st;
         lodge_engine_get_stats(en, &st);
-        info = s->info;
+        label_text(s, &label);
+        w.label = lodge_buf_text(&label);
+        put_engine(&w, &st);
+        put_pool(&w, &st, &s->info);
+        put_steps(&w, &st);
+        pthread_mutex_lock(&s->metrics.lock);
+        for (uint32_t i = 0; i < LODGE_HISTOGRAMS; i++)
+            put_histogram(&w, &s->metrics.h[i]);
+        pthread_mutex_unlock(&s->metrics.lock);
     }
-    lodge_buf_init(&label, 4096);
-    label_text(s, &label);
-    const char *l = lodge_buf_text(&label);
-    double used =
-        st.pages_total ? 1 - (double)(st.pages_free + st.pages_cached) / st.pages_total : 0;
-    const struct line lines[] = {
-        {"vllm:num_requests_running", "gauge", st.n_running},
-        {"vllm:num_requests_waiting", "gauge", st.n_waiting},
-        {"vllm:kv_cache_usage_perc", "gauge", used},
-        {"vllm:prompt_tokens_total", "counter", (double)st.prompt_tokens},
-        {"vllm:prompt_tokens_cached_total", "counter", (double)st.cached_prompt_tokens},
-        {"vllm:generation_tokens_total", "counter", (double)st.output_tokens},
-        {"vllm:num_preemptions_total", "counter", (double)st.n_preemptions},
-        {"vllm:prefix_cache_queries_total", "counter", (double)st.prefix_queries},
-        {"vllm:prefix_cache_hits_total", "counter", (double)st.prefix_hits},
-        {"lodge_steps_total", "counter", (double)st.n_steps},
-        {"lodge_step_seconds_total", "counter", (double)st.step_ns * 1e-9},
-        {"lodge_http_calls", "gauge", atomic_load(&s->n_calls)},
-    };
-    put_lines(out, lines, N(lines), l);
-    put_finished(out, &st, l);
-    put_pool(out, &st, &info, l);
-    put_step_tokens(out, &st, l);
-    pthread_mutex_lock(&s->metrics.lock);
-    for (uint32_t i = 0; i < LODGE_HISTOGRAMS; i++)
-        put_histogram(out, &s->metrics.h[i], l);
-    pthread_mutex_unlock(&s->metrics.lock);
+    put_http(s, &w);
+    if (open_metrics)
+        lodge_buf_puts(out, "# EOF\n");
     lodge_buf_finish(&label);
 }

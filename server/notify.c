@@ -6,14 +6,16 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define TICK_NS 50000000u
 #define TICK_MS 50
-#define MAX_WATCHED 4096u
+#define MAX_IDS 1024u
 
 void notify_signal(void *cookie)
 {
@@ -49,24 +51,35 @@ void calls_remove(struct call *c)
     atomic_fetch_sub(&s->n_calls, 1);
 }
 
-/* Marks news; resumes if the call sleeps. calls_lock is held, so the call is alive. */
-static void wake(struct call *c)
+/* ---- suspending and waking ---- */
+
+/* c->lock and calls_lock are held, so the call is alive. A call that is being prepared keeps
+ * sleeping until it is prepared. */
+static void wake_locked(struct call *c)
 {
-    pthread_mutex_lock(&c->lock);
-    if (c->suspended) {
+    if (c->suspended && c->phase != CALL_PREPARING) {
         c->suspended = false;
         MHD_resume_connection(c->mc);
     } else {
         c->pending = true;
     }
+}
+
+static void wake(struct call *c)
+{
+    pthread_mutex_lock(&c->lock);
+    wake_locked(c);
     pthread_mutex_unlock(&c->lock);
 }
 
 bool call_suspend(struct call *c)
 {
     pthread_mutex_lock(&c->lock);
-    bool sleep = !c->pending;
+    /* At the end nobody would resume it any more. */
+    bool closing = atomic_load(&c->server->closing) && c->phase != CALL_PREPARING;
+    bool sleep = !c->pending && !closing;
     c->pending = false;
+    c->hung_up |= closing;
     if (sleep) {
         c->suspended = true;
         MHD_suspend_connection(c->mc);
@@ -75,101 +88,157 @@ bool call_suspend(struct call *c)
     return sleep;
 }
 
-static bool has_run(const struct call *c, uint64_t id)
+void call_prepared(struct call *c)
+{
+    struct server *s = c->server;
+    pthread_mutex_lock(&s->calls_lock);
+    pthread_mutex_lock(&c->lock);
+    c->phase = CALL_WAITING;
+    wake_locked(c);
+    pthread_mutex_unlock(&c->lock);
+    pthread_mutex_unlock(&s->calls_lock);
+}
+
+bool call_gone(struct call *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool gone = c->hung_up;
+    pthread_mutex_unlock(&c->lock);
+    return gone;
+}
+
+void notify_all(struct server *s)
+{
+    pthread_mutex_lock(&s->calls_lock);
+    for (struct call *c = s->calls; c; c = c->next)
+        wake(c);
+    pthread_mutex_unlock(&s->calls_lock);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static bool has_news(const struct call *c, const uint64_t *ids, size_t n)
 {
     for (uint32_t i = 0; c->gen && i < c->gen->n_runs; i++)
-        if (c->gen->runs[i].id == id)
+        if (bsearch(&c->gen->runs[i].id, ids, n, sizeof *ids, by_value))
             return true;
     return false;
 }
 
-/* Wakes the calls of the given engine requests: calls are few enough to look through. */
-static void wake_ready(struct server *s, const uint64_t *ids, size_t n)
-{
-    pthread_mutex_lock(&s->calls_lock);
-    for (struct call *c = s->calls; c; c = c->next)
-        for (size_t i = 0; i < n; i++)
-            if (has_run(c, ids[i])) {
-                wake(c);
-                break;
-            }
-    pthread_mutex_unlock(&s->calls_lock);
-}
-
 static void take_ready(struct server *s)
 {
-    uint64_t ids[256];
+    uint64_t ids[MAX_IDS];
     struct lodge_engine *en = atomic_load(&s->engine);
-    size_t n;
-    while (en && (n = lodge_engine_take_ready(en, ids, 256))) {
-        wake_ready(s, ids, n);
-        if (n < 256)
-            break;
+    size_t n = MAX_IDS;
+    while (en && n == MAX_IDS && (n = lodge_engine_take_ready(en, ids, MAX_IDS))) {
+        qsort(ids, n, sizeof *ids, by_value);
+        pthread_mutex_lock(&s->calls_lock);
+        for (struct call *c = s->calls; c; c = c->next)
+            if (has_news(c, ids, n))
+                wake(c);
+        pthread_mutex_unlock(&s->calls_lock);
     }
 }
 
-/* ---- watching
- * --------------------------------------------------------------------------------------------- */
+/* ---- watching ---- */
 
 static uint64_t seconds(double s)
 {
     return (uint64_t)(s * 1e9);
 }
 
+/* Nothing was written to this socket yet and libmicrohttpd is only reading from it, so a reply may
+ * pass it by. (Not under TLS: there the connection just closes.) */
+static void refuse_late_body(struct call *c)
+{
+    static const char body[] =
+        "{\"error\":{\"message\":\"the request body did not arrive in time\",\"type\":"
+        "\"timeout_error\",\"param\":null,\"code\":null}}";
+    char reply[512];
+    int n = snprintf(reply, sizeof reply,
+                     "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n"
+                     "x-request-id: %s\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                     c->request_id, sizeof body - 1, body);
+    if (!c->server->cfg->tls_cert)
+        send(c->fd, reply, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    c->timed_out = true;
+    shutdown(c->fd, SHUT_RDWR);
+}
+
 /* Deadlines of one call: body, stalled socket, keep-alive comment of a silent stream. */
 static void check_deadlines(struct call *c, uint64_t now)
 {
     const struct lodge_serve_config *cfg = c->server->cfg;
-    pthread_mutex_lock(&c->lock);
-    bool asleep = c->suspended;
-    bool late_body = !c->answered && !c->gen && now - c->begin_ns > seconds(cfg->body_timeout);
-    bool stalled = c->waiting_since_ns && now - c->waiting_since_ns > seconds(cfg->stall_timeout);
-    bool silent =
-        asleep && c->streaming && c->gen && now - c->gen->last_write_ns > seconds(cfg->keepalive);
-    if (late_body || stalled) {
+    uint64_t stalled = c->waiting_since_ns;
+    if (c->phase == CALL_READING && !c->timed_out && now - c->begin_ns > seconds(cfg->body_timeout))
+        refuse_late_body(c);
+    if (stalled && now > stalled && now - stalled > seconds(cfg->stall_timeout)) {
         c->timed_out = true;
         shutdown(c->fd, SHUT_RDWR);
     }
-    if (silent) {
-        c->suspended = false;
-        MHD_resume_connection(c->mc);
-    }
+    if (c->streaming && c->suspended && now - c->last_write_ns > seconds(cfg->keepalive))
+        wake_locked(c);
+}
+
+/* Whose peer has gone: sleeping calls are woken to end, and a stream that libmicrohttpd tries to
+ * write is cut, because it does not look at the reading side. */
+static bool is_watched(const struct call *c)
+{
+    bool sleeps = c->suspended && c->phase != CALL_PREPARING;
+    return !c->hung_up && (sleeps || c->streaming);
+}
+
+static void hang_up(struct call *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->hung_up = true;
+    if (!c->suspended)
+        shutdown(c->fd, SHUT_RDWR);
+    wake_locked(c);
     pthread_mutex_unlock(&c->lock);
 }
 
-static void watch(struct server *s, struct pollfd *fds, struct call **who, bool deadlines)
+struct watch {
+    struct pollfd *fds;
+    struct call **who;
+    size_t room;
+};
+
+static void watch_calls(struct server *s, struct watch *w, bool deadlines)
 {
     uint64_t now = lodge_now_ns();
     nfds_t n = 0;
     pthread_mutex_lock(&s->calls_lock);
     for (struct call *c = s->calls; c; c = c->next) {
+        pthread_mutex_lock(&c->lock);
         if (deadlines)
             check_deadlines(c, now);
-        pthread_mutex_lock(&c->lock);
-        if (c->suspended && !c->hung_up && n < MAX_WATCHED) {
-            fds[n] = (struct pollfd){.fd = c->fd, .events = POLLRDHUP};
-            who[n++] = c;
+        if (is_watched(c) && n < w->room) {
+            w->fds[n] = (struct pollfd){.fd = c->fd, .events = POLLRDHUP};
+            w->who[n++] = c;
         }
         pthread_mutex_unlock(&c->lock);
     }
-    if (n && poll(fds, n, 0) > 0)
+    if (n && poll(w->fds, n, 0) > 0)
         for (nfds_t i = 0; i < n; i++)
-            if (fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR)) {
-                pthread_mutex_lock(&who[i]->lock);
-                who[i]->hung_up = true;
-                pthread_mutex_unlock(&who[i]->lock);
-                wake(who[i]);
-            }
+            if (w->fds[i].revents & (POLLRDHUP | POLLHUP | POLLERR))
+                hang_up(w->who[i]);
     pthread_mutex_unlock(&s->calls_lock);
 }
 
 static void *notify_main(void *arg)
 {
     struct server *s = arg;
-    struct pollfd *fds = calloc(MAX_WATCHED, sizeof *fds);
-    struct call **who = calloc(MAX_WATCHED, sizeof *who);
+    /* One call a connection at most. */
+    struct watch w = {.room = (size_t)s->cfg->max_connections};
+    w.fds = calloc(w.room, sizeof *w.fds);
+    w.who = calloc(w.room, sizeof *w.who);
     uint64_t last = 0;
-    while (fds && who && !atomic_load(&s->stopping)) {
+    while (w.fds && w.who && !atomic_load(&s->stopping)) {
         struct pollfd wait = {.fd = s->wake_fd, .events = POLLIN};
         if (poll(&wait, 1, TICK_MS) > 0) {
             uint64_t count;
@@ -178,13 +247,15 @@ static void *notify_main(void *arg)
             take_ready(s);
         }
         uint64_t now = lodge_now_ns();
-        bool tick = now - last > TICK_MS * 1000000u;
-        watch(s, fds, who, tick);
-        if (tick)
+        bool tick = now - last >= TICK_NS;
+        watch_calls(s, &w, tick);
+        if (tick) {
+            connections_expire(s, now);
             last = now;
+        }
     }
-    free(fds);
-    free(who);
+    free(w.fds);
+    free(w.who);
     return NULL;
 }
 
@@ -201,11 +272,16 @@ int notify_start(struct server *s, struct lodge_error *e)
 void notify_stop(struct server *s)
 {
     atomic_store(&s->stopping, true);
-    if (s->notify_runs) {
-        notify_signal(s);
-        pthread_join(s->notify_thread, NULL);
-        s->notify_runs = false;
-    }
+    if (!s->notify_runs)
+        return;
+    notify_signal(s);
+    pthread_join(s->notify_thread, NULL);
+    s->notify_runs = false;
+}
+
+void notify_close(struct server *s)
+{
     if (s->wake_fd > 0)
         close(s->wake_fd);
+    s->wake_fd = 0;
 }

@@ -1,72 +1,169 @@
 #include "server/call.h"
 
+#include "base/clock.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- headers ---- */
+
+static const char *header(const struct call *c, const char *name)
+{
+    return MHD_lookup_connection_value(c->mc, MHD_HEADER_KIND, name);
+}
+
 static const char *origin_allowed(const struct call *c)
 {
     const struct lodge_conf_list *l = &c->server->cfg->cors_origins;
-    const char *origin = MHD_lookup_connection_value(c->mc, MHD_HEADER_KIND, "Origin");
+    const char *origin = header(c, "Origin");
     for (uint32_t i = 0; origin && i < l->n; i++)
         if (strcmp(l->items[i], "*") == 0 || strcmp(l->items[i], origin) == 0)
             return origin;
     return NULL;
 }
 
+static void add_cors(struct call *c, struct MHD_Response *r)
+{
+    if (c->server->cfg->cors_origins.n)
+        MHD_add_response_header(r, "Vary", "Origin");
+    const char *origin = origin_allowed(c);
+    if (!origin)
+        return;
+    const char *asked = header(c, "Access-Control-Request-Headers");
+    MHD_add_response_header(r, "Access-Control-Allow-Origin", origin);
+    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+    MHD_add_response_header(r, "Access-Control-Allow-Headers",
+                            asked && strlen(asked) < 2048 ? asked : "Authorization, Content-Type");
+    MHD_add_response_header(
+        r, "Access-Control-Expose-Headers",
+        "x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
+        "x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, "
+        "x-ratelimit-reset-tokens");
+}
+
+static void add_rate(struct MHD_Response *r, const char *what, uint64_t limit, uint64_t used)
+{
+    const char *const names[] = {"limit", "remaining"};
+    const uint64_t values[] = {limit, used < limit ? limit - used : 0};
+    char name[64], value[32];
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "x-ratelimit-%s-%s", names[i], what);
+        snprintf(value, sizeof value, "%llu", (unsigned long long)values[i]);
+        MHD_add_response_header(r, name, value);
+    }
+    snprintf(name, sizeof name, "x-ratelimit-reset-%s", what);
+    MHD_add_response_header(r, name, values[1] ? "0s" : "1s");
+}
+
+/* Without quotas of tenants the limit is the server's own: its queue, and its pool. */
+static void add_limits(struct call *c, struct MHD_Response *r)
+{
+    const struct server *s = c->server;
+    struct lodge_engine *en = atomic_load(&s->engine);
+    if (!en || strncmp(c->url, "/v1/", 4) != 0)
+        return;
+    struct lodge_engine_stats st;
+    lodge_engine_get_stats(en, &st);
+    uint64_t tokens = (uint64_t)s->info.page_tokens / s->info.memory.n_layer_groups;
+    uint64_t used = st.pages_total - st.pages_free - st.pages_cached;
+    add_rate(r, "requests", (uint64_t)(s->cfg->max_queue + s->cfg->max_num_seqs),
+             (uint64_t)st.n_running + st.n_waiting);
+    add_rate(r, "tokens", st.pages_total * tokens, used * tokens);
+    char ms[32];
+    snprintf(ms, sizeof ms, "%llu",
+             (unsigned long long)((lodge_now_ns() - c->begin_ns) / 1000000u));
+    MHD_add_response_header(r, "openai-processing-ms", ms);
+    MHD_add_response_header(r, "openai-version", "2020-10-01");
+}
+
 void reply_headers(struct call *c, struct MHD_Response *r)
 {
     MHD_add_response_header(r, "x-request-id", c->request_id);
-    const char *origin = origin_allowed(c);
-    if (origin) {
-        MHD_add_response_header(r, "Access-Control-Allow-Origin", origin);
-        MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-        MHD_add_response_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
-        MHD_add_response_header(r, "Access-Control-Expose-Headers", "x-request-id, retry-after");
-        MHD_add_response_header(r, "Vary", "Origin");
-    }
+    add_cors(c, r);
+    add_limits(c, r);
     if (atomic_load(&c->server->draining))
         MHD_add_response_header(r, "Connection", "close");
 }
 
-static enum MHD_Result queue(struct call *c, int status, struct MHD_Response *r)
+static void add_status_headers(const struct call *c, struct MHD_Response *r)
 {
+    if (c->reply.type)
+        MHD_add_response_header(r, "Content-Type", c->reply.type);
+    if (c->reply.status == 503)
+        MHD_add_response_header(r, "Retry-After", "2");
+    if (c->reply.status == 401)
+        MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
+    if (c->reply.status == 405 || c->reply.status == 204)
+        MHD_add_response_header(r, "Allow", c->route ? c->route->methods : "GET, POST");
+}
+
+enum MHD_Result reply_send(struct call *c)
+{
+    struct lodge_buf *b = &c->reply.body;
+    bool owns = b->n > 0;
+    if (!owns)
+        lodge_buf_finish(b);
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(b->n, owns ? b->data : (void *)(uintptr_t) "",
+                                        owns ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
     if (!r)
         return MHD_NO;
+    c->bytes_out = b->n;
+    c->status = c->reply.status;
+    *b = (struct lodge_buf){0};
     reply_headers(c, r);
-    c->answered = true;
-    c->status = status;
-    enum MHD_Result result = MHD_queue_response(c->mc, (unsigned)status, r);
+    add_status_headers(c, r);
+    pthread_mutex_lock(&c->lock);
+    c->phase = CALL_ANSWERED;
+    pthread_mutex_unlock(&c->lock);
+    enum MHD_Result result = MHD_queue_response(c->mc, (unsigned)c->status, r);
     MHD_destroy_response(r);
     return result;
 }
 
-enum MHD_Result reply_text(struct call *c, int status, const char *type, const char *text, size_t n)
+/* ---- bodies ---- */
+
+void reply_buf(struct call *c, int status, const char *type, struct lodge_buf *body)
 {
-    struct MHD_Response *r =
-        MHD_create_response_from_buffer(n, (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY);
-    if (r && type)
-        MHD_add_response_header(r, "Content-Type", type);
-    if (r && (status == 503 || status == 429))
-        MHD_add_response_header(r, "Retry-After", status == 503 ? "2" : "1");
-    if (r && status == 401)
-        MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
-    if (r && status == 405)
-        MHD_add_response_header(r, "Allow", c->route ? c->route->methods : "GET");
-    c->bytes_out = n;
-    return queue(c, status, r);
+    if (body->failed) {
+        lodge_buf_finish(body);
+        reply_error(c, 500, "server_error", NULL, "internal_error", "the reply is too large");
+        return;
+    }
+    lodge_buf_finish(&c->reply.body);
+    c->reply = (struct reply){.status = status, .type = type, .body = *body};
+    *body = (struct lodge_buf){0};
 }
 
-enum MHD_Result reply_json(struct call *c, int status, json_t *o)
+void reply_text(struct call *c, int status, const char *type, const char *text, size_t n)
+{
+    struct lodge_buf b;
+    lodge_buf_init(&b, n);
+    lodge_buf_append(&b, text, n);
+    reply_buf(c, status, type, &b);
+}
+
+void reply_json(struct call *c, int status, json_t *o)
 {
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
-    if (!text)
-        return MHD_NO;
-    enum MHD_Result r = reply_text(c, status, "application/json", text, strlen(text));
+    if (text)
+        reply_text(c, status, "application/json", text, strlen(text));
+    else
+        reply_error(c, 500, "server_error", NULL, "internal_error", "no memory for the reply");
     free(text);
-    return r;
+}
+
+/* ---- errors ---- */
+
+static void put_or_null(struct lodge_buf *out, const char *s)
+{
+    if (s)
+        put_string(out, s, strlen(s));
+    else
+        lodge_buf_puts(out, "null");
 }
 
 void error_json(struct lodge_buf *out, const char *message, const char *type, const char *param,
@@ -75,19 +172,13 @@ void error_json(struct lodge_buf *out, const char *message, const char *type, co
     lodge_buf_puts(out, "{\"error\":{\"message\":");
     put_string(out, message, strlen(message));
     lodge_buf_printf(out, ",\"type\":\"%s\",\"param\":", type);
-    if (param)
-        put_string(out, param, strlen(param));
-    else
-        lodge_buf_puts(out, "null");
+    put_or_null(out, param);
     lodge_buf_puts(out, ",\"code\":");
-    if (code)
-        put_string(out, code, strlen(code));
-    else
-        lodge_buf_puts(out, "null");
+    put_or_null(out, code);
     lodge_buf_puts(out, "}}");
 }
 
-/* Error texts may quote what a client sent: broken UTF-8 in it becomes '?'. */
+/* Texts may quote what a client sent, cut anywhere: broken UTF-8 in them becomes '?'. */
 static void make_valid(char *s)
 {
     json_t *probe = json_string(s);
@@ -97,49 +188,52 @@ static void make_valid(char *s)
     json_decref(probe);
 }
 
-enum MHD_Result reply_error(struct call *c, int status, const char *type, const char *param,
-                            const char *code, const char *fmt, ...)
+void reply_error(struct call *c, int status, const char *type, const char *param, const char *code,
+                 const char *fmt, ...)
 {
-    char message[LODGE_ERROR_TEXT_MAX];
+    char message[LODGE_ERROR_TEXT_MAX], field[MAX_PARAM] = "";
     va_list args;
     va_start(args, fmt);
     vsnprintf(message, sizeof message, fmt, args);
     va_end(args);
     make_valid(message);
+    if (param)
+        snprintf(field, sizeof field, "%s", param);
+    make_valid(field);
     struct lodge_buf b;
     lodge_buf_init(&b, 16384);
-    error_json(&b, message, type, param, code);
-    enum MHD_Result r = reply_text(c, status, "application/json", lodge_buf_text(&b), b.n);
-    lodge_buf_finish(&b);
-    return r;
+    error_json(&b, message, type, *field ? field : NULL, code);
+    reply_buf(c, status, "application/json", &b);
 }
 
-enum MHD_Result reply_lodge_error(struct call *c, const struct lodge_error *e, const char *param)
+/* How each kind of failure looks to a client; others are ours, and say no more than that. */
+static const struct {
+    int code, status;
+    const char *type, *name;
+} failures[] = {
+    {LODGE_ERR_INVALID, 400, "invalid_request_error", NULL},
+    {LODGE_ERR_LIMIT, 400, "invalid_request_error", NULL},
+    {LODGE_ERR_FORMAT, 400, "invalid_request_error", NULL},
+    {LODGE_ERR_CONTEXT, 400, "invalid_request_error", "context_length_exceeded"},
+    {LODGE_ERR_UNSUPPORTED, 400, "invalid_request_error", "unsupported_parameter"},
+    {LODGE_ERR_NOT_FOUND, 404, "not_found_error", "model_not_found"},
+    {LODGE_ERR_FULL, 503, "overloaded_error", "queue_full"},
+    {LODGE_ERR_DRAINING, 503, "overloaded_error", "draining"},
+    {LODGE_ERR_CANCELLED, 503, "overloaded_error", "draining"},
+    {LODGE_ERR_NOMEM, 503, "overloaded_error", "out_of_memory"},
+    {LODGE_ERR_TIMEOUT, 503, "overloaded_error", "timeout"},
+};
+
+void reply_lodge_error(struct call *c, const struct refusal *r)
 {
-    switch (e->code) {
-    case LODGE_ERR_CONTEXT:
-        return reply_error(c, 400, "invalid_request_error", param, "context_length_exceeded", "%s",
-                           e->text);
-    case LODGE_ERR_UNSUPPORTED:
-        return reply_error(c, 400, "invalid_request_error", param, "unsupported_parameter", "%s",
-                           e->text);
-    case LODGE_ERR_NOT_FOUND:
-        return reply_error(c, 404, "not_found_error", param, "model_not_found", "%s", e->text);
-    case LODGE_ERR_FULL:
-        return reply_error(c, 503, "overloaded_error", NULL, "queue_full", "%s", e->text);
-    case LODGE_ERR_DRAINING:
-        return reply_error(c, 503, "overloaded_error", NULL, "draining", "%s", e->text);
-    case LODGE_ERR_NOMEM:
-        return reply_error(c, 503, "overloaded_error", NULL, "out_of_memory", "%s", e->text);
-    case LODGE_ERR_TIMEOUT:
-        return reply_error(c, 503, "overloaded_error", NULL, "timeout",
-                           "the request's deadline passed before it was finished");
-    case LODGE_ERR_INVALID:
-    case LODGE_ERR_LIMIT:
-    case LODGE_ERR_FORMAT:
-        return reply_error(c, 400, "invalid_request_error", param, NULL, "%s", e->text);
-    default:
-        return reply_error(c, 500, "server_error", NULL, "internal_error",
-                           "the server failed to process the request");
-    }
+    for (size_t i = 0; i < sizeof failures / sizeof *failures; i++)
+        if (failures[i].code == r->e.code) {
+            reply_error(c, failures[i].status, failures[i].type, r->param, failures[i].name, "%s",
+                        *r->e.text ? r->e.text : lodge_error_text(r->e.code));
+            return;
+        }
+    lodge_log_text(c->server->log, LODGE_LOG_ERROR, "http", "%s: %s: %s", c->request_id,
+                   lodge_error_name(r->e.code), r->e.text);
+    reply_error(c, 500, "server_error", NULL, "internal_error",
+                "the server failed to process the request");
 }

@@ -14,14 +14,20 @@
 #include <string.h>
 #include <unistd.h>
 
+/* For the error events of replies that are cut short. */
+#define LAST_WORDS_S 2.0
+
 /* ---- signals: the handler only counts; the main thread looks
  * ------------------------------------------------- */
 
-static volatile sig_atomic_t n_signals;
+static volatile sig_atomic_t n_signals, nothing_runs;
 
 static void on_signal(int sig)
 {
     (void)sig;
+    /* While the model loads there is nothing to drain. */
+    if (nothing_runs)
+        _exit(0);
     /* A second one does not wait for anything. */
     if (++n_signals > 1)
         _exit(1);
@@ -117,7 +123,7 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
 {
     const struct lodge_serve_config *c = s->cfg;
     uint64_t seed = (uint64_t)c->seed;
-    if (!c->seed)
+    if (!c->has_seed)
         lodge_random_bytes(&seed, sizeof seed);
     return (struct lodge_engine_config){
         .model_path = c->model,
@@ -193,36 +199,65 @@ static void wait_for_signal(void)
     pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
 }
 
+/* Until all replies are written, or the time is over. */
+static bool wait_for_replies(const struct server *s, double seconds)
+{
+    uint64_t until = lodge_now_ns() + (uint64_t)(seconds * 1e9);
+    while (atomic_load(&s->n_generations) && lodge_now_ns() < until)
+        usleep(10000);
+    return !atomic_load(&s->n_generations);
+}
+
+/* New work is refused, running replies finish; what is left at the end is told so. The listener
+ * stays open, so that a client meets a refusal and not a closed door. */
 static void drain(struct server *s)
 {
-    struct lodge_engine *en = atomic_load(&s->engine);
-    uint64_t until = lodge_now_ns() + (uint64_t)(s->cfg->drain_timeout * 1e9);
     atomic_store(&s->draining, true);
-    lodge_engine_drain(en);
+    lodge_engine_drain(atomic_load(&s->engine));
     fprintf(stderr, "stopping: %u requests are finishing (again to abort)\n",
-            lodge_engine_active(en));
-    /* A moment for replies that are done but not yet written. */
-    while ((lodge_engine_active(en) || atomic_load(&s->n_calls)) && lodge_now_ns() < until)
-        usleep(10000);
-    http_quiesce(s);
+            atomic_load(&s->n_generations));
+    if (wait_for_replies(s, s->cfg->drain_timeout))
+        return;
+    fprintf(stderr, "stopping: %u requests are cut short after %g s\n",
+            atomic_load(&s->n_generations), s->cfg->drain_timeout);
+    atomic_store(&s->aborting, true);
+    notify_all(s);
+    wait_for_replies(s, LAST_WORDS_S);
+}
+
+static void print_ready(const struct server *s)
+{
+    const char *host = s->cfg->host;
+    if (strcmp(host, "0.0.0.0") == 0)
+        host = "127.0.0.1";
+    if (strcmp(host, "::") == 0)
+        host = "::1";
+    const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
+    fprintf(stderr, "ready http%s://%s%s%s:%u\n", s->cfg->tls_cert ? "s" : "", open, host, close,
+            s->port);
 }
 
 static int run(struct server *s, const char *chat_template, struct lodge_error *e)
 {
     int err = notify_start(s, e);
     if (!err)
-        err = http_start(s, e);
+        err = prepare_start(s, e);
     if (!err)
+        err = http_start(s, e);
+    nothing_runs = 1;
+    if (!err && n_signals == 0)
         err = open_engine(s, chat_template, e);
-    if (!err) {
-        fprintf(stderr, "ready http%s://%s:%u\n", s->cfg->tls_cert ? "s" : "",
-                strcmp(s->cfg->host, "0.0.0.0") == 0 ? "127.0.0.1" : s->cfg->host, s->port);
+    nothing_runs = 0;
+    if (!err && n_signals == 0) {
+        print_ready(s);
         wait_for_signal();
         drain(s);
     }
     http_stop(s);
+    prepare_stop(s);
     notify_stop(s);
     lodge_engine_close(atomic_load(&s->engine));
+    notify_close(s);
     return err;
 }
 
@@ -237,7 +272,9 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
     s->created = (int64_t)lodge_unix_time();
     lodge_random_bytes(&s->boot, sizeof s->boot);
     pthread_mutex_init(&s->calls_lock, NULL);
+    pthread_mutex_init(&s->connections_lock, NULL);
     metrics_init(&s->metrics);
+    json_object_seed(0);
     int err = load_keys(s, e);
     if (!err)
         err = lodge_log_open(
@@ -256,6 +293,26 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
     return err;
 }
 
+/* What the settings point to, as far as it is read before the model. */
+static int check_files(struct server *s, struct lodge_error *e)
+{
+    const struct lodge_serve_config *c = s->cfg;
+    static const char *const names[] = {"tls-cert", "tls-key", "chat-template"};
+    const char *const paths[] = {c->tls_cert, c->tls_key, c->chat_template};
+    int err = load_keys(s, e);
+    free(s->keys);
+    for (int i = 0; i < 3 && !err; i++) {
+        char *text = NULL;
+        size_t n;
+        if (paths[i] && lodge_file_read(paths[i], (size_t)4 << 20, &text, &n, e)) {
+            lodge_error_prefix(e, "--%s", names[i]);
+            err = LODGE_ERR_CONFIG;
+        }
+        free(text);
+    }
+    return err;
+}
+
 static int only_tell(const struct lodge_conf *c, const struct lodge_serve_config *cfg,
                      struct lodge_error *e)
 {
@@ -266,11 +323,13 @@ static int only_tell(const struct lodge_conf *c, const struct lodge_serve_config
         json_decref(o);
         return 0;
     }
-    if (cfg->check_config) {
-        fprintf(stderr, "the configuration is valid\n");
-        return 0;
-    }
     struct server s = {.cfg = cfg};
+    if (cfg->check_config) {
+        int bad = check_files(&s, e);
+        if (!bad)
+            fprintf(stderr, "the configuration is valid\n");
+        return bad;
+    }
     struct lodge_engine_config engine = engine_config(&s, NULL);
     struct lodge_engine_memory m;
     int err = lodge_engine_plan_memory(&engine, &m, e);

@@ -1,12 +1,12 @@
 /* The server: one engine behind an HTTP listener.
  *
- * Threads: libmicrohttpd's polling thread parses requests, submits them and writes replies; the
+ * Threads: libmicrohttpd's polling thread reads requests and writes replies; preparing threads
+ * (prepare.c) parse bodies, render and tokenize, so that a huge body delays nobody's stream; the
  * notify thread (notify.c) wakes suspended connections when the engine has news, and watches
- * deadlines and disconnects; the engine thread only signals. A call belongs to the polling thread
- * except for the fields under its lock.
+ * deadlines and disconnects; the engine thread only signals.
  *
- * Lock order: server.calls_lock, then call.lock, then libmicrohttpd's own. Nothing else is held
- * when the engine is called.
+ * Lock order: server.calls_lock, then call.lock, then libmicrohttpd's own. All others are leaves;
+ * requests are submitted under calls_lock.
  */
 #ifndef LODGE_SERVER_SERVER_H
 #define LODGE_SERVER_SERVER_H
@@ -19,12 +19,14 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define LODGE_HISTOGRAMS 9u
+#define LODGE_HISTOGRAMS 13u
+#define LODGE_PREPARERS 2u
 
 struct call;
+struct connection;
 
 struct histogram {
-    const char *name;
+    const char *name, *help;
     const double *bounds;
     uint32_t n_bounds;
     uint64_t counts[32];
@@ -36,28 +38,43 @@ struct histogram {
 struct metrics {
     pthread_mutex_t lock;
     struct histogram h[LODGE_HISTOGRAMS];
-    uint64_t finished[4]; /* stop, length, abort, error: per choice set of a request */
-    uint64_t rejected;
+    uint64_t responses[600]; /* by HTTP status */
+};
+
+/* Calls that wait for a preparing thread. Guarded by `lock`, a leaf. */
+struct prepare_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t filled;
+    struct call *first, *last;
+    bool stop;
+    pthread_t threads[LODGE_PREPARERS];
+    uint32_t n_threads;
 };
 
 struct server {
     const struct lodge_serve_config *cfg;
     struct lodge_log *log;
-    struct lodge_engine *_Atomic engine; /* NULL until loaded */
+    struct lodge_engine *_Atomic engine; /* NULL until loaded; then what follows is complete */
     struct lodge_engine_info info;
     const char *const *names; /* served model names */
     uint32_t n_names;
+    char fingerprint[24];
+
     struct lodge_digest *keys; /* SHA-256 of the accepted keys */
     uint32_t n_keys;
     bool loopback;
-    char fingerprint[24];
     struct MHD_Daemon *daemon;
     uint16_t port;
-    atomic_bool draining, stopping;
+    atomic_bool draining; /* new work is refused */
+    atomic_bool aborting; /* running replies end with an error */
+    atomic_bool closing;  /* nothing is suspended any more */
+    atomic_bool stopping; /* the notify thread ends */
     _Atomic uint64_t next_call;
     uint64_t boot; /* random part of request ids */
     int64_t created;
+    _Atomic uint64_t body_bytes; /* of all bodies that are held */
     struct metrics metrics;
+    struct prepare_queue prepare;
 
     pthread_t notify_thread;
     bool notify_runs;
@@ -65,32 +82,66 @@ struct server {
 
     pthread_mutex_t calls_lock;
     struct call *calls; /* all calls in progress */
-    _Atomic uint32_t n_calls;
+    _Atomic uint32_t n_calls, n_generations;
+
+    pthread_mutex_t connections_lock; /* leaf */
+    struct connection *connections;
 };
 
-/* ---- http.c
- * ------------------------------------------------------------------------------------------- */
-
-/* Opens the listener. RESOURCE when the port is taken. */
+/* ---- listen.c ---- */
+/* Opens the listener. RESOURCE when the port is taken, CONFIG for a bad host or certificate. */
 int http_start(struct server *s, struct lodge_error *e);
-/* No new connections. */
-void http_quiesce(struct server *s);
+/* Ends all calls and connections. */
 void http_stop(struct server *s);
+/* Closes connections that do not bring a complete head in time. Notify thread. */
+void connections_expire(struct server *s, uint64_t now_ns);
 
-/* ---- notify.c
- * ----------------------------------------------------------------------------------------- */
+/* ---- http.c: libmicrohttpd's callbacks; cls is the server ---- */
+enum MHD_Result http_request(void *cls, struct MHD_Connection *mc, const char *url,
+                             const char *method, const char *version, const char *upload,
+                             size_t *n_upload, void **con_cls);
+void http_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
+                    enum MHD_RequestTerminationCode code);
+/* The connection's head was read, or its reply has ended. */
+void connection_busy(struct MHD_Connection *mc, struct server *s, bool busy);
+
+/* ---- prepare.c ---- */
+int prepare_start(struct server *s, struct lodge_error *e);
+void prepare_stop(struct server *s);
+
+/* ---- notify.c ---- */
 int notify_start(struct server *s, struct lodge_error *e);
+/* Ends the thread; the engine may still signal until notify_close. */
 void notify_stop(struct server *s);
+void notify_close(struct server *s);
 /* on_ready of the engine; cookie is the server. */
 void notify_signal(void *cookie);
+/* Wakes every call, so that it looks at the server's state again. */
+void notify_all(struct server *s);
 
-/* ---- metrics.c
- * ---------------------------------------------------------------------------------------- */
-enum { H_TTFT, H_ITL, H_TPOT, H_E2E, H_QUEUE, H_PREFILL, H_DECODE, H_PROMPT, H_OUTPUT };
+/* ---- metrics.c ---- */
+enum {
+    H_TTFT,
+    H_ITL,
+    H_TPOT,
+    H_E2E,
+    H_QUEUE,
+    H_PREFILL,
+    H_DECODE,
+    H_INFERENCE,
+    H_PROMPT,
+    H_OUTPUT,
+    H_MAX_OUTPUT,
+    H_N,
+    H_MAX_TOKENS
+};
 void metrics_init(struct metrics *m);
 void metrics_observe(struct metrics *m, unsigned which, double v);
-void metrics_finish(struct metrics *m, const struct lodge_event *end, const uint32_t *finish,
-                    uint32_t n);
-void metrics_text(struct server *s, struct lodge_buf *out);
+/* A request has ended; max_tokens as asked (0: not), n choices. */
+void metrics_finish(struct metrics *m, const struct lodge_event *end, uint32_t max_output,
+                    uint32_t max_tokens, uint32_t n);
+void metrics_response(struct metrics *m, int status);
+/* Prometheus text 0.0.4, or OpenMetrics 1.0. */
+void metrics_text(struct server *s, struct lodge_buf *out, bool open_metrics);
 
 #endif
