@@ -14,7 +14,7 @@ HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": 
 
 
 class Streams(lab.ServerCase):
-    flags = ("--keepalive", "0.2")
+    flags = ("--keepalive", "0.1", "--cpu-isa", "ref")  # slow enough for a silence
 
     def stream(self, reply):
         self.assertEqual(reply.status, 200, reply)
