@@ -1,14 +1,14 @@
 /* SmolLM2-135M-Instruct (LODGE_TEST_MODEL; skipped without it) against transformers, teacher-forced
- * over the first 24 tokens of 20 prompts (LODGE_TEST_FULL: all of them).
- * tests/golden/make_smollm2.py made the data.
+ * over the first 12 tokens of 20 prompts (LODGE_TEST_FULL: all of them; LODGE_TEST_SHORT: of 3
+ * prompts). tests/golden/make_smollm2.py made the data.
  *
  * Activations of this file's formats are int8, which has a price: an oracle with the declared
  * roundings differs from fp32 by 0.07 on average. Thirty layers of roundings also amplify noise: a
  * change of 1e-7 in the embeddings moves that oracle by `noise`, so no two implementations agree
  * more closely than that, whatever their care. The gates follow: no further from fp32 than 1.1
  * times the declared oracle, no further from that oracle than 1.2 times `noise`; and where fp32
- * prefers a token by more than 2 (int8 inputs move single values by that much; the tiny models hold
- * the limit of 0.5), so does the engine. */
+ * prefers a token by more than 0.5, so does the engine. (Few positions scatter: with
+ * LODGE_TEST_SHORT only the last holds.) */
 #include "base/json.h"
 #include "tests/engine/score.h"
 
@@ -16,12 +16,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CLEAR_MARGIN 2.0
-#define SHORT_PROMPT 24u
+#define CLEAR_MARGIN 0.5
+#define SHORT_PROMPT 12u
 
 struct sums {
     double declared, fp32, rounding; /* rounding: of the oracles */
-    size_t n, n_clear, n_wrong, n_half, n_half_wrong;
+    size_t n, n_clear, n_wrong;
 };
 
 static double number(const json_t *obj, const char *key, size_t i)
@@ -40,8 +40,6 @@ static void compare(const json_t *prompt, const struct scored *got, struct sums 
         s->rounding += fabs(fp32 - declared);
         s->n_clear += margin > CLEAR_MARGIN;
         s->n_wrong += margin > CLEAR_MARGIN && !same;
-        s->n_half += margin > 0.5;
-        s->n_half_wrong += margin > 0.5 && !same;
         s->n++;
     }
 }
@@ -74,7 +72,7 @@ static int run_prompt(struct lodge_engine *en, const json_t *prompt, uint32_t mo
 static int run(const char *model, const json_t *golden, bool full)
 {
     struct lodge_engine_config cfg = {.model_path = model,
-                                      .n_threads = 1, /* steady on a busy machine */
+                                      .n_threads = 2,
                                       .max_model_len = 256,
                                       .max_seqs = 64,
                                       .pool_bytes = 64 << 20};
@@ -88,19 +86,21 @@ static int run(const char *model, const json_t *golden, bool full)
         return 1;
     }
     int err = 0;
-    json_array_foreach(json_object_get(golden, "prompts"), i, prompt) err |=
-        run_prompt(en, prompt, full ? UINT32_MAX : SHORT_PROMPT, &s);
+    bool quick = getenv("LODGE_TEST_SHORT") != NULL;
+    json_array_foreach(json_object_get(golden, "prompts"), i, prompt)
+    {
+        if (i < 3 || !quick)
+            err |= run_prompt(en, prompt, full ? UINT32_MAX : SHORT_PROMPT, &s);
+    }
     lodge_engine_close(en);
     double rounding = s.rounding / (double)s.n;
     double noise = json_number_value(json_object_get(golden, "noise"));
     double fp32 = s.fp32 / (double)s.n, declared = s.declared / (double)s.n;
     printf("%zu positions; from fp32 %.5f (the declared oracle %.5f), from declared %.5f (noise "
-           "%.5f)\n%zu of %zu likeliest tokens differ beyond a margin of %.1f, %zu of %zu beyond "
-           "0.5\n",
-           s.n, fp32, rounding, declared, noise, s.n_wrong, s.n_clear, CLEAR_MARGIN, s.n_half_wrong,
-           s.n_half);
-    return err || !(fp32 <= 1.1 * rounding) || !(declared <= 1.2 * noise) || s.n_wrong ||
-           !s.n_clear;
+           "%.5f); %zu of %zu clear choices differ\n",
+           s.n, fp32, rounding, declared, noise, s.n_wrong, s.n_clear);
+    bool far = !(fp32 <= 1.1 * rounding) || !(declared <= 1.2 * noise);
+    return err || (far && !quick) || s.n_wrong || !s.n_clear;
 }
 
 int main(int argc, char **argv)
