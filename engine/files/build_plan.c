@@ -61,17 +61,22 @@ static int get(const struct build *b, const char *name, uint64_t rows, uint64_t 
 {
     const char *where = b->src->where;
     if (!b->src->find(b->src->container, name, t))
-        return lodge_fail(b->e, LODGE_ERR_FORMAT, "%s: tensor '%s' is missing", where, name);
+        return lodge_fail(
+            b->e, LODGE_ERR_FORMAT,
+            "%s: tensor '%s' is missing; the model is incomplete, fetch or convert it again", where,
+            name);
     if (t->format < 0)
         return lodge_fail(b->e, LODGE_ERR_UNSUPPORTED,
                           "%s: tensor '%s' has weight type %s; supported are BF16, F16, F32, Q8_0, "
                           "Q4_0 and Q4_1, convert the model to one of them",
                           where, name, t->type_name);
     if (t->n_dims > 2 || t->rows != rows || t->cols != cols)
-        return lodge_fail(b->e, LODGE_ERR_FORMAT,
-                          "%s: tensor '%s' has shape [%llu, %llu], expected [%llu, %llu]", where,
-                          name, (unsigned long long)t->rows, (unsigned long long)t->cols,
-                          (unsigned long long)rows, (unsigned long long)cols);
+        return lodge_fail(
+            b->e, LODGE_ERR_FORMAT,
+            "%s: tensor '%s' has shape [%llu, %llu], expected [%llu, %llu]; weights and "
+            "configuration are not of one model, fetch both again",
+            where, name, (unsigned long long)t->rows, (unsigned long long)t->cols,
+            (unsigned long long)rows, (unsigned long long)cols);
     size_t row_bytes;
     if (!lodge_format_row_bytes((enum lodge_format)t->format, cols, &row_bytes) ||
         t->n_bytes != row_bytes * rows)

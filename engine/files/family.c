@@ -43,8 +43,11 @@ void lodge_family_list(bool gguf, char *out, size_t n)
 
 static int bad_dim(const char *where, const char *what, uint64_t v, struct lodge_error *e)
 {
-    return lodge_fail(e, LODGE_ERR_FORMAT, "%s: %s is %llu, which no model can have", where, what,
-                      (unsigned long long)v);
+    return lodge_fail(
+        e, LODGE_ERR_FORMAT,
+        "%s: %s is %llu or not given, which no model can have; the file is damaged or "
+        "of another kind of model",
+        where, what, (unsigned long long)v);
 }
 
 int lodge_shape_check(const struct lodge_model_shape *s, const char *where, struct lodge_error *e)

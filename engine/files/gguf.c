@@ -89,8 +89,10 @@ static int take_string(struct reader *r, const char *what, struct lodge_span *ou
     if (err)
         return err;
     if (n > MAX_STRING)
-        return lodge_fail(r->e, LODGE_ERR_FORMAT, "%s: GGUF %s claims to be %llu bytes long",
-                          r->where, what, (unsigned long long)n);
+        return lodge_fail(
+            r->e, LODGE_ERR_FORMAT,
+            "%s: GGUF: %s claims to be %llu bytes long; the file is damaged, fetch it again",
+            r->where, what, (unsigned long long)n);
     const uint8_t *p = take(r, n, what);
     if (!p)
         return LODGE_ERR_FORMAT;
@@ -271,13 +273,21 @@ static int place_tensors(struct reader *r, struct lodge_gguf *g, const uint64_t 
                           "%s: GGUF ends before its tensor data; the file "
                           "is truncated",
                           r->where);
+    for (size_t i = r->at; g->n_tensors && i < base; i++)
+        if (r->data[i])
+            return lodge_fail(
+                r->e, LODGE_ERR_FORMAT,
+                "%s: the padding after the tensor table is not zero (offset %zu): its "
+                "count or a length is wrong; the file is damaged, fetch it again",
+                r->where, i);
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         struct lodge_gguf_tensor *t = &g->tensors[i];
         if (offsets[i] != sum)
-            return lodge_fail(r->e, LODGE_ERR_FORMAT,
-                              "%s: tensor '%.*s' lies at offset %llu of the data, expected %zu",
-                              r->where, (int)t->name.n, t->name.data,
-                              (unsigned long long)offsets[i], sum);
+            return lodge_fail(
+                r->e, LODGE_ERR_FORMAT,
+                "%s: tensor '%.*s' lies at offset %llu of the data, expected %zu; the file is "
+                "damaged, fetch it again",
+                r->where, (int)t->name.n, t->name.data, (unsigned long long)offsets[i], sum);
         if (sum > r->n - base || t->n_bytes > r->n - base - sum)
             return lodge_fail(r->e, LODGE_ERR_FORMAT,
                               "%s: tensor '%.*s' needs %zu bytes at offset %zu but the file has "

@@ -58,6 +58,9 @@ static int set_family(struct in *in, struct lodge_model_shape *s)
     int err = lodge_gguf_get_string(in->g, "general.architecture", &a, in->e);
     if (err)
         return err;
+    if (!a.n)
+        return lodge_fail(in->e, LODGE_ERR_FORMAT,
+                          "no general.architecture in the metadata; convert the model again");
     s->family = lodge_family_gguf(a);
     if (s->family) {
         snprintf(in->arch, sizeof in->arch, "%.*s", (int)a.n, a.data);
@@ -173,9 +176,6 @@ static int set_rope(const struct in *in, struct lodge_arena *arena, struct lodge
         r->scaling = LODGE_ROPE_LINEAR;
         r->factor = old_linear;
     }
-    if (!err && r->n_dims > s->head_dim)
-        err = lodge_fail(in->e, LODGE_ERR_FORMAT, "rope.dimension_count %u exceeds the head size",
-                         r->n_dims);
     if (!err)
         err = get_factors(in, "rope_freqs.weight", r->n_dims / 2, arena, &r->divisors);
     if (!err)

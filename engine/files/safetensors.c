@@ -288,6 +288,11 @@ static int open_single(struct lodge_safetensors *s, const char *dir, struct lodg
     if (!s->maps)
         return lodge_fail(e, LODGE_ERR_NOMEM, "%s: no memory", dir);
     int err = add_shard(s, dir, "model.safetensors", e);
+    if (err == LODGE_ERR_NOT_FOUND)
+        lodge_fail(e, err,
+                   "%s: neither model.safetensors nor model.safetensors.index.json is there; fetch "
+                   "the weights, or convert .bin files to safetensors",
+                   dir);
     return err ? err : sort_names(s, dir, e);
 }
 

@@ -244,7 +244,7 @@ SHAPES = {
     "smollm2": {"num_key_value_heads": 1, "tie_word_embeddings": True, "rope_theta": 100000.0},
     # heads wider than hidden / heads, and a window shorter than the prompts
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "num_attention_heads": 2,
-                "num_key_value_heads": 1, "head_dim": 40, "sliding_window": 24},
+                "num_key_value_heads": 1, "head_dim": 40, "sliding_window": 24, "hidden_size": 36, "intermediate_size": 60},
     # biases everywhere, more rows than the tokenizer has tokens, scaling in the old spelling
     "biased": {"attention_bias": True, "mlp_bias": True, "num_hidden_layers": 3, "hidden_size": 32,
                "intermediate_size": 40, "vocab_size": 300, "rope_scaling": {"type": "linear", "factor": 4.0}},

@@ -335,7 +335,7 @@ static void run_motif(const struct lodge_tokenizer *t, const char *name, const c
                       size_t n)
 {
     size_t len = strlen(motif), used = n / len * len;
-    char *text = malloc(n);
+    char *text = calloc(n, 1);
     struct lodge_tokens ids = {0};
     struct lodge_error e = {0};
     for (size_t i = 0; i < used; i++)
@@ -370,7 +370,7 @@ END_TEST
 START_TEST(long_mark_runs_end)
 {
     size_t n = (size_t)(getenv("LODGE_TEST_SHORT") ? 64 : 1024) << 10;
-    char *text = malloc(n);
+    char *text = calloc(n, 1);
     for (size_t i = 0; i < n; i += 2)
         memcpy(text + i, i < n / 2 ? "\xCC\x81" : "\xCC\xA3", 2);
     for (size_t i = 0; i < n_vocabularies(); i++) {
