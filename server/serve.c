@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 /* For the error events of replies that are cut short. */
@@ -20,22 +21,30 @@
 /* ---- signals: the handler only counts; the main thread looks
  * ------------------------------------------------- */
 
-static volatile sig_atomic_t n_signals, nothing_runs;
+static atomic_int n_signals, nothing_runs;
+static int signal_fd; /* whichever thread the handler runs in: the main thread reads this */
 
 static void on_signal(int sig)
 {
     (void)sig;
     /* While the model loads there is nothing to drain. */
-    if (nothing_runs)
+    if (atomic_load(&nothing_runs))
         _exit(0);
     /* A second one does not wait for anything. */
-    if (++n_signals > 1)
+    if (atomic_fetch_add(&n_signals, 1))
         _exit(1);
+    uint64_t one = 1;
+    int saved = errno;
+    ssize_t n = write(signal_fd, &one, sizeof one);
+    (void)n;
+    errno = saved;
 }
 
 static void catch_signals(void)
 {
-    struct sigaction stop = {.sa_handler = on_signal}, ignore = {.sa_handler = SIG_IGN};
+    struct sigaction stop = {.sa_handler = on_signal, .sa_flags = SA_RESTART},
+                     ignore = {.sa_handler = SIG_IGN};
+    signal_fd = eventfd(0, EFD_CLOEXEC);
     sigaction(SIGTERM, &stop, NULL);
     sigaction(SIGINT, &stop, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
@@ -188,15 +197,10 @@ static int open_engine(struct server *s, const char *chat_template, struct lodge
 
 static void wait_for_signal(void)
 {
-    sigset_t none, stop;
-    sigemptyset(&none);
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTERM);
-    sigaddset(&stop, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &stop, NULL);
-    while (!n_signals)
-        sigsuspend(&none);
-    pthread_sigmask(SIG_UNBLOCK, &stop, NULL);
+    uint64_t count;
+    while (!atomic_load(&n_signals))
+        if (read(signal_fd, &count, sizeof count) < 0 && errno != EINTR)
+            return;
 }
 
 /* Until all replies are written, or the time is over. */
@@ -244,11 +248,11 @@ static int run(struct server *s, const char *chat_template, struct lodge_error *
         err = prepare_start(s, e);
     if (!err)
         err = http_start(s, e);
-    nothing_runs = 1;
-    if (!err && n_signals == 0)
+    atomic_store(&nothing_runs, 1);
+    if (!err && !atomic_load(&n_signals))
         err = open_engine(s, chat_template, e);
-    nothing_runs = 0;
-    if (!err && n_signals == 0) {
+    atomic_store(&nothing_runs, 0);
+    if (!err && !atomic_load(&n_signals)) {
         print_ready(s);
         wait_for_signal();
         drain(s);

@@ -65,6 +65,16 @@ class Start(unittest.TestCase):
         self.assertEqual(s.stop(), 0)
         self.assertLess(time.time() - begin, 5 * lab.SLOW)
 
+    def test_stop_at_any_moment(self):
+        """A signal is never lost, however early it comes."""
+        for i in range(6 if lab.SHORT else 30):
+            s = lab.Server(wait=i % 2 == 0)
+            if i % 2:
+                while not s.told:
+                    time.sleep(0.001)
+                time.sleep(i * 0.003)
+            self.assertEqual(s.stop(), 0)
+
     def test_ipv6(self):
         try:
             with socket.socket(socket.AF_INET6) as probe:
@@ -141,7 +151,7 @@ class Drain(unittest.TestCase):
 
     def test_running_replies_finish(self):
         for number in (signal.SIGTERM, signal.SIGINT):
-            s = self.begin(max_tokens=3000)
+            s = self.begin("--drain-timeout", "300", max_tokens=1000 if lab.SHORT else 3000)
             s.signal(number)
             self.refuses_new_work(s)
             text = self.rest()
@@ -189,7 +199,7 @@ class Drain(unittest.TestCase):
 
     def test_under_fire(self):
         """Stops in the middle of everything, many times: never a hang, a crash, or another code."""
-        for _ in range(3 if lab.SLOW > 1 else 8):
+        for _ in range(3 if lab.SHORT else 8):
             s = lab.Server("--drain-timeout", "0.2")
             go = threading.Event()
 
@@ -237,14 +247,14 @@ class Stability(lab.ServerCase):
                 k.sendall(lab.raw_post("/v1/completions", lab.long_job()))
                 k.recv(50)
                 k.close()
-        mix(100)
+        mix(20 if lab.SHORT else 100)
         self.server.idle()
         rss, files = self.usage()
-        mix(60 if lab.SLOW > 1 else 400)
+        mix(30 if lab.SHORT else 400)
         self.server.idle()
         after, open_files = self.usage()
         self.assertLessEqual(open_files, files + 2)
-        if lab.SLOW == 1:
+        if not lab.SHORT:
             self.assertLess(after - rss, 8192, "KiB grown")
 
 

@@ -121,10 +121,11 @@ class Streams(lab.ServerCase):
 
     def test_comment_in_a_long_silence(self):
         """A stop string is held back for long: the stream is silent meanwhile."""
-        text = tiny.text_of(tiny.follow(A, 4000))
-        r = self.server.complete("a", stream=True, max_tokens=4200, stop=text[:4000] + "X")
+        n = 1000 if lab.SHORT else 4000
+        text = tiny.text_of(tiny.follow(A, n))
+        r = self.server.complete("a", stream=True, max_tokens=n + 200, stop=text + "X")
         self.assertIn(": ping\n\n", r.body)
-        self.assertEqual("".join(x["choices"][0]["text"] for x in self.stream(r)[:-1]), tiny.text_of(tiny.follow(A, 4200)))
+        self.assertEqual("".join(x["choices"][0]["text"] for x in self.stream(r)[:-1]), tiny.text_of(tiny.follow(A, n + 200)))
 
     def test_http_1_0(self):
         s = self.server.connect()
@@ -216,7 +217,7 @@ class SlowReaders(lab.ServerCase):
             s.recv(2000)
             s.close()
 
-        threads = [threading.Thread(target=f) for f in [stay, leave] * 16]
+        threads = [threading.Thread(target=f) for f in [stay, leave] * (4 if lab.SHORT else 16)]
         for t in threads:
             t.start()
         for t in threads:

@@ -15,7 +15,7 @@ TOKENIZE = {"prompt": "ab"}
 
 
 class Wire(lab.ServerCase):
-    flags = ("--body-timeout", "1", "--idle-timeout", "3", "--max-body-bytes", "64k")
+    flags = ("--max-body-bytes", "64k")
 
     def alive(self):
         self.ok(self.server.post("/tokenize", TOKENIZE))
@@ -127,47 +127,6 @@ class Wire(lab.ServerCase):
             s.close()
         self.alive()
 
-    def test_late_body(self):
-        s = self.server.connect()
-        s.sendall(lab.raw_post("/tokenize", TOKENIZE)[:-3])
-        begin = time.time()
-        status, head, body, _ = lab.read_reply(s)
-        self.assertEqual(status, 408)
-        self.assertEqual(json.loads(body)["error"]["type"], "timeout_error")
-        self.assertGreater(time.time() - begin, 0.9)
-        self.assertEqual(s.recv(10), b"")
-        self.server.logged(lambda e: e["status"] == 408)
-
-    def test_dripping_head_and_body(self):
-        """The deadline is a total: bytes that arrive do not extend it."""
-        for data in (lab.raw_post("/tokenize", {"prompt": "x" * 500}), b"GET /version HTTP/1.1\r\nX: " + b"y" * 900):
-            s = self.server.connect()
-            begin, gone = time.time(), False
-            try:
-                for i in range(len(data)):
-                    s.sendall(data[i:i + 1])
-                    time.sleep(0.02)
-            except OSError:
-                gone = True
-            self.assertTrue(gone)
-            self.assertLess(time.time() - begin, 4 * lab.SLOW)
-            s.close()
-        self.alive()
-
-    def test_idle_connections_end(self):
-        fresh, used = self.server.connect(), self.server.connect()
-        used.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        self.assertEqual(lab.read_reply(used)[0], 200)
-        begin = time.time()
-        self.assertEqual(fresh.recv(10), b"")
-        self.assertLess(time.time() - begin, 2.5 * lab.SLOW)
-        self.assertEqual(used.recv(10), b"")
-        self.assertGreater(time.time() - begin, 2)
-
-    def test_a_long_job_outlives_the_idle_timeout(self):
-        r = self.server.post("/v1/completions", lab.long_job(stream=False, max_tokens=60000, timeout=4))
-        self.refused(r, 503, code="timeout", kind="overloaded_error")
-
     def test_huge_heads(self):
         for head in (b"GET /version HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 200000 + b"\r\n\r\n",
                      b"GET /" + b"x" * 200000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -208,6 +167,51 @@ class Wire(lab.ServerCase):
     def test_no_sharing_between_origins(self):
         r = self.server.get("/v1/models", Origin="https://page.example")
         self.assertIsNone(r.headers["Access-Control-Allow-Origin"])
+
+
+class Late(lab.ServerCase):
+    flags = ("--body-timeout", "1", "--idle-timeout", "3")
+
+    def test_late_body(self):
+        s = self.server.connect()
+        s.sendall(lab.raw_post("/tokenize", TOKENIZE)[:-3])
+        begin = time.time()
+        status, head, body, _ = lab.read_reply(s)
+        self.assertEqual(status, 408)
+        self.assertEqual(json.loads(body)["error"]["type"], "timeout_error")
+        self.assertGreater(time.time() - begin, 0.9)
+        self.assertEqual(s.recv(10), b"")
+        self.server.logged(lambda e: e["status"] == 408)
+
+    def test_dripping_head_and_body(self):
+        """The deadline is a total: bytes that arrive do not extend it."""
+        for data in (lab.raw_post("/tokenize", {"prompt": "x" * 500}), b"GET /version HTTP/1.1\r\nX: " + b"y" * 900):
+            s = self.server.connect()
+            begin, gone = time.time(), False
+            try:
+                for i in range(len(data)):
+                    s.sendall(data[i:i + 1])
+                    time.sleep(0.02)
+            except OSError:
+                gone = True
+            self.assertTrue(gone)
+            self.assertLess(time.time() - begin, 4 * lab.SLOW)
+            s.close()
+        self.ok(self.server.post("/tokenize", TOKENIZE))
+
+    def test_idle_connections_end(self):
+        fresh, used = self.server.connect(), self.server.connect()
+        used.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertEqual(lab.read_reply(used)[0], 200)
+        begin = time.time()
+        self.assertEqual(fresh.recv(10), b"")
+        self.assertLess(time.time() - begin, 2.5 * lab.SLOW)
+        self.assertEqual(used.recv(10), b"")
+        self.assertGreater(time.time() - begin, 2)
+
+    def test_a_long_job_outlives_the_idle_timeout(self):
+        r = self.server.post("/v1/completions", lab.long_job(stream=False, max_tokens=60000, timeout=4))
+        self.refused(r, 503, code="timeout", kind="overloaded_error")
 
 
 class Keys(lab.ServerCase):
@@ -254,7 +258,7 @@ class Keys(lab.ServerCase):
 
 
 class Limits(lab.ServerCase):
-    flags = ("--max-connections", "8", "--idle-timeout", "2", "--body-timeout", "2")
+    flags = ("--max-connections", "8", "--idle-timeout", "5", "--body-timeout", "5")
 
     def test_the_connection_limit_is_only_a_wait(self):
         held = [self.server.connect() for _ in range(20)]
