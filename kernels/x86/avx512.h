@@ -180,22 +180,24 @@ INLINE void store_tile(__m512 acc[][2], unsigned m, float *out, size_t ld)
     }
 }
 
-/* Next panel, a line per call until it is through. */
+/* What will be read soon, fetched a few lines a step of a kernel's loop, so that it is through when
+ * the loop is. */
 struct ahead {
     const char *at, *end;
+    size_t step; /* bytes a step */
 };
 
-INLINE struct ahead ahead_of(const void *next, size_t n)
+INLINE struct ahead ahead_of(const void *next, size_t n, uint32_t n_steps)
 {
-    return (struct ahead){next, (const char *)next + n};
+    size_t lines = (n + 63) / 64;
+    return (struct ahead){next, (const char *)next + n, (lines + n_steps - 1) / n_steps * 64};
 }
 
-INLINE void fetch_line(struct ahead *a)
+INLINE void fetch_step(struct ahead *a)
 {
-    if (a->at < a->end) {
+    const char *to = a->at + a->step < a->end ? a->at + a->step : a->end;
+    for (; a->at < to; a->at += 64)
         _mm_prefetch(a->at, _MM_HINT_T1);
-        a->at += 64;
-    }
 }
 
 void RUNG(float)(struct lodge_cpu_kernels *k);

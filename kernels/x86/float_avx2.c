@@ -36,8 +36,7 @@ INLINE void bf16_rows(const uint8_t *panel, uint32_t kp, const pair *t, float *o
         __m256 acc[ROWS][2];
         clear(acc, m);
         for (uint32_t k = 0; k < kp / 2; k += STRETCH, panel += STRETCH * LANES * 4) {
-            for (uint32_t i = 0; i < STRETCH; i++)
-                fetch_line(&next);
+            fetch_step(&next);
             dot_pairs(panel, LANES * 4, STRETCH, NULL, t + (size_t)k * m, m, acc, m);
         }
         store(acc, m, out + r, ld);
@@ -60,7 +59,8 @@ INLINE void float_rows(const uint8_t *panel, uint32_t kp, const float *tile, flo
                 w0 = _mm256_loadu_ps((const float *)(const void *)panel);
                 w1 = _mm256_loadu_ps((const float *)(const void *)(panel + 32));
             }
-            fetch_line(&next);
+            if (k % 8 == 0)
+                fetch_step(&next);
 #pragma GCC unroll 6
             for (unsigned i = 0; i < m; i++) {
                 __m256 x = _mm256_broadcast_ss(&t[i]);
@@ -75,7 +75,9 @@ INLINE void float_rows(const uint8_t *panel, uint32_t kp, const float *tile, flo
 static void tile_bf16(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
                       size_t ld, const void *next, size_t next_bytes)
 {
-#define CALL(n) bf16_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), n)
+#define CALL(n)                                                                                    \
+    bf16_rows(panel, padded(n_cols), tile, out, ld,                                                \
+              ahead_of(next, next_bytes, padded(n_cols) / STRETCH), n)
     SWITCH_ROWS(m, CALL)
 #undef CALL
 }
@@ -84,7 +86,8 @@ static void tile_f32(const void *panel, uint32_t n_cols, const void *tile, unsig
                      size_t ld, const void *next, size_t next_bytes)
 {
 #define CALL(n)                                                                                    \
-    float_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), false, n)
+    float_rows(panel, padded(n_cols), tile, out, ld,                                               \
+               ahead_of(next, next_bytes, padded(n_cols) / 4), false, n)
     SWITCH_ROWS(m, CALL)
 #undef CALL
 }
@@ -93,7 +96,8 @@ static void tile_f16(const void *panel, uint32_t n_cols, const void *tile, unsig
                      size_t ld, const void *next, size_t next_bytes)
 {
 #define CALL(n)                                                                                    \
-    float_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), true, n)
+    float_rows(panel, padded(n_cols), tile, out, ld,                                               \
+               ahead_of(next, next_bytes, padded(n_cols) / 4), true, n)
     SWITCH_ROWS(m, CALL)
 #undef CALL
 }

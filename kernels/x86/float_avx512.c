@@ -18,7 +18,8 @@ INLINE void bf16_rows(const uint8_t *panel, uint32_t kp, const pair *t, float *o
     for (uint32_t k = 0; k < kp / 2; k++, panel += 128, t += m) {
         pairs16 w0 = load_pairs(_mm512_loadu_si512(panel));
         pairs16 w1 = load_pairs(_mm512_loadu_si512(panel + 64));
-        fetch_line(&next);
+        if (k % 8 == 0)
+            fetch_step(&next);
 #pragma GCC unroll 12
         for (unsigned i = 0; i < m; i++) {
             acc[i][0] = dot_pairs(acc[i][0], w0, t[i]);
@@ -30,7 +31,9 @@ INLINE void bf16_rows(const uint8_t *panel, uint32_t kp, const pair *t, float *o
 
 static void tile_bf16(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
                       size_t ld, const void *next, size_t next_bytes){
-#define CALL(n) bf16_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), n)
+#define CALL(n)                                                                                    \
+    bf16_rows(panel, padded(n_cols), tile, out, ld,                                                \
+              ahead_of(next, next_bytes, padded(n_cols) / 16), n)
     SWITCH_ROWS_12(m, CALL)
 #undef CALL
 }
@@ -47,7 +50,8 @@ INLINE void float_rows(const uint8_t *panel, uint32_t kp, const float *t, float 
                          : _mm512_loadu_ps(panel);
         __m512 w1 = half ? _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(panel + 32)))
                          : _mm512_loadu_ps(panel + 64);
-        fetch_line(&next);
+        if (k % 8 == 0)
+            fetch_step(&next);
 #pragma GCC unroll 12
         for (unsigned i = 0; i < m; i++) {
             __m512 x = _mm512_set1_ps(t[i]);
@@ -62,7 +66,8 @@ static void tile_f32(const void *panel, uint32_t n_cols, const void *tile, unsig
                      size_t ld, const void *next, size_t next_bytes)
 {
 #define CALL(n)                                                                                    \
-    float_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), false, n)
+    float_rows(panel, padded(n_cols), tile, out, ld,                                               \
+               ahead_of(next, next_bytes, padded(n_cols) / 8), false, n)
     SWITCH_ROWS_12(m, CALL)
 #undef CALL
 }
@@ -71,7 +76,8 @@ static void tile_f16(const void *panel, uint32_t n_cols, const void *tile, unsig
                      size_t ld, const void *next, size_t next_bytes)
 {
 #define CALL(n)                                                                                    \
-    float_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), true, n)
+    float_rows(panel, padded(n_cols), tile, out, ld,                                               \
+               ahead_of(next, next_bytes, padded(n_cols) / 8), true, n)
     SWITCH_ROWS_12(m, CALL)
 #undef CALL
 }

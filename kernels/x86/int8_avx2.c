@@ -21,8 +21,7 @@ INLINE __m256i words(uint32_t w)
     return _mm256_set1_epi32((int)w);
 }
 
-INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, __m256i dot[], struct ahead *next,
-                    const unsigned m)
+INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, __m256i dot[], const unsigned m)
 {
     const __m256i one = _mm256_set1_epi16(1);
 #pragma GCC unroll 4
@@ -30,7 +29,6 @@ INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, __m256i dot[], stru
         dot[i] = _mm256_setzero_si256();
     for (unsigned j = 0; j < 8; j++, codes += 32, t += m) {
         __m256i w = _mm256_loadu_si256((const void *)codes), size = _mm256_abs_epi8(w);
-        fetch_line(next);
 #pragma GCC unroll 4
         for (unsigned i = 0; i < m; i++) {
             __m256i x = _mm256_sign_epi8(words(t[i]), w);
@@ -41,7 +39,7 @@ INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, __m256i dot[], stru
 }
 
 INLINE void dots_q4(const uint8_t *codes, const uint32_t *t, const int32_t *sum, const int zero,
-                    __m256i dot[], struct ahead *next, const unsigned m)
+                    __m256i dot[], const unsigned m)
 {
     const __m256i low = _mm256_set1_epi8(15), one = _mm256_set1_epi16(1);
 #pragma GCC unroll 4
@@ -50,7 +48,6 @@ INLINE void dots_q4(const uint8_t *codes, const uint32_t *t, const int32_t *sum,
     for (unsigned j = 0; j < 4; j++, codes += 32, t += m) {
         __m256i w = _mm256_loadu_si256((const void *)codes);
         __m256i l = _mm256_and_si256(w, low), h = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
-        fetch_line(next);
 #pragma GCC unroll 4
         for (unsigned i = 0; i < m; i++) {
             dot[i] = _mm256_add_epi16(dot[i], _mm256_maddubs_epi16(l, words(t[i])));
@@ -85,10 +82,11 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const uint8_t *tile, fl
             acc[i] = _mm256_setzero_ps();
         for (uint32_t b = 0; b < kp / 32; b++, t += 8 * m, scale += m, sum += m) {
             __m256i dot[ROWS_INT8];
+            fetch_step(&next);
             if (f == LODGE_FMT_Q8_0)
-                dots_q8(panel + head, t, dot, &next, m);
+                dots_q8(panel + head, t, dot, m);
             else
-                dots_q4(panel + head, t, sum, f == LODGE_FMT_Q4_0 ? 8 : 0, dot, &next, m);
+                dots_q4(panel + head, t, sum, f == LODGE_FMT_Q4_0 ? 8 : 0, dot, m);
             __m256 w = halves(panel);
 #pragma GCC unroll 4
             for (unsigned i = 0; i < m; i++)
@@ -116,7 +114,8 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const uint8_t *tile, fl
         SWITCH_ROWS_4(m, CALL_##format)                                                            \
     }
 #define CALL_AS(format, n)                                                                         \
-    int8_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), format, n)
+    int8_rows(panel, padded(n_cols), tile, out, ld,                                                \
+              ahead_of(next, next_bytes, padded(n_cols) / LANES), format, n)
 #define CALL_Q8_0(n) CALL_AS(LODGE_FMT_Q8_0, n)
 #define CALL_Q4_0(n) CALL_AS(LODGE_FMT_Q4_0, n)
 #define CALL_Q4_1(n) CALL_AS(LODGE_FMT_Q4_1, n)

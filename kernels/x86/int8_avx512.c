@@ -11,7 +11,7 @@ LODGE_PANEL_FORMAT(Q4_1, 32, 0)
 
 /* One block's exact integer sums of all rows, zero point included. */
 INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, const int32_t *sum, const unsigned m,
-                    __m512i dot[][2], struct ahead *next)
+                    __m512i dot[][2])
 {
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
@@ -20,8 +20,6 @@ INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, const int32_t *sum,
     for (unsigned j = 0; j < 8; j++) {
         __m512i w0 = _mm512_loadu_si512(codes + j * 128);
         __m512i w1 = _mm512_loadu_si512(codes + j * 128 + 64);
-        fetch_line(next);
-        fetch_line(next);
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++) {
             __m512i x = _mm512_set1_epi32((int)t[j * m + i]);
@@ -32,7 +30,7 @@ INLINE void dots_q8(const uint8_t *codes, const uint32_t *t, const int32_t *sum,
 }
 
 INLINE void dots_q4(const uint8_t *codes, const uint32_t *t, const int32_t *sum, int zero,
-                    const unsigned m, __m512i dot[][2], struct ahead *next)
+                    const unsigned m, __m512i dot[][2])
 {
     const __m512i low = _mm512_set1_epi8(15);
 #pragma GCC unroll 6
@@ -45,8 +43,6 @@ INLINE void dots_q4(const uint8_t *codes, const uint32_t *t, const int32_t *sum,
         __m512i l0 = _mm512_and_si512(b0, low), l1 = _mm512_and_si512(b1, low);
         __m512i h0 = _mm512_and_si512(_mm512_srli_epi16(b0, 4), low);
         __m512i h1 = _mm512_and_si512(_mm512_srli_epi16(b1, 4), low);
-        fetch_line(next);
-        fetch_line(next);
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++) {
             __m512i x = _mm512_set1_epi32((int)t[j * m + i]);
@@ -71,11 +67,12 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const uint8_t *tile, fl
         acc[i][0] = acc[i][1] = _mm512_setzero_ps();
     for (uint32_t b = 0; b < kp / 32; b++, t += 8 * m, scale += m, sum += m) {
         __m512i dot[6][2];
+        fetch_step(&next);
         if (f == LODGE_FMT_Q8_0)
-            dots_q8(panel + 64, t, sum, m, dot, &next);
+            dots_q8(panel + 64, t, sum, m, dot);
         else
             dots_q4(panel + (f == LODGE_FMT_Q4_1 ? 128 : 64), t, sum, f == LODGE_FMT_Q4_1 ? 0 : 8,
-                    m, dot, &next);
+                    m, dot);
 #pragma GCC unroll 2
         for (unsigned v = 0; v < 2; v++) { /* one vector after the other: dots leave registers */
             __m512 w = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(panel + 32 * v)));
@@ -106,11 +103,14 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const uint8_t *tile, fl
         SWITCH_ROWS_6(m, CALL_##format)                                                            \
     }
 #define CALL_Q8_0(n)                                                                               \
-    int8_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), LODGE_FMT_Q8_0, n)
+    int8_rows(panel, padded(n_cols), tile, out, ld,                                                \
+              ahead_of(next, next_bytes, padded(n_cols) / 32), LODGE_FMT_Q8_0, n)
 #define CALL_Q4_0(n)                                                                               \
-    int8_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), LODGE_FMT_Q4_0, n)
+    int8_rows(panel, padded(n_cols), tile, out, ld,                                                \
+              ahead_of(next, next_bytes, padded(n_cols) / 32), LODGE_FMT_Q4_0, n)
 #define CALL_Q4_1(n)                                                                               \
-    int8_rows(panel, padded(n_cols), tile, out, ld, ahead_of(next, next_bytes), LODGE_FMT_Q4_1, n)
+    int8_rows(panel, padded(n_cols), tile, out, ld,                                                \
+              ahead_of(next, next_bytes, padded(n_cols) / 32), LODGE_FMT_Q4_1, n)
 INT8_TILE(tile_q8_0, Q8_0)
 INT8_TILE(tile_q4_0, Q4_0)
 INT8_TILE(tile_q4_1, Q4_1)
