@@ -37,8 +37,7 @@ static const char *keep(struct lodge_conf *c, const char *text)
     return lodge_arena_strndup(&c->arena, text, strlen(text));
 }
 
-/* ---- one value from text
- * --------------------------------------------------------------------------------- */
+/* ---- one value from text ---- */
 
 static int set_bool(const char *text, bool *out)
 {
@@ -196,9 +195,7 @@ void lodge_conf_finish(struct lodge_conf *c)
     lodge_arena_finish(&c->arena);
 }
 
-/* ---- the file
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- the file ---- */
 
 static int set_json(struct lodge_conf *c, const struct lodge_conf_setting *s, const json_t *v,
                     const char *layer, struct lodge_error *e)
@@ -264,8 +261,7 @@ int lodge_conf_file(struct lodge_conf *c, const char *path, struct lodge_error *
     return err;
 }
 
-/* ---- the environment
- * ------------------------------------------------------------------------------------------ */
+/* ---- the environment ---- */
 
 /* LODGE_OPT_MAX_NUM_SEQS -> max_num_seqs in `name` (cut to what any setting may have); the value,
  * or NULL for other variables. */
@@ -322,9 +318,7 @@ int lodge_conf_env(struct lodge_conf *c, char *const *envp, struct lodge_error *
     return 0;
 }
 
-/* ---- flags
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- flags ---- */
 
 static bool is_flag(const char *arg)
 {
@@ -409,9 +403,7 @@ const char *lodge_conf_peek(const char *name, int argc, char *const *argv, char 
     return found;
 }
 
-/* ---- telling
- * --------------------------------------------------------------------------------------------------------
- */
+/* ---- telling ---- */
 
 bool lodge_conf_given(const struct lodge_conf *c, const char *name)
 {

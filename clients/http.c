@@ -34,9 +34,7 @@ const char *http_api_key(const char *given)
     return given;
 }
 
-/* ---- requests
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- requests ---- */
 
 struct transfer {
     CURL *curl;

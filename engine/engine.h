@@ -31,7 +31,7 @@
 struct lodge_engine;
 struct lodge_stream;
 
-/* ---- opening ---------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 struct lodge_engine_config {
     const char *model_path;   /* .gguf file or Hugging Face directory */
@@ -96,7 +96,7 @@ struct lodge_engine_info {
 };
 void lodge_engine_get_info(const struct lodge_engine *en, struct lodge_engine_info *out);
 
-/* ---- text side: pure, any thread ---------------------------------------------------------- */
+/* ---- text side: pure, any thread ---- */
 
 /* Growable list of token ids; zero-initialise, then lodge_ids_finish. */
 struct lodge_ids {
@@ -136,7 +136,7 @@ int lodge_engine_chat_prompt(const struct lodge_engine *en, const struct lodge_c
                              size_t max_tokens, struct lodge_ids *out, struct lodge_buf *rendered,
                              struct lodge_error *e);
 
-/* ---- requests ------------------------------------------------------------------------------ */
+/* ---- requests ---- */
 
 #define LODGE_MAX_STOPS 16u
 #define LODGE_MAX_CHOICES 128u
@@ -234,7 +234,7 @@ void lodge_stream_take(struct lodge_stream *s, struct lodge_buf *out);
 /* Cancels the request if it still runs, and frees the stream. NULL is allowed. */
 void lodge_stream_close(struct lodge_stream *s);
 
-/* ---- numbers ------------------------------------------------------------------------------- */
+/* ---- numbers ---- */
 
 struct lodge_engine_stats {
     uint32_t n_running, n_waiting;

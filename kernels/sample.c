@@ -109,7 +109,7 @@ static uint32_t largest(const struct lodge_row_ops *ops, const float *x, uint32_
     return n && x[best] > -INFINITY ? best : n;
 }
 
-/* ---- raw log-probabilities ------------------------------------------------------------------ */
+/* ---- raw log-probabilities ---- */
 
 static double log_sum(const struct lodge_row_ops *ops, const float *raw, uint32_t n, float most)
 {
@@ -164,8 +164,7 @@ uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const float *raw, u
     return got;
 }
 
-/* ---- edits ------------------------------------------------------------------------------------
- */
+/* ---- edits ---- */
 
 static bool has_edits(const struct lodge_sampling *s)
 {
@@ -201,8 +200,7 @@ static void edit(struct work *w, const float *raw, uint32_t n, const struct lodg
     }
 }
 
-/* ---- keeping ------------------------------------------------------------------------------------
- */
+/* ---- keeping ---- */
 
 static int by_logit(const void *a, const void *b)
 {
@@ -355,8 +353,7 @@ static void narrow(const struct lodge_row_ops *ops, struct work *w, const float 
     }
 }
 
-/* ---- drawing
- * -------------------------------------------------------------------------------------- */
+/* ---- drawing ---- */
 
 struct best {
     float value;

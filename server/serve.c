@@ -18,8 +18,7 @@
 /* For the error events of replies that are cut short. */
 #define LAST_WORDS_S 2.0
 
-/* ---- signals: the handler only counts; the main thread looks
- * ------------------------------------------------- */
+/* ---- signals: the handler only counts; the main thread looks ---- */
 
 static atomic_int n_signals, nothing_runs;
 static int signal_fd; /* whichever thread the handler runs in: the main thread reads this */
@@ -50,9 +49,7 @@ static void catch_signals(void)
     sigaction(SIGPIPE, &ignore, NULL);
 }
 
-/* ---- settings
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- settings ---- */
 
 static bool is_loopback(const char *host)
 {
@@ -108,8 +105,7 @@ static int load_keys(struct server *s, struct lodge_error *e)
     return 0;
 }
 
-/* ---- start-up telling
- * ------------------------------------------------------------------------------------------- */
+/* ---- start-up telling ---- */
 
 static void on_phase(void *cookie, const char *text)
 {
@@ -168,9 +164,7 @@ static void print_memory(const struct lodge_engine_memory *m)
            (double)m->free_bytes / 1048576, m->max_model_len);
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- running ---- */
 
 static void set_served_names(struct server *s)
 {

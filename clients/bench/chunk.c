@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-/* ---- a cursor over JSON text
- * ------------------------------------------------------------------------------------ */
+/* ---- a cursor over JSON text ---- */
 
 struct span {
     const char *at, *end;
@@ -112,8 +111,7 @@ static bool is_something(const struct span *v)
     return !is(v, "null") && !is(v, "\"\"") && !is(v, "[]");
 }
 
-/* ---- the members that count
- * ------------------------------------------------------------------------------------- */
+/* ---- the members that count ---- */
 
 static int64_t count(const struct span *v)
 {

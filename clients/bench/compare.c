@@ -52,9 +52,7 @@ int bench_compare(const struct bench_round *rounds, uint32_t n_rounds, const cha
     return err;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 static int put_row(FILE *out, const struct bench_round *rounds, uint32_t n_rounds, const char *name,
                    const char *key)
@@ -120,9 +118,7 @@ int bench_print_comparison(FILE *out, const struct bench_target t[2],
     return err ? err : put_time_rows(out, o, rounds, n_rounds);
 }
 
-/* ---- JSON
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ---- */
 
 json_t *bench_comparison_json(const struct bench_target t[2], const struct bench_round *rounds,
                               uint32_t n_rounds)

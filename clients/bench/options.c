@@ -122,9 +122,7 @@ void bench_options_help(const struct bench_options *o)
            "Ctrl-C (the table then covers what was finished).\n");
 }
 
-/* ---- lists
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- lists ---- */
 
 /* Calls `each` for every part of the items, which may also be joined by commas. */
 static int for_parts(struct bench_options *o, const struct lodge_conf_list *list,
@@ -207,9 +205,7 @@ static int add_percentile(struct bench_options *o, char *part, struct lodge_erro
     return 0;
 }
 
-/* ---- single flags
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- single flags ---- */
 
 static int read_spread(struct bench_options *o, struct lodge_error *e)
 {
@@ -273,9 +269,7 @@ static int read_sides(struct bench_options *o, struct lodge_error *e)
     return 0;
 }
 
-/* ---- all of it
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- all of it ---- */
 
 /* argv with vLLM's names replaced; pieces live in the arena. */
 static char **translate(struct bench_options *o, int argc, char *const *argv)

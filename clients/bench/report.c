@@ -5,9 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- the table
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 void bench_print_setting(FILE *out, const struct bench_target *t)
 {
@@ -124,9 +122,7 @@ void bench_print_notes(FILE *out, const struct bench_result *r)
                 (unsigned long long)r->n_cancelled);
 }
 
-/* ---- models
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- models ---- */
 
 struct share {
     uint32_t model;
@@ -179,9 +175,7 @@ int bench_print_models(FILE *out, const struct bench_target *t, const struct ben
     return err;
 }
 
-/* ---- JSON
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ---- */
 
 json_t *bench_number_json(double x)
 {

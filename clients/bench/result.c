@@ -65,9 +65,7 @@ void bench_result_add_notes(struct bench_result *r, const struct bench_result *f
         snprintf(r->gave_up, sizeof r->gave_up, "%s", from->gave_up);
 }
 
-/* ---- figures
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- figures ---- */
 
 static void put(struct bench_metrics *m, const char *key, double value, bool integer)
 {

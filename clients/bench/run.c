@@ -36,8 +36,7 @@ struct bench_runner {
     int err;
 };
 
-/* ---- libcurl's sockets and timer
- * ------------------------------------------------------------------------------ */
+/* ---- libcurl's sockets and timer ---- */
 
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *cookie, void *known)
 {
@@ -63,8 +62,7 @@ static int on_timer(CURLM *multi, long timeout_ms, void *cookie)
     return 0;
 }
 
-/* ---- sending and finishing
- * ------------------------------------------------------------------------------------ */
+/* ---- sending and finishing ---- */
 
 static uint64_t due_ns(const struct bench_runner *r, uint64_t index, uint64_t now)
 {
@@ -165,9 +163,7 @@ static void reap(struct bench_runner *r)
     }
 }
 
-/* ---- the loop
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- the loop ---- */
 
 static void send_due(struct bench_runner *r)
 {
@@ -272,9 +268,7 @@ int bench_runner_run(struct bench_runner *r, const struct bench_load *load,
     return r->err ? lodge_fail(e, r->err, "no memory for more requests") : 0;
 }
 
-/* ---- opening
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- opening ---- */
 
 /* Every stream is a socket. */
 static void raise_file_limit(void)

@@ -9,8 +9,7 @@
 
 #define MAX_REPLY ((size_t)64 << 20)
 
-/* ---- what comes back
- * ------------------------------------------------------------------------------------------ */
+/* ---- what comes back ---- */
 
 static void count_second(struct bench_stream *s)
 {
@@ -91,9 +90,7 @@ static size_t on_bytes(char *data, size_t size, size_t n, void *cookie)
     return err ? 0 : size * n;
 }
 
-/* ---- a request
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- a request ---- */
 
 struct bench_stream *bench_stream_create(const struct bench_target *t)
 {

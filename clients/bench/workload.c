@@ -8,9 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- opening
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- opening ---- */
 
 /* One object a line; members that would not fit the route are an error here and not later. */
 static int check_prompt(const struct bench_options *o, const json_t *line, const char *where,
@@ -110,9 +108,7 @@ void bench_workload_close(struct bench_workload *w)
     free(w->zipf);
 }
 
-/* ---- one request
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- one request ---- */
 
 static uint32_t first_above(const double *cumulated, uint32_t n, double x)
 {

@@ -87,9 +87,7 @@ struct chat {
     bool leave;
 };
 
-/* ---- commands
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- commands ---- */
 
 static int send_file(struct chat *c, const char *path, struct lodge_error *e)
 {
@@ -172,9 +170,7 @@ static int handle(struct chat *c, char *text, struct lodge_error *e)
     return run_command(c, text, argument, e);
 }
 
-/* ---- the conversation
- * -----------------------------------------------------------------------------------------
- */
+/* ---- the conversation ---- */
 
 static int converse(struct chat *c, struct lodge_error *e)
 {
@@ -215,9 +211,7 @@ static int ask_once(struct chat *c, struct lodge_error *e)
     return chat_talk_ask(&c->talk, lodge_buf_text(&c->in.text), e);
 }
 
-/* ---- start
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- start ---- */
 
 /* The server's first model, unless one is named. */
 static int choose_model(struct chat *c, const struct http_client *http, const char **model,

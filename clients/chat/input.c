@@ -26,9 +26,7 @@ void chat_input_finish(struct chat_input *in)
     free(in->_line);
 }
 
-/* ---- lines
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- lines ---- */
 
 /* The terminal marks pastes, and echoes the marks as they are, so that they stay invisible. */
 static bool mark_pastes(struct termios *saved)

@@ -40,8 +40,7 @@ void chat_talk_clear(struct chat_talk *t, const char *system)
         add_message(t, "system", system);
 }
 
-/* ---- the reply as it comes
- * ------------------------------------------------------------------------------------ */
+/* ---- the reply as it comes ---- */
 
 /* What a model writes must not steer the terminal; a pipe gets it as it is. */
 static void show(struct chat_talk *t, const char *text)
@@ -122,9 +121,7 @@ static void on_chunk(void *cookie, const char *data, size_t n)
     json_decref(o);
 }
 
-/* ---- an exchange
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- an exchange ---- */
 
 static void print_figures(const struct chat_talk *t)
 {
@@ -198,9 +195,7 @@ int chat_talk_ask(struct chat_talk *t, const char *text, struct lodge_error *e)
     return err;
 }
 
-/* ---- files
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- files ---- */
 
 int chat_talk_save(const struct chat_talk *t, const char *path, struct lodge_error *e)
 {

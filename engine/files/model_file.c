@@ -72,7 +72,7 @@ static bool find_hf(const void *container, const char *name, struct lodge_source
     return true;
 }
 
-/* ---- side files of a directory -------------------------------------------------------------- */
+/* ---- side files of a directory ---- */
 
 /* dir/name as JSON; *out stays NULL when there is no such file. */
 static int side_json(const struct lodge_model_file *m, const char *name, json_t **out,
@@ -170,7 +170,7 @@ static int read_template(struct lodge_model_file *m, struct lodge_error *e)
     return err;
 }
 
-/* ---- opening --------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static int open_dir(struct lodge_model_file *m, uint32_t served_context, struct lodge_error *e)
 {

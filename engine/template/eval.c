@@ -13,8 +13,7 @@ const struct lodge_template_limits lodge_template_default_limits = {
 
 static void run_list(struct run *r, const struct node *n);
 
-/* ---- scopes
- * ---------------------------------------------------------------------------------------------- */
+/* ---- scopes ---- */
 
 static struct value *lookup(struct run *r, const char *name)
 {
@@ -43,8 +42,7 @@ static void pop_scope(struct run *r)
     r->scope = r->scope->parent;
 }
 
-/* ---- output into a string
- * ------------------------------------------------------------------------------------ */
+/* ---- output into a string ---- */
 
 static struct value capture(struct run *r, const struct node *body)
 {
@@ -55,9 +53,7 @@ static struct value capture(struct run *r, const struct node *body)
     return out_value(&o);
 }
 
-/* ---- operators
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- operators ---- */
 
 static int64_t floor_div(struct run *r, int64_t a, int64_t b)
 {
@@ -214,9 +210,7 @@ static bool compare(struct run *r, enum op op, struct value a, struct value b)
     }
 }
 
-/* ---- members
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- members ---- */
 
 struct value get_attr(struct run *r, struct value v, const char *name, bool method_first)
 {
@@ -305,9 +299,7 @@ static struct value slice(struct run *r, const struct node *n)
     return v.type == V_LIST ? l : out_value(&o);
 }
 
-/* ---- calls
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- calls ---- */
 
 #define MAX_ARGS 32u
 
@@ -394,9 +386,7 @@ static struct value eval_call(struct run *r, const struct node *n, struct value 
     return call_value(r, fn, args, count, kwargs);
 }
 
-/* ---- expressions
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- expressions ---- */
 
 static struct value eval_name(struct run *r, const struct node *n)
 {
@@ -519,9 +509,7 @@ struct value eval(struct run *r, const struct node *n)
     return eval_inner(r, n);
 }
 
-/* ---- statements
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- statements ---- */
 
 struct list *iterate(struct run *r, struct value v)
 {
@@ -736,9 +724,7 @@ static void run_list(struct run *r, const struct node *n)
     }
 }
 
-/* ---- rendering
- * ----------------------------------------------------------------------------------------------------------
- */
+/* ---- rendering ---- */
 
 /* Everything under these names is the user's; a message's role is not (it was checked). */
 static bool is_user_variable(const char *name)

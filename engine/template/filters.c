@@ -29,9 +29,7 @@ static struct str need_string(struct run *r, struct value v, const char *what)
     return v.s;
 }
 
-/* ---- strings
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- strings ---- */
 
 static struct value map_ascii(struct run *r, struct value v, int (*fn)(int), bool first_only)
 {
@@ -326,9 +324,7 @@ static struct value f_indent(struct run *r, struct value v, const struct args *a
     return out_value(&o);
 }
 
-/* ---- lists and dicts
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- lists and dicts ---- */
 
 static struct value f_length(struct run *r, struct value v, const struct args *a)
 {
@@ -634,9 +630,7 @@ static struct value f_min(struct run *r, struct value v, const struct args *a)
     return extreme(r, v, -1);
 }
 
-/* ---- values
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- values ---- */
 
 static struct value f_default(struct run *r, struct value v, const struct args *a)
 {
@@ -748,9 +742,7 @@ static struct value f_escape(struct run *r, struct value v, const struct args *a
     return out_value(&o);
 }
 
-/* ---- tables
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- tables ---- */
 
 struct entry {
     const char *name;
@@ -854,9 +846,7 @@ struct value call_method(struct run *r, struct value self, const char *name,
     return method_of(self, name)->fn(r, self, &a);
 }
 
-/* ---- tests
- * -----------------------------------------------------------------------------------------------------------------
- */
+/* ---- tests ---- */
 
 static bool test_type(struct value v, const char *name, bool *known)
 {
@@ -944,9 +934,7 @@ bool apply_test(struct run *r, const char *name, struct value v, const struct va
     fail(r, LODGE_ERR_INVALID, "no test named '%.60s'", name);
 }
 
-/* ---- functions
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- functions ---- */
 
 static struct value b_range(struct run *r, const struct args *a)
 {

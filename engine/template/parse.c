@@ -69,8 +69,7 @@ static void enter(struct parser *p)
         bad(p, "nested too deep");
 }
 
-/* ---- tokens of a tag
- * ----------------------------------------------------------------------------------------- */
+/* ---- tokens of a tag ---- */
 
 static const char *copy(struct parser *p, const char *s, size_t n)
 {
@@ -220,9 +219,7 @@ static const char *expect_name(struct parser *p)
     return name;
 }
 
-/* ---- expressions
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- expressions ---- */
 
 static struct node *expression(struct parser *p);
 static struct node *or_expression(struct parser *p);
@@ -606,9 +603,7 @@ static struct node *tuple_expression(struct parser *p)
     return n;
 }
 
-/* ---- text and tags
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- text and tags ---- */
 
 /* The next "{{", "{%" or "{#" at or after `at`; n when there is none. */
 static size_t find_tag(const struct parser *p, size_t at)
@@ -1040,9 +1035,7 @@ void lodge_template_destroy(struct lodge_template *t)
     free(t);
 }
 
-/* ---- words
- * -----------------------------------------------------------------------------------------------------------
- */
+/* ---- words ---- */
 
 static bool mentions(const struct node *n, const char *word, uint32_t depth)
 {

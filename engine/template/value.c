@@ -243,9 +243,7 @@ int order(struct run *r, struct value a, struct value b)
     fail(r, LODGE_ERR_INVALID, "'%s' and '%s' cannot be ordered", type_name(a), type_name(b));
 }
 
-/* ---- strings
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- strings ---- */
 
 struct value substring(struct value s, size_t from, size_t to)
 {
@@ -444,9 +442,7 @@ struct value to_text(struct run *r, struct value v)
     }
 }
 
-/* ---- JSON
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- JSON ---- */
 
 static void put_json_string(struct run *r, struct out *o, struct str s)
 {

@@ -44,8 +44,7 @@ static struct lodge_span text_of(const struct load *l, const json_t *o, const ch
                              : (struct lodge_span){NULL, 0};
 }
 
-/* ---- normalizers
- * ---------------------------------------------------------------------------------------------- */
+/* ---- normalizers ---- */
 
 static int add_norm(const struct load *l, struct norm_step s)
 {
@@ -104,8 +103,7 @@ static int add_normalizer(const struct load *l, const json_t *n, int depth)
     return unsupported(l, "normalizer", type_of(n));
 }
 
-/* ---- pre-tokenizers
- * ---------------------------------------------------------------------------------------------- */
+/* ---- pre-tokenizers ---- */
 
 static struct split_step *add_split(const struct load *l, enum split_kind kind)
 {
@@ -246,9 +244,7 @@ static int add_pre_tokenizer(const struct load *l, const json_t *p, int depth)
     return unsupported(l, "pre-tokenizer", type_of(p));
 }
 
-/* ---- the model
- * ------------------------------------------------------------------------------------------------------
- */
+/* ---- the model ---- */
 
 static int set_token(const struct load *l, const char *text, size_t n, const json_t *id)
 {
@@ -400,8 +396,7 @@ static int load_model(const struct load *l, const json_t *root)
     return err;
 }
 
-/* ---- post-processor, decoder, ends
- * ---------------------------------------------------------------------------------------- */
+/* ---- post-processor, decoder, ends ---- */
 
 static int push_affix(const struct load *l, const json_t *post, const json_t *item, uint32_t **list,
                       uint32_t *n)

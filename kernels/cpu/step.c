@@ -27,8 +27,7 @@ static void share(const struct run *r, uint32_t n, uint32_t *from, uint32_t *to)
     lodge_cpu_share(n, r->worker, r->n_workers, from, to);
 }
 
-/* ---- EMBED --------------------------------------------------------------------------------------
- */
+/* ---- EMBED ---- */
 
 static void set_rotation(struct lodge_device *d, uint32_t token)
 {
@@ -61,8 +60,7 @@ static void run_embed(const struct run *r, const struct lodge_op_embed *op)
     barrier(r);
 }
 
-/* ---- QKV ----------------------------------------------------------------------------------------
- */
+/* ---- QKV ---- */
 
 static void add_bias(const struct lodge_device *d, int32_t bias, const struct block *b, float *y,
                      size_t ld)
@@ -160,8 +158,7 @@ static void run_qkv(const struct run *r, const struct lodge_op *op,
     barrier(r);
 }
 
-/* ---- ATTN, PROJ ---------------------------------------------------------------------------------
- */
+/* ---- ATTN, PROJ ---- */
 
 static void run_attn(const struct run *r, const struct lodge_op_attn *op)
 {
@@ -235,8 +232,7 @@ static void run_proj(const struct run *r, const struct lodge_op *op)
         add_normalised(r, p);
 }
 
-/* ---- GATE_UP ------------------------------------------------------------------------------------
- */
+/* ---- GATE_UP ---- */
 
 struct glu_ctx {
     struct lodge_device *d;
@@ -307,8 +303,7 @@ static void run_gate_up(const struct run *r, const struct lodge_op *op)
     barrier(r);
 }
 
-/* ---- the step -----------------------------------------------------------------------------------
- */
+/* ---- the step ---- */
 
 static void copy_pages(const struct run *r)
 {

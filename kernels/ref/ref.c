@@ -10,7 +10,7 @@ static uint32_t padded(uint32_t n)
     return (n + 31) / 32 * 32;
 }
 
-/* ---- activations: tile of m rows, stride m ------------------------------------------------- */
+/* ---- activations: tile of m rows, stride m ---- */
 
 /* F32: [Kp][m] floats. */
 static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
@@ -62,7 +62,7 @@ static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t
         }
 }
 
-/* ---- weights: a panel keeps its 32 rows one after another in the stored form, K padded ------- */
+/* ---- weights: a panel keeps its 32 rows one after another in the stored form, K padded ---- */
 
 static void pack_rows(enum lodge_format f, const uint8_t *const rows[32], uint32_t n_cols,
                       uint8_t *panel)
@@ -181,7 +181,7 @@ static void tile_product(enum lodge_format f, const void *panel, uint32_t n_cols
 LODGE_FORMAT_LIST(REF_FORMAT)
 #undef REF_FORMAT
 
-/* ---- rows ------------------------------------------------------------------------------------ */
+/* ---- rows ---- */
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)
 {
@@ -245,8 +245,7 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     }
 }
 
-/* ---- attention ---------------------------------------------------------------------------------
- */
+/* ---- attention ---- */
 
 static float score(const struct lodge_attn_call *c, const uint16_t *q, const uint16_t *keys,
                    uint32_t t)

@@ -56,17 +56,25 @@ static void run_peak(void *ctx, unsigned worker, unsigned n_workers)
 }
 
 #if defined(__x86_64__)
-#define STEP(step, i) __asm__ volatile(step : "+v"(a##i) : "v"(x));
+#define STEP(step, i) __asm__ volatile(step : "+v"(a##i) : "v"(x))
 #define PEAK(name, isa, type, init, step)                                                          \
     __attribute__((target(isa))) static void name(void)                                            \
     {                                                                                              \
         type x = init, a0 = x, a1 = x, a2 = x, a3 = x, a4 = x, a5 = x;                             \
         type a6 = x, a7 = x, a8 = x, a9 = x, a10 = x, a11 = x;                                     \
         for (int r = 0; r < ROUNDS; r++) {                                                         \
-            STEP(step, 0)                                                                          \
-            STEP(step, 1)                                                                          \
-            STEP(step, 2) STEP(step, 3) STEP(step, 4) STEP(step, 5) STEP(step, 6) STEP(step, 7)    \
-                STEP(step, 8) STEP(step, 9) STEP(step, 10) STEP(step, 11)                          \
+            STEP(step, 0);                                                                         \
+            STEP(step, 1);                                                                         \
+            STEP(step, 2);                                                                         \
+            STEP(step, 3);                                                                         \
+            STEP(step, 4);                                                                         \
+            STEP(step, 5);                                                                         \
+            STEP(step, 6);                                                                         \
+            STEP(step, 7);                                                                         \
+            STEP(step, 8);                                                                         \
+            STEP(step, 9);                                                                         \
+            STEP(step, 10);                                                                        \
+            STEP(step, 11);                                                                        \
         }                                                                                          \
     }
 PEAK(fma_512, "avx512f", __m512, _mm512_setzero_ps(), "vfmadd231ps %1, %1, %0")

@@ -166,8 +166,7 @@ START_TEST(arrivals_end_where_they_should)
 }
 END_TEST
 
-/* ---- figures of a run
- * ------------------------------------------------------------------------------------------ */
+/* ---- figures of a run ---- */
 
 #define MS 1000000u
 

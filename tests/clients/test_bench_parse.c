@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- event streams
- * --------------------------------------------------------------------------------------------- */
+/* ---- event streams ---- */
 
 struct events {
     char text[4096]; /* payloads, each with | behind */
@@ -129,9 +128,7 @@ START_TEST(giant_lines_have_an_end)
 }
 END_TEST
 
-/* ---- chunks
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- chunks ---- */
 
 struct sample {
     const char *json;
@@ -258,8 +255,7 @@ START_TEST(deep_nests_cost_no_stack)
 }
 END_TEST
 
-/* ---- text of strangers
- * ------------------------------------------------------------------------------------------ */
+/* ---- text of strangers ---- */
 
 START_TEST(texts_are_cleaned)
 {

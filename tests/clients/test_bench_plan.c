@@ -10,9 +10,7 @@
 
 #define MAX_ARGS 24
 
-/* ---- flags
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- flags ---- */
 
 /* Splits at spaces; 0 or the error of bench_options_read. */
 static int read_flags(const char *line, struct bench_options *o, struct lodge_error *e)
@@ -97,9 +95,7 @@ START_TEST(wrong_flags_say_which)
 }
 END_TEST
 
-/* ---- requests
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- requests ---- */
 
 struct plan {
     struct bench_options o;
@@ -264,8 +260,7 @@ START_TEST(models_are_drawn_as_asked)
 }
 END_TEST
 
-/* ---- prompts of a file
- * -------------------------------------------------------------------------------------------- */
+/* ---- prompts of a file ---- */
 
 /* A file with this content; its path is in `path` until the next call. */
 static const char *file_of(const char *text)

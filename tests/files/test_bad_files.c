@@ -27,8 +27,7 @@ struct bytes {
     size_t n;
 };
 
-/* ---- a private copy of a model ----------------------------------------------------------------
- */
+/* ---- a private copy of a model ---- */
 
 struct copy {
     char dir[64];
@@ -114,8 +113,7 @@ static int open_model(const char *path, struct lodge_error *e)
     return err;
 }
 
-/* ---- mutations --------------------------------------------------------------------------------
- */
+/* ---- mutations ---- */
 
 #define S(text)                                                                                    \
     {                                                                                              \
