@@ -2,6 +2,7 @@
 
 Usage: serve.py LODGE. The model comes from LODGE_TEST_MODEL; exit code 77 (skipped) without it or
 without openai-python. Every check prints one line; the first failure ends the run with code 1."""
+import atexit
 import concurrent.futures
 import http.client
 import json
@@ -31,6 +32,7 @@ class Server:
     def __init__(self, *flags, env=None):
         self.process = subprocess.Popen([LODGE, "serve", MODEL, "--port", "0", *flags], text=True,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+        atexit.register(self.process.kill)  # a failing check leaves nothing behind
         self.lines, self.url = [], None
         for line in self.process.stderr:
             self.lines.append(line)
