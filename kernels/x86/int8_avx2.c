@@ -7,9 +7,8 @@
  * adds up in 16 bits. Codes of 8 bits give their sign to the activation: 2 x 128 x 127 = 32512
  * fits, and each product is widened at once. All sums are exact. */
 #include "kernels/cpu/panel.h"
-#include "kernels/x86/avx2.h"
+#include "kernels/x86/vec.h"
 
-#define LANES 8u
 #define ROWS_INT8 4 /* more would not stay in 16 registers */
 
 LODGE_PANEL_FORMAT(Q8_0, LANES, 0)
@@ -123,7 +122,7 @@ INT8_TILE(Q8_0)
 INT8_TILE(Q4_0)
 INT8_TILE(Q4_1)
 
-void lodge_avx2_int8(struct lodge_cpu_kernels *k)
+void RUNG(int8)(struct lodge_cpu_kernels *k)
 {
     k->gemm[LODGE_FMT_Q8_0] = (struct lodge_gemm){ROWS_INT8, pack_Q8_0, tile_Q8_0, gather_Q8_0};
     k->gemm[LODGE_FMT_Q4_0] = (struct lodge_gemm){ROWS_INT8, pack_Q4_0, tile_Q4_0, gather_Q4_0};

@@ -3,7 +3,7 @@
  * many. Q8_0 codes are unsigned (code + 128), because the dot instruction takes u8 x s8; the zero
  * point is subtracted by the initial value of the integer accumulator. */
 #include "kernels/cpu/panel.h"
-#include "kernels/x86/avx512.h"
+#include "kernels/x86/vec.h"
 
 LODGE_PANEL_FORMAT(Q8_0, 32, 0x80)
 LODGE_PANEL_FORMAT(Q4_0, 32, 0)
@@ -93,7 +93,11 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const uint8_t *tile, fl
         }
         panel += f == LODGE_FMT_Q8_0 ? 1088 : f == LODGE_FMT_Q4_0 ? 576 : 640;
     }
-    store_tile(acc, m, out, ld);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        _mm512_storeu_ps(out + i * ld, acc[i][0]);
+        _mm512_storeu_ps(out + i * ld + 16, acc[i][1]);
+    }
 }
 
 #define INT8_TILE(name, format)                                                                    \

@@ -1,0 +1,196 @@
+/* Row operations: packing of activations, norms, activations, rotation, caches, and passes over
+ * logits. Bound: bytes of the rows, which are in cache. */
+#include "kernels/x86/vec.h"
+
+/* [Kp][m] floats. */
+static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
+                     uint32_t n_cols, void *tile)
+{
+    float *t = tile;
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t k = k0; k < end; k++)
+            t[(size_t)k * m + i] = k < k1 ? x[i * ld + k - k0] : 0;
+}
+
+/* [Kp / 2][m] pairs. */
+static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
+                      uint32_t n_cols, void *tile)
+{
+    pair *t = tile;
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
+    for (uint32_t k = k0; k < end; k += 16)
+        for (unsigned i = 0; i < m; i++) {
+            uint16_t half[16];
+            pair room[8];
+            for (uint32_t j = 0; j < 16; j += LANES)
+                store_bf16(half + j, v_load_tail(x + i * ld + (k - k0) + j, left_of(k1, k + j)));
+            const pair *row = as_pairs(half, 16, room);
+            for (uint32_t j = 0; j < 8; j++)
+                t[(size_t)(k / 2 + j) * m + i] = row[j];
+        }
+}
+
+/* One block of one row: scale, codes and their sum. */
+INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigned m, float *scale,
+                       int32_t *sum)
+{
+    vec x[VECS32], most = v_set(0);
+    for (uint32_t j = 0; j < VECS32; j++) {
+        x[j] = v_load_tail(row + LANES * j, left_of(left, LANES * j));
+        most = v_max(most, v_abs(x[j]));
+    }
+    float amax = v_most(most);
+    _Alignas(32) uint32_t w[8];
+    *sum = store_codes((uint8_t *)w, x, v_set(amax > 0 ? 127.0f / amax : 0));
+    *scale = amax / 127.0f;
+    for (unsigned j = 0; j < 8; j++)
+        words[(size_t)j * m] = w[j];
+}
+
+/* Codes [Kp / 4][m][4], then fp32 scales [Kp / 32][m], then int32 sums [Kp / 32][m]. */
+static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
+                    uint32_t n_cols, void *tile)
+{
+    uint32_t kp = padded(n_cols), end = k1 == n_cols ? kp : k1;
+    uint32_t *t = tile;
+    float *scale = (float *)((char *)tile + (size_t)kp * m);
+    int32_t *sum = (int32_t *)(scale + (size_t)kp / 32 * m);
+    for (uint32_t b = k0 / 32; b < end / 32; b++)
+        for (unsigned i = 0; i < m; i++)
+            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32), t + (size_t)b * 8 * m + i,
+                       m, &scale[(size_t)b * m + i], &sum[(size_t)b * m + i]);
+}
+
+static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)
+{
+    vec lanes[VECS16];
+    for (uint32_t j = 0; j < VECS16; j++)
+        lanes[j] = v_set(0);
+    for (uint32_t i = 0; i < n; i += 16)
+        for (uint32_t j = 0; j < VECS16; j++) {
+            vec v = v_load_tail(x + i + LANES * j, left_of(n, i + LANES * j));
+            lanes[j] = v_fma(v, v, lanes[j]);
+        }
+    vec factor = v_set(1.0f / sqrtf(tree16(lanes) / (float)n + eps));
+    for (uint32_t i = 0; i < n; i += LANES) {
+        vec v = v_mul(v_load_tail(x + i, n - i), factor);
+        v_store_tail(out + i, n - i, v_mul(v, w ? v_load_tail(w + i, n - i) : v_set(1.0f)));
+    }
+}
+
+INLINE vec gelu_tanh(vec x)
+{
+    vec cube = v_mul(v_mul(x, x), x);
+    vec in = v_add(x, v_mul(v_set(0.044715f), cube));
+    vec t = v_tanh(v_mul(v_set(0.797884561f), in));
+    return v_mul(v_mul(v_set(0.5f), x), v_add(v_set(1.0f), t));
+}
+
+INLINE vec silu(vec x)
+{
+    return v_div(x, v_add(v_set(1.0f), v_exp(v_negate(x))));
+}
+
+static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
+{
+    if (act == LODGE_ACT_GELU) { /* erf has no vector form here */
+        for (size_t i = 0; i < n; i++)
+            g[i] = 0.5f * g[i] * (1.0f + erff(g[i] * 0.707106781f)) * u[i];
+        return;
+    }
+    for (size_t i = 0; i < n; i += LANES) {
+        uint32_t left = n - i < LANES ? (uint32_t)(n - i) : LANES;
+        vec x = v_load_tail(g + i, left);
+        x = act == LODGE_ACT_SILU ? silu(x) : gelu_tanh(x);
+        v_store_tail(g + i, left, v_mul(x, v_load_tail(u + i, left)));
+    }
+}
+
+static void add_block(float *x, size_t ldx, const float *y, size_t ldy, const float *b, float mult,
+                      unsigned m, uint32_t n)
+{
+    const vec factor = v_set(mult);
+    for (unsigned i = 0; i < m; i++, x += ldx, y += ldy)
+        for (uint32_t j = 0; j < n; j += LANES) {
+            vec v = v_load_tail(y + j, n - j);
+            if (b)
+                v = v_add(v, v_load_tail(b + j, n - j));
+            v_store_tail(x + j, n - j, v_add(v_load_tail(x + j, n - j), v_mul(factor, v)));
+        }
+}
+
+static void rope(float *head, const float *cos, const float *sin, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += LANES) {
+        uint32_t left = n - i;
+        vec a = v_load_tail(head + i, left), b = v_load_tail(head + n + i, left);
+        vec c = v_load_tail(cos + i, left), s = v_load_tail(sin + i, left);
+        v_store_tail(head + i, left, v_sub(v_mul(a, c), v_mul(b, s)));
+        v_store_tail(head + n + i, left, v_add(v_mul(b, c), v_mul(a, s)));
+    }
+}
+
+static void to_bf16(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t *out)
+{
+    for (uint32_t i = 0; i < dim_padded; i += LANES)
+        store_bf16(out + i, v_load_tail(x + i, left_of(dim, i)));
+}
+
+static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim)
+{
+    uint32_t dp = (dim + 15) / 16 * 16;
+    uint32_t *keys = (uint32_t *)(void *)kv_head;
+    uint16_t *values = (uint16_t *)(void *)kv_head + (size_t)dp * 32;
+    for (uint32_t d = 0; d < dp; d += 16) {
+        uint16_t half[16];
+        to_bf16(k + d, left_of(dim, d), 16, half);
+        for (uint32_t j = 0; j < 8; j++)
+            memcpy(&keys[(size_t)(d / 2 + j) * 32 + t], &half[2 * j], 4);
+        to_bf16(v + d, left_of(dim, d), 16, half);
+        for (uint32_t j = 0; j < 16; j++)
+            values[((size_t)(t / 2) * dp + d + j) * 2 + t % 2] = half[j];
+    }
+}
+
+static double exp_sum(const float *x, uint32_t n, float most)
+{
+    sum16 sum = {0};
+    const vec base = v_set(most);
+    for (uint32_t i = 0; i < n; i += 16) {
+        vec e[VECS16];
+        for (uint32_t j = 0; j < VECS16; j++) {
+            uint32_t left = left_of(n, i + LANES * j);
+            e[j] = v_exp(v_sub(v_load_tail(x + i + LANES * j, left), base));
+            e[j] = v_first(e[j], left, v_set(0));
+        }
+        sum16_add(&sum, e);
+    }
+    return sum16_total(&sum);
+}
+
+static uint32_t argmax(const float *x, uint32_t n)
+{
+    vec most = v_set(-INFINITY);
+    for (uint32_t i = 0; i < n; i += LANES)
+        most = v_max(v_first(v_load_tail(x + i, n - i), n - i, v_set(-INFINITY)), most);
+    float best = v_most(most);
+    for (uint32_t i = 0; i < n && best > -INFINITY; i++)
+        if (x[i] == best)
+            return i;
+    return 0;
+}
+
+void RUNG(rows)(struct lodge_cpu_kernels *k)
+{
+    k->act_pack[LODGE_ACT_F32] = pack_f32;
+    k->act_pack[LODGE_ACT_BF16] = pack_bf16;
+    k->act_pack[LODGE_ACT_Q8] = pack_q8;
+    k->rms_norm = rms_norm;
+    k->glu = glu;
+    k->add_block = add_block;
+    k->rope = rope;
+    k->to_bf16 = to_bf16;
+    k->kv_store = kv_store;
+    k->row = (struct lodge_row_ops){exp_sum, argmax};
+}

@@ -1,0 +1,11 @@
+/* A rung's table entries. */
+#include "kernels/x86/vec.h"
+
+void RUNG_FILL(struct lodge_cpu_kernels *k)
+{
+    k->name = RUNG_NAME;
+    RUNG(float)(k);
+    RUNG(int8)(k);
+    RUNG(rows)(k);
+    RUNG(attention)(k);
+}

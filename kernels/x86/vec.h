@@ -1,0 +1,148 @@
+/* What the x86 rungs share: the kernels of rows.c, float.c and attn.c are written once over the
+ * vector `vec` of LANES floats, which each rung defines (vec_avx2.h, vec_avx512.h), and compiled
+ * once per rung with its flags. Included by files of the rungs only.
+ */
+#ifndef LODGE_KERNELS_X86_VEC_H
+#define LODGE_KERNELS_X86_VEC_H
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/ref/math.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#ifdef __AVX512F__
+#include "kernels/x86/vec_avx512.h"
+#else
+#include "kernels/x86/vec_avx2.h"
+#endif
+
+/* The 16 lanes of an ordered sum, and the 32 tokens of a page, in vectors. */
+#define VECS16 (16 / LANES)
+#define VECS32 (32 / LANES)
+/* Rows of a matrix that stand side by side in a sub-panel: two vectors. */
+#define SIDE (2 * LANES)
+
+INLINE uint32_t padded(uint32_t n)
+{
+    return (n + 31) / 32 * 32;
+}
+
+INLINE uint32_t left_of(uint32_t n, uint32_t at)
+{
+    return n > at ? n - at : 0;
+}
+
+/* lodge_ref_exp, lane by lane. */
+INLINE vec v_exp(vec x)
+{
+    vec in = x;
+    x = v_min(x, v_set(LODGE_EXP_HIGH));
+    vec n = v_round(v_mul(x, v_set(LODGE_LOG2E)));
+    vec r = v_fma(n, v_set(-LODGE_LN2_HIGH), x);
+    r = v_fma(n, v_set(-LODGE_LN2_LOW), r);
+    vec p = v_set(LODGE_EXP_C7);
+    p = v_fma(p, r, v_set(LODGE_EXP_C6));
+    p = v_fma(p, r, v_set(LODGE_EXP_C5));
+    p = v_fma(p, r, v_set(LODGE_EXP_C4));
+    p = v_fma(p, r, v_set(LODGE_EXP_C3));
+    p = v_fma(p, r, v_set(LODGE_EXP_C2));
+    p = v_fma(p, v_mul(r, r), r);
+    p = v_add(p, v_set(1.0f));
+    return v_where_above(in, v_set(LODGE_EXP_LOW), v_mul(p, v_pow2(n)));
+}
+
+/* lodge_ref_tanh, lane by lane. */
+INLINE vec v_tanh(vec x)
+{
+    vec e = v_add(v_exp(v_add(x, x)), v_set(1.0f));
+    return v_sub(v_set(1.0f), v_div(v_set(2.0f), e));
+}
+
+/* acc += dot of bf16 pairs: n_pairs steps of `vectors` vectors of pairs at w, `stride` bytes apart,
+ * ANDed with the mask of their step (NULL: none), against n_pairs steps of m pairs at t, whose rows
+ * are `row` and whose steps `step` pairs apart. Odd elements first, as the bf16 dot instruction. */
+INLINE void dot_block(const uint8_t *w, size_t stride, uint32_t n_pairs, const uint32_t *masks,
+                      const pair *t, size_t row, size_t step, vec acc[][2], const unsigned m,
+                      const unsigned vectors)
+{
+    for (uint32_t k = 0; k < n_pairs; k++, w += stride, t += step) {
+        pairs w0 = load_pairs(w, masks ? masks[k] : UINT32_MAX);
+        pairs w1 = w0;
+        if (vectors > 1)
+            w1 = load_pairs(w + sizeof(vec), masks ? masks[k] : UINT32_MAX);
+        dot_odd(acc, w0, w1, t, row, m, vectors);
+        dot_even(acc, w0, w1, t, row, m, vectors);
+    }
+}
+
+/* What will be read soon, fetched a few lines a step of a kernel's loop, so that it is through when
+ * the loop is. */
+struct ahead {
+    const char *at, *end;
+    size_t step; /* bytes a step */
+};
+
+INLINE struct ahead ahead_of(const void *next, size_t n, uint32_t n_steps)
+{
+    size_t lines = (n + 63) / 64;
+    return (struct ahead){next, (const char *)next + n, (lines + n_steps - 1) / n_steps * 64};
+}
+
+INLINE void fetch_step(struct ahead *a)
+{
+    const char *to = a->at + a->step < a->end ? a->at + a->step : a->end;
+    for (; a->at < to; a->at += 64)
+        _mm_prefetch(a->at, _MM_HINT_T1);
+}
+
+void RUNG(float)(struct lodge_cpu_kernels *k);
+void RUNG(int8)(struct lodge_cpu_kernels *k);
+void RUNG(rows)(struct lodge_cpu_kernels *k);
+void RUNG(attention)(struct lodge_cpu_kernels *k);
+
+/* Calls with the row count as a constant, so that each count is its own unrolled kernel. */
+#define ROW_CASE(n, CALL)                                                                          \
+    case n:                                                                                        \
+        CALL(n);                                                                                   \
+        break;
+#define SWITCH_ROWS_4(m, CALL)                                                                     \
+    switch (m) {                                                                                   \
+        ROW_CASE(1, CALL)                                                                          \
+        ROW_CASE(2, CALL)                                                                          \
+        ROW_CASE(3, CALL)                                                                          \
+    default:                                                                                       \
+        CALL(4);                                                                                   \
+    }
+#define SWITCH_ROWS_6(m, CALL)                                                                     \
+    switch (m) {                                                                                   \
+        ROW_CASE(1, CALL)                                                                          \
+        ROW_CASE(2, CALL)                                                                          \
+        ROW_CASE(3, CALL)                                                                          \
+        ROW_CASE(4, CALL)                                                                          \
+        ROW_CASE(5, CALL)                                                                          \
+    default:                                                                                       \
+        CALL(6);                                                                                   \
+    }
+#define SWITCH_ROWS_12(m, CALL)                                                                    \
+    switch (m) {                                                                                   \
+        ROW_CASE(7, CALL)                                                                          \
+        ROW_CASE(8, CALL)                                                                          \
+        ROW_CASE(9, CALL)                                                                          \
+        ROW_CASE(10, CALL)                                                                         \
+        ROW_CASE(11, CALL)                                                                         \
+        ROW_CASE(12, CALL)                                                                         \
+    default:                                                                                       \
+        SWITCH_ROWS_6(m, CALL)                                                                     \
+    }
+/* Up to MAX_ROWS of the rung. */
+#if MAX_ROWS == 12
+#define SWITCH_ROWS SWITCH_ROWS_12
+#else
+#define SWITCH_ROWS SWITCH_ROWS_6
+#endif
+
+#endif

@@ -1,0 +1,260 @@
+/* Vectors of the AVX2 rung: 8 floats. Included by vec.h. */
+
+#define RUNG(name) lodge_avx2_##name
+#define RUNG_FILL lodge_kernels_fill_avx2
+#define RUNG_NAME "avx2"
+#define LANES 8u
+#define MAX_ROWS 6 /* of activations that a kernel keeps in 16 registers, two vectors each */
+
+typedef __m256 vec;
+
+INLINE __m256i first_lanes(uint32_t n)
+{
+    static const int32_t window[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    return _mm256_loadu_si256((const void *)(window + 8 - (n < 8 ? n : 8)));
+}
+
+INLINE vec v_set(float x)
+{
+    return _mm256_set1_ps(x);
+}
+
+INLINE vec v_load(const float *x)
+{
+    return _mm256_loadu_ps(x);
+}
+
+/* The first `left` floats, zeros after them. */
+INLINE vec v_load_tail(const float *x, uint32_t left)
+{
+    return left >= LANES ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first_lanes(left));
+}
+
+/* The first `left` lanes of v, `other` after them. */
+INLINE vec v_first(vec v, uint32_t left, vec other)
+{
+    return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(first_lanes(left)));
+}
+
+/* Lanes [a, b) of v when its first lane is `lane`; `other` elsewhere. */
+INLINE vec v_between(vec v, uint32_t lane, uint32_t a, uint32_t b, vec other)
+{
+    __m256i t =
+        _mm256_add_epi32(_mm256_set1_epi32((int)lane), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    __m256i in = _mm256_and_si256(_mm256_cmpgt_epi32(t, _mm256_set1_epi32((int)a - 1)),
+                                  _mm256_cmpgt_epi32(_mm256_set1_epi32((int)b), t));
+    return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(in));
+}
+
+INLINE void v_store(float *x, vec v)
+{
+    _mm256_storeu_ps(x, v);
+}
+
+INLINE void v_store_tail(float *x, uint32_t left, vec v)
+{
+    if (left >= LANES)
+        _mm256_storeu_ps(x, v);
+    else
+        _mm256_maskstore_ps(x, first_lanes(left), v);
+}
+
+INLINE vec v_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+INLINE vec v_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+
+INLINE vec v_mul(vec a, vec b)
+{
+    return _mm256_mul_ps(a, b);
+}
+
+INLINE vec v_div(vec a, vec b)
+{
+    return _mm256_div_ps(a, b);
+}
+
+INLINE vec v_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+/* The second where the first is NaN. */
+INLINE vec v_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+INLINE vec v_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+INLINE vec v_abs(vec a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+INLINE vec v_negate(vec a)
+{
+    return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
+}
+
+/* Nearest integer, even on ties. */
+INLINE vec v_round(vec a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* 2^n for integral n in -126 .. 127. */
+INLINE vec v_pow2(vec n)
+{
+    __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+}
+
+/* v where x > bound, else 0 (NaN is not above). */
+INLINE vec v_where_above(vec x, vec bound, vec v)
+{
+    return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_GT_OQ), v);
+}
+
+INLINE float v_most(vec v)
+{
+    __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
+}
+
+/* lodge_ref_tree16. */
+INLINE float tree16(const vec lanes[2])
+{
+    __m256 a = _mm256_add_ps(lanes[0], lanes[1]);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+/* 16 lanes of doubles. */
+typedef struct {
+    __m256d v[4];
+} sum16;
+
+INLINE void sum16_add(sum16 *s, const vec x[2])
+{
+    for (int h = 0; h < 2; h++) {
+        s->v[2 * h] = _mm256_add_pd(s->v[2 * h], _mm256_cvtps_pd(_mm256_castps256_ps128(x[h])));
+        s->v[2 * h + 1] =
+            _mm256_add_pd(s->v[2 * h + 1], _mm256_cvtps_pd(_mm256_extractf128_ps(x[h], 1)));
+    }
+}
+
+INLINE double sum16_total(const sum16 *s)
+{
+    __m256d a = _mm256_add_pd(_mm256_add_pd(s->v[0], s->v[2]), _mm256_add_pd(s->v[1], s->v[3]));
+    __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
+}
+
+/* Numbers stored as fp16, widened. */
+INLINE vec load_half(const uint8_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+}
+
+/* ---- bf16 ---- */
+
+/* A pair of activations, widened: what a multiply-add broadcasts. */
+typedef struct {
+    float even, odd;
+} pair;
+/* LANES pairs of weights. */
+typedef __m256i pairs;
+
+INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
+{
+    __m256i bits = _mm256_loadu_si256((const void *)p);
+    return mask == UINT32_MAX ? bits : _mm256_and_si256(bits, _mm256_set1_epi32((int)mask));
+}
+
+INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                    const unsigned vectors)
+{
+    const __m256i high = _mm256_set1_epi32((int)0xFFFF0000u);
+    vec a = _mm256_castsi256_ps(_mm256_and_si256(w0, high));
+    vec b = _mm256_castsi256_ps(_mm256_and_si256(w1, high));
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        vec x = _mm256_broadcast_ss(&t[i * row].odd);
+        acc[i][0] = _mm256_fmadd_ps(a, x, acc[i][0]);
+        if (vectors > 1)
+            acc[i][1] = _mm256_fmadd_ps(b, x, acc[i][1]);
+    }
+}
+
+INLINE void dot_even(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                     const unsigned vectors)
+{
+    vec a = _mm256_castsi256_ps(_mm256_slli_epi32(w0, 16));
+    vec b = _mm256_castsi256_ps(_mm256_slli_epi32(w1, 16));
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        vec x = _mm256_broadcast_ss(&t[i * row].even);
+        acc[i][0] = _mm256_fmadd_ps(a, x, acc[i][0]);
+        if (vectors > 1)
+            acc[i][1] = _mm256_fmadd_ps(b, x, acc[i][1]);
+    }
+}
+
+/* lodge_float_bf16, lane by lane. */
+INLINE void store_bf16(uint16_t *to, vec x)
+{
+    const __m256i exponent = _mm256_set1_epi32(0x7F800000);
+    __m256i u = _mm256_castps_si256(x), top = _mm256_srli_epi32(u, 16);
+    __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));
+    __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    r = _mm256_srli_epi32(r, 16);
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    __m256i tiny = _mm256_cmpeq_epi32(_mm256_and_si256(u, exponent), _mm256_setzero_si256());
+    r = _mm256_blendv_epi8(r, _mm256_or_si256(top, _mm256_set1_epi32(0x40)), nan);
+    r = _mm256_blendv_epi8(r, _mm256_and_si256(top, _mm256_set1_epi32(0x8000)), tiny);
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+    _mm_storeu_si128((void *)to, words);
+}
+
+/* n rounded numbers, n a multiple of 16, as pairs: widened in `room`. */
+INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
+{
+    for (size_t i = 0; i < n; i += 8) {
+        __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(x + i)));
+        _mm256_storeu_ps((float *)(room + i / 2), _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+    }
+    return room;
+}
+
+/* ---- int8 ---- */
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; returns their sum. */
+INLINE int32_t store_codes(uint8_t *to, const vec x[4], vec inverse)
+{
+    __m256i q[4], sum = _mm256_setzero_si256();
+    for (uint32_t j = 0; j < 4; j++) {
+        q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(x[j], inverse));
+        q[j] = _mm256_min_epi32(q[j], _mm256_set1_epi32(127));
+        q[j] = _mm256_max_epi32(q[j], _mm256_set1_epi32(-127));
+        sum = _mm256_add_epi32(sum, q[j]);
+    }
+    /* Packs work by halves of the vectors: the permutation puts groups of 4 in order. */
+    __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((void *)to, bytes);
+    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xB1)));
+}

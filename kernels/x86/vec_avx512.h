@@ -1,0 +1,301 @@
+/* Vectors of the AVX-512 rungs: 16 floats. Included by vec.h.
+ *
+ * The same sources make two rungs: avx512, with the bf16 dot instructions, and avx512-vnni,
+ * without. What differs is at the end: how pairs of bf16 numbers are held and multiplied, and how
+ * floats become bf16. Both give the same bits: products of two bf16 numbers are exact in fp32, so
+ * the dot instruction equals two fused multiply-adds, odd element first.
+ */
+
+#define LANES 16u
+#define MAX_ROWS 12 /* of activations that a kernel keeps in 32 registers, two vectors each */
+
+typedef __m512 vec;
+
+INLINE __mmask16 first_lanes(uint32_t n)
+{
+    return n >= 16 ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1);
+}
+
+INLINE vec v_set(float x)
+{
+    return _mm512_set1_ps(x);
+}
+
+INLINE vec v_load(const float *x)
+{
+    return _mm512_loadu_ps(x);
+}
+
+/* The first `left` floats, zeros after them. */
+INLINE vec v_load_tail(const float *x, uint32_t left)
+{
+    return _mm512_maskz_loadu_ps(first_lanes(left), x);
+}
+
+/* The first `left` lanes of v, `other` after them. */
+INLINE vec v_first(vec v, uint32_t left, vec other)
+{
+    return _mm512_mask_blend_ps(first_lanes(left), other, v);
+}
+
+/* Lanes [a, b) of v when its first lane is `lane`; `other` elsewhere. */
+INLINE vec v_between(vec v, uint32_t lane, uint32_t a, uint32_t b, vec other)
+{
+    uint32_t below_b = b >= 32 ? UINT32_MAX : (1u << b) - 1;
+    uint32_t in = below_b & ~((1u << a) - 1);
+    return _mm512_mask_blend_ps((__mmask16)(in >> lane), other, v);
+}
+
+INLINE void v_store(float *x, vec v)
+{
+    _mm512_storeu_ps(x, v);
+}
+
+INLINE void v_store_tail(float *x, uint32_t left, vec v)
+{
+    _mm512_mask_storeu_ps(x, first_lanes(left), v);
+}
+
+INLINE vec v_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+INLINE vec v_sub(vec a, vec b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+INLINE vec v_mul(vec a, vec b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+INLINE vec v_div(vec a, vec b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+INLINE vec v_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* The second where the first is NaN. */
+INLINE vec v_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+INLINE vec v_min(vec a, vec b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+INLINE vec v_abs(vec a)
+{
+    return _mm512_abs_ps(a);
+}
+
+INLINE vec v_negate(vec a)
+{
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+
+/* Nearest integer, even on ties. */
+INLINE vec v_round(vec a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* 2^n for integral n in -126 .. 127. */
+INLINE vec v_pow2(vec n)
+{
+    __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+}
+
+/* v where x > bound, else 0 (NaN is not above). */
+INLINE vec v_where_above(vec x, vec bound, vec v)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_GT_OQ), v);
+}
+
+INLINE float v_most(vec v)
+{
+    return _mm512_reduce_max_ps(v);
+}
+
+/* lodge_ref_tree16. */
+INLINE float tree16(const vec lanes[1])
+{
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(lanes[0]), _mm512_extractf32x8_ps(lanes[0], 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    __m128 c = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+
+/* 16 lanes of doubles. */
+typedef struct {
+    __m512d low, high;
+} sum16;
+
+INLINE void sum16_add(sum16 *s, const vec x[1])
+{
+    s->low = _mm512_add_pd(s->low, _mm512_cvtps_pd(_mm512_castps512_ps256(x[0])));
+    s->high = _mm512_add_pd(s->high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x[0], 1)));
+}
+
+INLINE double sum16_total(const sum16 *s)
+{
+    __m512d v = _mm512_add_pd(s->low, s->high);
+    __m256d a = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
+    __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(b, _mm_unpackhi_pd(b, b)));
+}
+
+/* Numbers stored as fp16, widened. */
+INLINE vec load_half(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+}
+
+/* ---- int8 ---- */
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; returns their sum. */
+INLINE int32_t store_codes(uint8_t *to, const vec x[2], vec inverse)
+{
+    const __m512i top = _mm512_set1_epi32(127), bottom = _mm512_set1_epi32(-127);
+    __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(x[0], inverse));
+    __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(x[1], inverse));
+    a = _mm512_max_epi32(_mm512_min_epi32(a, top), bottom);
+    b = _mm512_max_epi32(_mm512_min_epi32(b, top), bottom);
+    _mm_storeu_si128((void *)to, _mm512_cvtepi32_epi8(a));
+    _mm_storeu_si128((void *)(to + 16), _mm512_cvtepi32_epi8(b));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+}
+
+/* A dot product step kept in place: with the intrinsic gcc 12 copies and spills accumulators. */
+INLINE __m512i dot_u8s8(__m512i acc, __m512i u8, __m512i s8)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u8), "v"(s8));
+    return acc;
+}
+
+/* ---- bf16 ---- */
+
+/* LANES pairs of weights, as stored. */
+typedef __m512i pairs;
+
+INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
+{
+    __m512i bits = _mm512_loadu_si512(p);
+    return mask == UINT32_MAX ? bits : _mm512_and_si512(bits, _mm512_set1_epi32((int)mask));
+}
+
+#ifdef __AVX512BF16__
+
+#define RUNG(name) lodge_avx512_##name
+#define RUNG_FILL lodge_kernels_fill_avx512
+#define RUNG_NAME "avx512"
+
+/* A pair of activations. */
+typedef uint32_t pair;
+
+INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                    const unsigned vectors)
+{
+#pragma GCC unroll 12
+    for (unsigned i = 0; i < m; i++) {
+        __m512bh x = (__m512bh)_mm512_set1_epi32((int)t[i * row]);
+        acc[i][0] = _mm512_dpbf16_ps(acc[i][0], (__m512bh)w0, x);
+        if (vectors > 1)
+            acc[i][1] = _mm512_dpbf16_ps(acc[i][1], (__m512bh)w1, x);
+    }
+}
+
+/* The instruction did both. */
+INLINE void dot_even(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                     const unsigned vectors)
+{
+    (void)acc, (void)w0, (void)w1, (void)t, (void)row, (void)m, (void)vectors;
+}
+
+INLINE void store_bf16(uint16_t *to, vec x)
+{
+    _mm256_storeu_si256((void *)to, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+/* n rounded numbers, n a multiple of 16, as pairs: where they stand. */
+INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
+{
+    (void)n;
+    (void)room;
+    return (const pair *)(const void *)x;
+}
+
+#else
+
+#define RUNG(name) lodge_avx512_vnni_##name
+#define RUNG_FILL lodge_kernels_fill_avx512_vnni
+#define RUNG_NAME "avx512-vnni"
+
+/* A pair of activations, widened: what a multiply-add broadcasts. */
+typedef struct {
+    float even, odd;
+} pair;
+
+INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                    const unsigned vectors)
+{
+    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000u);
+    vec a = _mm512_castsi512_ps(_mm512_and_si512(w0, high));
+    vec b = _mm512_castsi512_ps(_mm512_and_si512(w1, high));
+#pragma GCC unroll 12
+    for (unsigned i = 0; i < m; i++) {
+        vec x = _mm512_set1_ps(t[i * row].odd);
+        acc[i][0] = _mm512_fmadd_ps(a, x, acc[i][0]);
+        if (vectors > 1)
+            acc[i][1] = _mm512_fmadd_ps(b, x, acc[i][1]);
+    }
+}
+
+INLINE void dot_even(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                     const unsigned vectors)
+{
+    vec a = _mm512_castsi512_ps(_mm512_slli_epi32(w0, 16));
+    vec b = _mm512_castsi512_ps(_mm512_slli_epi32(w1, 16));
+#pragma GCC unroll 12
+    for (unsigned i = 0; i < m; i++) {
+        vec x = _mm512_set1_ps(t[i * row].even);
+        acc[i][0] = _mm512_fmadd_ps(a, x, acc[i][0]);
+        if (vectors > 1)
+            acc[i][1] = _mm512_fmadd_ps(b, x, acc[i][1]);
+    }
+}
+
+/* lodge_float_bf16, lane by lane. */
+INLINE void store_bf16(uint16_t *to, vec x)
+{
+    __m512i u = _mm512_castps_si512(x), top = _mm512_srli_epi32(u, 16);
+    __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    r = _mm512_srli_epi32(r, 16);
+    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    __mmask16 tiny = _mm512_testn_epi32_mask(u, _mm512_set1_epi32(0x7F800000));
+    r = _mm512_mask_or_epi32(r, nan, top, _mm512_set1_epi32(0x40));
+    r = _mm512_mask_and_epi32(r, tiny, top, _mm512_set1_epi32(0x8000));
+    _mm256_storeu_si256((void *)to, _mm512_cvtepi32_epi16(r));
+}
+
+/* n rounded numbers, n a multiple of 16, as pairs: widened in `room`. */
+INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(x + i)));
+        _mm512_storeu_ps(room + i / 2, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+    }
+    return room;
+}
+
+#endif
