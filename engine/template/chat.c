@@ -1,3 +1,5 @@
+/* Chat messages as a client sends them, checked and normalised into the variables that chat
+ * templates expect. */
 #include "engine/template/chat.h"
 
 #include "base/buf.h"

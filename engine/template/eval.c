@@ -1,6 +1,7 @@
-#include "engine/template/value.h"
+/* Statements and rendering: scopes of names, output, loops, assignments and blocks, and the entry
+ * that renders a template over JSON variables. */
+#include "engine/template/eval.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +16,7 @@ static void run_list(struct run *r, const struct node *n);
 
 /* ---- scopes ---- */
 
-static struct value *lookup(struct run *r, const char *name)
+struct value *scope_find(struct run *r, const char *name)
 {
     for (struct scope *s = r->scope; s; s = s->parent) {
         struct value *v = dict_find(s->vars, name);
@@ -25,488 +26,32 @@ static struct value *lookup(struct run *r, const char *name)
     return NULL;
 }
 
-static void define(struct run *r, const char *name, struct value v)
+void scope_define(struct run *r, const char *name, struct value v)
 {
     dict_set(r, r->scope->vars, v_text(name), v);
 }
 
-static void push_scope(struct run *r)
+void scope_push(struct run *r)
 {
     struct scope *s = take(r, sizeof *s);
     *s = (struct scope){r->scope, v_dict(r).dict};
     r->scope = s;
 }
 
-static void pop_scope(struct run *r)
+void scope_pop(struct run *r)
 {
     r->scope = r->scope->parent;
 }
 
 /* ---- output into a string ---- */
 
-static struct value capture(struct run *r, const struct node *body)
+struct value run_capture(struct run *r, const struct node *body)
 {
     struct out o = {0}, *old = r->out;
     r->out = &o;
     run_list(r, body);
     r->out = old;
     return out_value(&o);
-}
-
-/* ---- operators ---- */
-
-static int64_t floor_div(struct run *r, int64_t a, int64_t b)
-{
-    if (b == 0)
-        fail(r, LODGE_ERR_INVALID, "division by zero");
-    if (b == -1)
-        return -(a == INT64_MIN ? INT64_MAX : a);
-    return a / b - (a % b != 0 && (a < 0) != (b < 0));
-}
-
-static struct value integer_op(struct run *r, enum op op, int64_t a, int64_t b)
-{
-    int64_t v = 0;
-    bool over = false;
-    switch (op) {
-    case OP_ADD:
-        over = __builtin_add_overflow(a, b, &v);
-        break;
-    case OP_SUB:
-        over = __builtin_sub_overflow(a, b, &v);
-        break;
-    case OP_MUL:
-        over = __builtin_mul_overflow(a, b, &v);
-        break;
-    case OP_FLOORDIV:
-        v = floor_div(r, a, b);
-        break;
-    default:
-        v = a - floor_div(r, a, b) * b;
-        break;
-    }
-    if (over)
-        fail(r, LODGE_ERR_LIMIT, "an integer is too large");
-    return v_int(v);
-}
-
-static struct value arithmetic(struct run *r, enum op op, struct value a, struct value b)
-{
-    bool integers = a.type != V_FLOAT && b.type != V_FLOAT;
-    double x = number(a), y = number(b);
-    if (op == OP_POW) {
-        double v = pow(x, y);
-        return integers && y >= 0 && fabs(v) < 9e15 ? v_int((int64_t)v) : v_float(v);
-    }
-    if (integers && op != OP_DIV)
-        return integer_op(r, op, a.type == V_BOOL ? a.b : a.i, b.type == V_BOOL ? b.b : b.i);
-    if ((op == OP_DIV || op == OP_FLOORDIV || op == OP_MOD) && y == 0)
-        fail(r, LODGE_ERR_INVALID, "division by zero");
-    switch (op) {
-    case OP_ADD:
-        return v_float(x + y);
-    case OP_SUB:
-        return v_float(x - y);
-    case OP_MUL:
-        return v_float(x * y);
-    case OP_DIV:
-        return v_float(x / y);
-    case OP_FLOORDIV:
-        return v_float(floor(x / y));
-    default:
-        return v_float(x - floor(x / y) * y);
-    }
-}
-
-static struct value join_lists(struct run *r, struct value a, struct value b)
-{
-    struct value v = v_list(r, a.list->n + b.list->n);
-    for (size_t i = 0; i < a.list->n; i++)
-        list_push(r, v.list, a.list->items[i]);
-    for (size_t i = 0; i < b.list->n; i++)
-        list_push(r, v.list, b.list->items[i]);
-    v.tuple = a.tuple && b.tuple;
-    return v;
-}
-
-static struct value repeat(struct run *r, struct value v, int64_t times)
-{
-    struct out o = {0};
-    if (v.type == V_STRING) {
-        for (int64_t i = 0; i < times; i++)
-            out_put(r, &o, v.s);
-        return out_value(&o);
-    }
-    struct value l = v_list(r, 0);
-    for (int64_t i = 0; i < times; i++)
-        for (size_t k = 0; k < v.list->n; k++)
-            list_push(r, l.list, v.list->items[k]);
-    return l;
-}
-
-static struct value binary(struct run *r, enum op op, struct value a, struct value b)
-{
-    if (op == OP_CONCAT)
-        return concat(r, to_text(r, a), to_text(r, b));
-    if (is_number(a) && is_number(b))
-        return arithmetic(r, op, a, b);
-    if (op == OP_ADD && a.type == V_STRING && b.type == V_STRING)
-        return concat(r, a, b);
-    if (op == OP_ADD && a.type == V_LIST && b.type == V_LIST)
-        return join_lists(r, a, b);
-    if (op == OP_MUL && (a.type == V_STRING || a.type == V_LIST) && b.type == V_INT)
-        return repeat(r, a, b.i);
-    if (op == OP_MUL && (b.type == V_STRING || b.type == V_LIST) && a.type == V_INT)
-        return repeat(r, b, a.i);
-    if (op == OP_MOD && a.type == V_STRING)
-        fail(r, LODGE_ERR_INVALID, "'%%' formatting of strings is not supported");
-    if (a.type == V_UNDEFINED || b.type == V_UNDEFINED)
-        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined",
-             a.type == V_UNDEFINED ? a.name : b.name);
-    fail(r, LODGE_ERR_INVALID, "unsupported operand types: '%s' and '%s'", type_name(a),
-         type_name(b));
-}
-
-static bool contains(struct run *r, struct value item, struct value in)
-{
-    if (in.type == V_STRING) {
-        if (item.type != V_STRING)
-            fail(r, LODGE_ERR_INVALID, "'in <string>' needs a string, not '%s'", type_name(item));
-        step(r, in.s.n / 16);
-        return !item.s.n || memmem(in.s.p, in.s.n, item.s.p, item.s.n);
-    }
-    if (in.type == V_DICT || in.type == V_NAMESPACE)
-        return dict_get(in.dict, item) != NULL;
-    if (in.type == V_LIST) {
-        for (size_t i = 0; i < in.list->n; i++)
-            if (same(r, in.list->items[i], item))
-                return true;
-        return false;
-    }
-    if (in.type == V_UNDEFINED)
-        return false;
-    fail(r, LODGE_ERR_INVALID, "'%s' is not a container", type_name(in));
-}
-
-static bool compare(struct run *r, enum op op, struct value a, struct value b)
-{
-    switch (op) {
-    case OP_EQ:
-        return same(r, a, b);
-    case OP_NE:
-        return !same(r, a, b);
-    case OP_IN:
-        return contains(r, a, b);
-    case OP_NOT_IN:
-        return !contains(r, a, b);
-    case OP_LT:
-        return order(r, a, b) < 0;
-    case OP_LE:
-        return order(r, a, b) <= 0;
-    case OP_GT:
-        return order(r, a, b) > 0;
-    default:
-        return order(r, a, b) >= 0;
-    }
-}
-
-/* ---- members ---- */
-
-struct value get_attr(struct run *r, struct value v, const char *name, bool method_first)
-{
-    if (v.type == V_UNDEFINED)
-        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
-    struct value *member =
-        v.type == V_DICT || v.type == V_NAMESPACE ? dict_find(v.dict, name) : NULL;
-    bool method = is_method(v, name);
-    if (member && !(method && method_first))
-        return *member;
-    if (!method)
-        return v_undefined(name);
-    struct bound *b = take(r, sizeof *b);
-    *b = (struct bound){v, name};
-    return (struct value){.type = V_METHOD, .bound = b};
-}
-
-static struct value get_item(struct run *r, struct value v, struct value key)
-{
-    if (v.type == V_UNDEFINED)
-        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
-    if ((v.type == V_DICT || v.type == V_NAMESPACE)) {
-        struct value *member = dict_get(v.dict, key);
-        if (member)
-            return *member;
-    } else if (key.type == V_INT && (v.type == V_LIST || v.type == V_STRING)) {
-        int64_t n = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
-        int64_t i = key.i < 0 ? key.i + n : key.i;
-        if (i < 0 || i >= n)
-            return v_undefined("index");
-        return v.type == V_LIST ? v.list->items[i]
-                                : substring(v, offset_of(v.s, i), offset_of(v.s, i + 1));
-    }
-    if (key.type == V_STRING) {
-        char *name = take(r, key.s.n + 1);
-        memcpy(name, key.s.p, key.s.n);
-        name[key.s.n] = 0;
-        return get_attr(r, v, name, false);
-    }
-    return v_undefined("index");
-}
-
-static int64_t bound_of(struct run *r, const struct node *n, int64_t missing, int64_t len,
-                        int64_t step_size)
-{
-    struct value v = n ? eval(r, n) : v_none();
-    if (v.type == V_NONE)
-        return missing;
-    if (v.type != V_INT)
-        fail(r, LODGE_ERR_INVALID, "slice indices must be integers");
-    int64_t i = v.i < 0 ? (v.i < -len ? -1 : v.i + len) : v.i;
-    int64_t low = step_size < 0 ? -1 : 0, high = step_size < 0 ? len - 1 : len;
-    if (v.i < -len)
-        return low;
-    return i < low ? low : i > high ? high : i;
-}
-
-static struct value slice(struct run *r, const struct node *n)
-{
-    struct value v = eval(r, n->body);
-    if (v.type == V_UNDEFINED)
-        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
-    if (v.type != V_LIST && v.type != V_STRING)
-        fail(r, LODGE_ERR_INVALID, "'%s' cannot be sliced", type_name(v));
-    int64_t len = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
-    struct value by = n->c ? eval(r, n->c) : v_int(1);
-    int64_t k = by.type == V_INT ? by.i : by.type == V_NONE ? 1 : 0;
-    if (k == 0)
-        fail(r, LODGE_ERR_INVALID, "slice step must be a non-zero integer");
-    int64_t from = bound_of(r, n->a, k < 0 ? len - 1 : 0, len, k);
-    int64_t to = bound_of(r, n->b, k < 0 ? -1 : len, len, k);
-    if (v.type == V_STRING && k == 1)
-        return substring(v, offset_of(v.s, from), offset_of(v.s, to > from ? to : from));
-    struct value l = v_list(r, 0);
-    struct out o = {0};
-    for (int64_t i = from; k > 0 ? i < to : i > to; i += k) {
-        step(r, v.type == V_STRING ? v.s.n / 16 + 1 : 1);
-        if (v.type == V_LIST)
-            list_push(r, l.list, v.list->items[i]);
-        else
-            out_put(r, &o, substring(v, offset_of(v.s, i), offset_of(v.s, i + 1)).s);
-        if (k > len || k < -len)
-            break;
-    }
-    l.tuple = v.tuple;
-    return v.type == V_LIST ? l : out_value(&o);
-}
-
-/* ---- calls ---- */
-
-#define MAX_ARGS 32u
-
-static size_t eval_args(struct run *r, const struct node *list, struct value *args,
-                        struct dict *kwargs)
-{
-    size_t n = 0;
-    for (; list; list = list->next) {
-        if (list->kind == N_SET) {
-            dict_set(r, kwargs, v_text(list->name), eval(r, list->a));
-            continue;
-        }
-        if (n == MAX_ARGS)
-            fail(r, LODGE_ERR_LIMIT, "too many arguments");
-        args[n++] = eval(r, list);
-    }
-    return n;
-}
-
-/* A macro, or the body of a call block: names in it mean what they mean where it stands. */
-static struct value make_macro(struct run *r, const struct node *n)
-{
-    struct closure *c = take(r, sizeof *c);
-    *c = (struct closure){n, r->scope};
-    return (struct value){.type = V_MACRO, .macro = c};
-}
-
-static struct value call_macro(struct run *r, const struct closure *macro, const struct value *args,
-                               size_t n, struct dict *kwargs)
-{
-    const struct node *m = macro->node;
-    struct scope *old = r->scope;
-    r->scope = macro->scope;
-    push_scope(r);
-    size_t i = 0;
-    for (const struct node *p = m->list; p; p = p->next, i++) {
-        struct value *named = dict_find(kwargs, p->name);
-        define(r, p->name,
-               i < n   ? args[i]
-               : named ? *named
-               : p->a  ? eval(r, p->a)
-                       : v_undefined(p->name));
-    }
-    if (i < n && m->kind == N_MACRO)
-        fail(r, LODGE_ERR_INVALID, "macro '%s' takes %zu arguments, %zu were given", m->name, i, n);
-    struct value *caller = dict_find(kwargs, "caller");
-    if (caller)
-        define(r, "caller", *caller);
-    struct value v = capture(r, m->body);
-    r->scope = old;
-    r->flow = FLOW_NEXT;
-    return v;
-}
-
-struct value call_value(struct run *r, struct value fn, const struct value *args, size_t n,
-                        struct dict *kwargs)
-{
-    if (++r->depth > r->limits->max_depth)
-        fail(r, LODGE_ERR_LIMIT, "calls are nested too deep");
-    struct value v;
-    if (fn.type == V_MACRO)
-        v = call_macro(r, fn.macro, args, n, kwargs);
-    else if (fn.type == V_BUILTIN)
-        v = call_builtin(r, fn.name, args, n, kwargs);
-    else if (fn.type == V_METHOD)
-        v = call_method(r, fn.bound->self, fn.bound->name, args, n, kwargs);
-    else if (fn.type == V_UNDEFINED)
-        fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", fn.name);
-    else
-        fail(r, LODGE_ERR_INVALID, "'%s' is not callable", type_name(fn));
-    r->depth--;
-    return v;
-}
-
-static struct value eval_call(struct run *r, const struct node *n, struct value *caller)
-{
-    struct value args[MAX_ARGS];
-    struct dict *kwargs = v_dict(r).dict;
-    struct value fn =
-        n->a->kind == N_ATTR ? get_attr(r, eval(r, n->a->a), n->a->name, true) : eval(r, n->a);
-    size_t count = eval_args(r, n->list, args, kwargs);
-    if (caller)
-        dict_set(r, kwargs, v_text("caller"), *caller);
-    return call_value(r, fn, args, count, kwargs);
-}
-
-/* ---- expressions ---- */
-
-static struct value eval_name(struct run *r, const struct node *n)
-{
-    struct value *v = lookup(r, n->name);
-    if (v)
-        return *v;
-    if (is_builtin(n->name))
-        return (struct value){.type = V_BUILTIN, .name = n->name};
-    return v_undefined(n->name);
-}
-
-static struct value eval_list(struct run *r, const struct node *n)
-{
-    struct value v = v_list(r, 0);
-    for (const struct node *item = n->list; item; item = item->next)
-        list_push(r, v.list, eval(r, item));
-    v.tuple = n->kind == N_TUPLE;
-    return v;
-}
-
-static struct value eval_dict(struct run *r, const struct node *n)
-{
-    struct value v = v_dict(r);
-    for (const struct node *item = n->list; item; item = item->next->next)
-        dict_set(r, v.dict, eval(r, item), eval(r, item->next));
-    return v;
-}
-
-static struct value eval_compare(struct run *r, const struct node *n)
-{
-    struct value left = eval(r, n->a);
-    for (const struct node *c = n->list; c; c = c->next) {
-        struct value right = eval(r, c->a);
-        if (!compare(r, c->op, left, right))
-            return v_bool(false);
-        left = right;
-    }
-    return v_bool(true);
-}
-
-static struct value eval_filter(struct run *r, const struct node *n)
-{
-    struct value args[MAX_ARGS], v = eval(r, n->a);
-    struct dict *kwargs = v_dict(r).dict;
-    size_t count = eval_args(r, n->list, args, kwargs);
-    return apply_filter(r, n->name, v, args, count, kwargs);
-}
-
-static struct value eval_test(struct run *r, const struct node *n)
-{
-    struct value args[MAX_ARGS], v = eval(r, n->a);
-    struct dict *kwargs = v_dict(r).dict;
-    size_t count = eval_args(r, n->list, args, kwargs);
-    return v_bool(apply_test(r, n->name, v, args, count));
-}
-
-static struct value negate(struct run *r, struct value v, bool minus)
-{
-    if (!is_number(v))
-        fail(r, LODGE_ERR_INVALID, "bad operand for unary sign: '%s'", type_name(v));
-    if (v.type == V_FLOAT)
-        return v_float(minus ? -v.f : v.f);
-    return integer_op(r, minus ? OP_SUB : OP_ADD, 0, v.type == V_BOOL ? v.b : v.i);
-}
-
-static struct value eval_inner(struct run *r, const struct node *n)
-{
-    struct value v;
-    switch (n->kind) {
-    case N_CONST:
-        return n->constant;
-    case N_NAME:
-        return eval_name(r, n);
-    case N_LIST:
-    case N_TUPLE:
-        return eval_list(r, n);
-    case N_DICT:
-        return eval_dict(r, n);
-    case N_ATTR:
-        return get_attr(r, eval(r, n->a), n->name, false);
-    case N_INDEX:
-        v = eval(r, n->body);
-        return get_item(r, v, eval(r, n->a));
-    case N_SLICE:
-        return slice(r, n);
-    case N_CALL:
-        return eval_call(r, n, NULL);
-    case N_FILTER:
-        return eval_filter(r, n);
-    case N_TEST:
-        return eval_test(r, n);
-    case N_NEG:
-    case N_POS:
-        return negate(r, eval(r, n->a), n->kind == N_NEG);
-    case N_NOT:
-        return v_bool(!is_true(eval(r, n->a)));
-    case N_AND:
-        v = eval(r, n->a);
-        return is_true(v) ? eval(r, n->b) : v;
-    case N_OR:
-        v = eval(r, n->a);
-        return is_true(v) ? v : eval(r, n->b);
-    case N_BINARY:
-        v = eval(r, n->a);
-        return binary(r, n->op, v, eval(r, n->b));
-    case N_COMPARE:
-        return eval_compare(r, n);
-    case N_COND:
-        return is_true(eval(r, n->a)) ? eval(r, n->b) : n->c ? eval(r, n->c) : v_undefined("else");
-    default:
-        fail(r, LODGE_ERR_INTERNAL, "a statement where an expression is expected");
-    }
-}
-
-/* Depth of the tree is bounded by the parser; depth of calls by the limits. */
-struct value eval(struct run *r, const struct node *n)
-{
-    step(r, 1);
-    r->fault.line = n->line;
-    return eval_inner(r, n);
 }
 
 /* ---- statements ---- */
@@ -534,7 +79,7 @@ struct list *iterate(struct run *r, struct value v)
 static void assign_targets(struct run *r, const struct node *targets, struct value v)
 {
     if (!targets->next) {
-        define(r, targets->name, v);
+        scope_define(r, targets->name, v);
         return;
     }
     struct list *l = iterate(r, v);
@@ -542,7 +87,7 @@ static void assign_targets(struct run *r, const struct node *targets, struct val
     for (const struct node *t = targets; t; t = t->next, i++) {
         if (i >= l->n)
             fail(r, LODGE_ERR_INVALID, "too few values to unpack (%zu)", l->n);
-        define(r, t->name, l->items[i]);
+        scope_define(r, t->name, l->items[i]);
     }
     if (i != l->n)
         fail(r, LODGE_ERR_INVALID, "too many values to unpack (expected %zu)", i);
@@ -570,7 +115,7 @@ static void set_loop(struct run *r, struct list *items, size_t i)
     };
     for (size_t a = 0; a < sizeof all / sizeof *all; a++)
         dict_set(r, loop.dict, v_text(all[a].name), all[a].v);
-    define(r, "loop", loop);
+    scope_define(r, "loop", loop);
 }
 
 /* The items that the loop's own condition keeps. */
@@ -580,11 +125,11 @@ static struct list *filtered(struct run *r, const struct node *n, struct list *i
         return items;
     struct value kept = v_list(r, 0);
     for (size_t i = 0; i < items->n; i++) {
-        push_scope(r);
+        scope_push(r);
         assign_targets(r, n->list, items->items[i]);
         if (is_true(eval(r, n->b)))
             list_push(r, kept.list, items->items[i]);
-        pop_scope(r);
+        scope_pop(r);
     }
     return kept.list;
 }
@@ -594,11 +139,11 @@ static void run_for(struct run *r, const struct node *n)
     struct list *items = filtered(r, n, iterate(r, eval(r, n->a)));
     size_t count = items->n;
     for (size_t i = 0; i < count; i++) {
-        push_scope(r);
+        scope_push(r);
         set_loop(r, items, i);
         assign_targets(r, n->list, items->items[i]);
         run_list(r, n->body);
-        pop_scope(r);
+        scope_pop(r);
         bool stop = r->flow == FLOW_BREAK;
         r->flow = FLOW_NEXT;
         if (stop)
@@ -611,7 +156,7 @@ static void run_for(struct run *r, const struct node *n)
 static void assign(struct run *r, const struct node *target, struct value v)
 {
     if (target->kind == N_NAME) {
-        define(r, target->name, v);
+        scope_define(r, target->name, v);
         return;
     }
     struct value ns = eval(r, target->a);
@@ -651,18 +196,18 @@ static struct value filter_chain(struct run *r, const struct node *n, const stru
 
 static void run_call_block(struct run *r, const struct node *n)
 {
-    struct value caller = make_macro(r, n);
+    struct value caller = v_macro(r, n);
     struct value v = to_text(r, eval_call(r, n->a, &caller));
     out_put(r, r->out, v.s);
 }
 
 static void run_with(struct run *r, const struct node *n)
 {
-    push_scope(r);
+    scope_push(r);
     for (const struct node *s = n->list; s; s = s->next)
-        define(r, s->name, eval(r, s->a));
+        scope_define(r, s->name, eval(r, s->a));
     run_list(r, n->body);
-    pop_scope(r);
+    scope_pop(r);
 }
 
 static void run_one(struct run *r, const struct node *n)
@@ -689,16 +234,16 @@ static void run_one(struct run *r, const struct node *n)
         run_set(r, n);
         break;
     case N_SET_BLOCK:
-        assign(r, n->list, filter_chain(r, n->a, n->b, capture(r, n->body)));
+        assign(r, n->list, filter_chain(r, n->a, n->b, run_capture(r, n->body)));
         break;
     case N_MACRO:
-        define(r, n->name, make_macro(r, n));
+        scope_define(r, n->name, v_macro(r, n));
         break;
     case N_CALL_BLOCK:
         run_call_block(r, n);
         break;
     case N_FILTER_BLOCK:
-        v = to_text(r, filter_chain(r, n->a, n->b, capture(r, n->body)));
+        v = to_text(r, filter_chain(r, n->a, n->b, run_capture(r, n->body)));
         out_put(r, r->out, v.s);
         break;
     case N_WITH:
@@ -747,7 +292,7 @@ static void set_variables(struct run *r, const json_t *vars)
             if (role && role->type == V_STRING)
                 role->s.user = false;
         }
-        define(r, name, v);
+        scope_define(r, name, v);
     }
 }
 
@@ -790,7 +335,7 @@ int lodge_template_render(const struct lodge_template *t, const json_t *vars,
     lodge_arena_init(&r->arena, limits->max_memory_bytes);
     int err;
     if (setjmp(r->fault.jump) == 0) {
-        push_scope(r);
+        scope_push(r);
         set_variables(r, vars);
         run_list(r, t->root);
         err = take_parts(r, o, out);

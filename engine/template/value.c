@@ -1,3 +1,5 @@
+/* Values: making, comparing and printing them, to and from JSON, strings with the marks of whose
+ * text they are, and how a run fails, counts its steps and takes memory. */
 #include "engine/template/value.h"
 
 #include "base/utf8.h"

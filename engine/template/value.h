@@ -220,15 +220,17 @@ size_t offset_of(struct str s, int64_t i);
 void out_put(struct run *r, struct out *o, struct str s);
 struct value out_value(struct out *o);
 
-/* eval.c */
+/* expression.c */
 struct value eval(struct run *r, const struct node *n);
 struct value call_value(struct run *r, struct value fn, const struct value *args, size_t n,
                         struct dict *kwargs);
-/* Items to iterate: a list; the keys of a dict; the characters of a string. */
-struct list *iterate(struct run *r, struct value v);
 struct value get_attr(struct run *r, struct value v, const char *name, bool method_first);
 
-/* filters.c */
+/* eval.c */
+/* Items to iterate: a list; the keys of a dict; the characters of a string. */
+struct list *iterate(struct run *r, struct value v);
+
+/* builtins.c */
 struct value apply_filter(struct run *r, const char *name, struct value v, const struct value *args,
                           size_t n, struct dict *kwargs);
 bool apply_test(struct run *r, const char *name, struct value v, const struct value *args,
