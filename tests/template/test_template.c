@@ -61,7 +61,8 @@ START_TEST(limits_hold)
 {
     static const char *const hostile[] = {
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        ("{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x * 2 %}{% endfor "
+        ("{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x * 2 %}{% "
+         "endfor "
          "%}{{ ns.x }}"),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ 'a' * 1000000000000 }}",
