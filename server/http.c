@@ -41,10 +41,13 @@ static struct call *call_create(struct server *s, struct MHD_Connection *mc, con
     return c;
 }
 
+/* From calls_remove on nobody else knows the call. */
 static void call_destroy(struct call *c)
 {
     struct server *s = c->server;
     calls_remove(c);
+    if (!c->status)
+        c->status = c->timed_out ? 408 : 499;
     log_call(c);
     metrics_response(&s->metrics, c->status);
     connection_busy(c->mc, s, false);
@@ -63,12 +66,9 @@ void http_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
 {
     (void)cls;
     (void)mc;
-    struct call *c = *con_cls;
-    if (!c)
-        return;
-    if (code != MHD_REQUEST_TERMINATED_COMPLETED_OK && !c->status)
-        c->status = c->timed_out ? 408 : 499;
-    call_destroy(c);
+    (void)code;
+    if (*con_cls)
+        call_destroy(*con_cls);
     *con_cls = NULL;
 }
 
