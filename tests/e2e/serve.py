@@ -121,7 +121,7 @@ def check_refusals(s):
         ("huge number", {**base, "top_p": 1e300}, 400, "top_p"),
         ("negative", {**base, "max_tokens": -1}, 400, "max_tokens"),
         ("no messages", {"model": NAME, "messages": []}, 400, "messages"),
-        ("unknown role", {"model": NAME, "messages": [{"role": "x", "content": "y"}]}, 400, "messages"),
+        ("unknown role", {"model": NAME, "messages": [{"role": "x", "content": "y"}]}, 400, "messages[0].role"),
         ("unsupported", {**base, "tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
         ("unknown model", {**base, "model": "nope"}, 404, "model"),
         ("empty stop", {**base, "stop": ""}, 400, "stop"),
