@@ -35,7 +35,9 @@ struct choice {
 /* One prompt of the call: one engine request. */
 struct run {
     struct lodge_stream *stream;
-    uint64_t id; /* the engine's; 0: none */
+    uint64_t id;             /* the engine's; 0: none */
+    struct lodge_buf events; /* taken from the stream; handled up to `at` */
+    size_t at;
     struct lodge_ids prompt;
     struct choice *choices;
     struct lodge_buf prompt_logprobs; /* JSON entries */
@@ -163,7 +165,7 @@ void generate_prepare(struct call *c, enum call_kind kind);
 /* Polling thread: sends, streams, or suspends. */
 enum MHD_Result generate_advance(struct call *c);
 void generation_free(struct generation *g);
-/* Takes the events of all runs into the choices, or into g->out. */
+/* Takes events of all runs into the choices, or some into g->out: a slow reader's stay compact. */
 void generation_take(struct call *c);
 
 /* ---- stream.c ---- */

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of a stream, at once: events are compact, chunks are not. */
+#define MAX_FORMATTED ((size_t)64 << 10)
+
 static void finish_choice(struct choice *c)
 {
     struct lodge_buf *const bufs[] = {&c->text,    &c->logprobs,   &c->lp_tokens, &c->lp_values,
@@ -24,6 +27,7 @@ void generation_free(struct generation *g)
         lodge_stream_close(r->stream);
         lodge_ids_finish(&r->prompt);
         lodge_buf_finish(&r->prompt_logprobs);
+        lodge_buf_finish(&r->events);
         for (uint32_t k = 0; k < g->best_of; k++)
             finish_choice(&r->choices[k]);
     }
@@ -130,20 +134,27 @@ static void take_event(struct call *c, uint32_t run, const struct lodge_event *e
     format_event(c, run, ev);
 }
 
-void generation_take(struct call *c)
+static void take_run(struct call *c, uint32_t run)
 {
     struct generation *g = c->gen;
-    struct lodge_buf in;
-    lodge_buf_init(&in, (size_t)1 << 30);
-    for (uint32_t i = 0; i < g->n_runs; i++) {
-        if (g->runs[i].ended)
+    struct run *r = &g->runs[run];
+    while (!r->ended && g->out.n < MAX_FORMATTED) {
+        const struct lodge_record *rec = lodge_record_next(&r->events, &r->at);
+        if (rec) {
+            take_event(c, run, (const struct lodge_event *)rec);
             continue;
-        lodge_stream_take(g->runs[i].stream, &in);
-        size_t at = 0;
-        for (const struct lodge_record *rec; (rec = lodge_record_next(&in, &at));)
-            take_event(c, i, (const struct lodge_event *)rec);
+        }
+        lodge_stream_take(r->stream, &r->events);
+        r->at = 0;
+        if (!r->events.n)
+            return;
     }
-    lodge_buf_finish(&in);
+}
+
+void generation_take(struct call *c)
+{
+    for (uint32_t i = 0; i < c->gen->n_runs; i++)
+        take_run(c, i);
 }
 
 /* ---- replies ---- */

@@ -9,6 +9,9 @@
 
 #define MAX_CHOICES_OF_CALL 1024u /* prompts * choices */
 #define MAX_INTERVAL 1024
+#define MAX_REPLY_BYTES ((uint64_t)512 << 20)
+#define TEXT_BYTES 16u     /* of a token in a reply, about */
+#define LOGPROB_BYTES 100u /* of a log-probability in a reply, about */
 
 int parse_bad(struct parse *p, const char *param, const char *fmt, ...)
 {
@@ -255,6 +258,21 @@ static int parse_model(struct parse *p)
 
 /* ---- together ---- */
 
+/* Most bytes that the reply may come to, roughly. */
+static uint64_t reply_bytes(const struct parse *p)
+{
+    const struct generation *g = p->g;
+    uint64_t context = p->c->server->info.max_model_len, max = g->req.max_tokens, sum = 0;
+    uint64_t per_token = TEXT_BYTES + (g->logprobs ? LOGPROB_BYTES * (1 + g->n_tops) : 0);
+    uint64_t per_score = g->prompt_logprobs ? LOGPROB_BYTES * (1 + g->n_prompt_tops) : 0;
+    for (uint32_t i = 0; i < g->n_runs; i++) {
+        uint64_t prompt = g->runs[i].prompt.n, left = context - prompt;
+        sum += g->best_of * ((max < left ? max : left) + (g->echo ? prompt : 0)) * per_token +
+               prompt * per_score;
+    }
+    return sum;
+}
+
 static int check_amount(struct parse *p)
 {
     const struct generation *g = p->g;
@@ -265,6 +283,12 @@ static int check_amount(struct parse *p)
     if (g->n_runs > queue)
         return parse_bad(p, "prompt", "'prompt' has %u prompts; this server queues at most %lld",
                          g->n_runs, (long long)queue);
+    if (reply_bytes(p) > MAX_REPLY_BYTES)
+        return parse_bad(
+            p, "max_tokens",
+            "the reply might come to %llu MB; lower 'max_tokens', 'n' or the number of "
+            "log-probabilities",
+            (unsigned long long)(reply_bytes(p) >> 20));
     return 0;
 }
 

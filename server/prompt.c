@@ -19,6 +19,7 @@ static int add_runs(struct parse *p, size_t n)
         if (!r->choices)
             break;
         lodge_buf_init(&r->prompt_logprobs, MAX_BUF);
+        lodge_buf_init(&r->events, (size_t)1 << 30);
         for (uint32_t k = 0; k < g->best_of; k++) {
             struct choice *c = &r->choices[k];
             *c = (struct choice){.finish = -1, .stop_index = -1, .stop_token = -1};

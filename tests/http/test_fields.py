@@ -176,6 +176,7 @@ class Fields(lab.ServerCase):
         self.refused(self.body(TEXT, best_of=2, stream=True), 400, "best_of")
         self.refused(self.body(TEXT, prompt=["a"] * 9, n=128), 400, "n")
         self.refused(self.body(TEXT, min_tokens=7), 400, "min_tokens")
+        self.refused(self.body(CHAT, n=128, logprobs=True, top_logprobs=20, max_tokens=60000), 400, "max_tokens", says="MB")
         self.refused(self.body(TEXT, priority=1), 400, "priority")
         self.ok(self.body(TEXT, priority=0))
 

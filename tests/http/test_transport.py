@@ -169,6 +169,20 @@ class Wire(lab.ServerCase):
         self.assertIsNone(r.headers["Access-Control-Allow-Origin"])
 
 
+class Huge(lab.ServerCase):
+    def test_a_huge_body_delays_nobody(self):
+        """Its tokens take a second or more; others are answered meanwhile."""
+        big = self.server.connect()
+        big.sendall(lab.raw_post("/tokenize", {"prompt": "word " * 700000}))
+        self.server.until(lambda m: m["lodge_http_calls"] >= 2)
+        for _ in range(5):
+            self.ok(self.server.complete("a"))
+        self.assertGreaterEqual(self.server.metrics()["lodge_http_calls"], 2, "the huge one was done first")
+        status, _, body, _ = lab.read_reply(big)
+        self.assertEqual((status, json.loads(body)["count"]), (200, 3500000))
+        big.close()
+
+
 class Late(lab.ServerCase):
     flags = ("--body-timeout", "1", "--idle-timeout", "3")
 
