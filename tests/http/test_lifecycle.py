@@ -151,7 +151,7 @@ class Drain(unittest.TestCase):
 
     def test_running_replies_finish(self):
         for number in (signal.SIGTERM, signal.SIGINT):
-            s = self.begin("--drain-timeout", "300", max_tokens=1000 if lab.SHORT else 3000)
+            s = self.begin("--drain-timeout", "300", max_tokens=300 if lab.SHORT else 3000)
             s.signal(number)
             self.refuses_new_work(s)
             text = self.rest()

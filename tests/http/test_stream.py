@@ -121,7 +121,7 @@ class Streams(lab.ServerCase):
 
     def test_comment_in_a_long_silence(self):
         """A stop string is held back for long: the stream is silent meanwhile."""
-        n = 1000 if lab.SHORT else 4000
+        n = 600 if lab.SHORT else 4000
         text = tiny.text_of(tiny.follow(A, n))
         r = self.server.complete("a", stream=True, max_tokens=n + 200, stop=text + "X")
         self.assertIn(": ping\n\n", r.body)
@@ -190,7 +190,7 @@ class SlowReaders(lab.ServerCase):
         s = self.server.connect(receive_bytes=4096)
         # Wide enough that the sockets' buffers fill.
         s.sendall(lab.raw_post("/v1/chat/completions", {
-            "model": tiny.NAME, "messages": [{"role": "user", "content": "x"}], "max_tokens": 6000, "temperature": 0,
+            "model": tiny.NAME, "messages": [{"role": "user", "content": "x"}], "max_tokens": 2500 if lab.SHORT else 6000, "temperature": 0,
             "ignore_eos": True, "stream": True, "logprobs": True, "top_logprobs": 20}))
         begin = time.time()
         while time.time() < begin + 1.5:
