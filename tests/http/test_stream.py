@@ -13,15 +13,27 @@ HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": 
            "Transfer-Encoding": "chunked"}
 
 
-class Streams(lab.ServerCase):
-    flags = ("--keepalive", "0.1", "--cpu-isa", "ref")  # slow enough for a silence
-
+class StreamCase(lab.ServerCase):
     def stream(self, reply):
         self.assertEqual(reply.status, 200, reply)
         for name, value in HEADERS.items():
             self.assertEqual(reply.headers[name], value)
         return lab.events(reply.body)
 
+
+class Silence(StreamCase):
+    flags = ("--keepalive", "0.1", "--cpu-isa", "ref")  # slow enough for a silence
+
+    def test_comment_in_a_long_silence(self):
+        """A stop string is held back for long: the stream is silent meanwhile."""
+        n = 600 if lab.SHORT else 4000
+        text = tiny.text_of(tiny.follow(A, n))
+        r = self.server.complete("a", stream=True, max_tokens=n + 200, stop=text + "X")
+        self.assertIn(": ping\n\n", r.body)
+        self.assertEqual("".join(x["choices"][0]["text"] for x in self.stream(r)[:-1]), tiny.text_of(tiny.follow(A, n + 200)))
+
+
+class Streams(StreamCase):
     def test_chat_to_the_byte(self):
         r = self.server.chat(stream=True, stream_options={"include_usage": True}, max_tokens=2)
         self.stream(r)
@@ -118,14 +130,6 @@ class Streams(lab.ServerCase):
         counts = [x["usage"]["completion_tokens"] for x in e[:-1]]
         self.assertEqual((counts[0], counts[-1]), (0, 6) if counts[0] == 0 else (1, 6))
         self.assertEqual(counts, sorted(counts))
-
-    def test_comment_in_a_long_silence(self):
-        """A stop string is held back for long: the stream is silent meanwhile."""
-        n = 600 if lab.SHORT else 4000
-        text = tiny.text_of(tiny.follow(A, n))
-        r = self.server.complete("a", stream=True, max_tokens=n + 200, stop=text + "X")
-        self.assertIn(": ping\n\n", r.body)
-        self.assertEqual("".join(x["choices"][0]["text"] for x in self.stream(r)[:-1]), tiny.text_of(tiny.follow(A, n + 200)))
 
     def test_http_1_0(self):
         s = self.server.connect()
