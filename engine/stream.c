@@ -43,7 +43,8 @@ void lodge_stream_post(struct lodge_stream *s, enum lodge_event_kind kind, struc
     size_t n = (sizeof ev + n_tops + ev.n_text + 7) / 8 * 8;
     ev.head = (struct lodge_record){.n_bytes = (uint32_t)n, .kind = (uint32_t)kind};
     pthread_mutex_lock(&s->lock);
-    char *at = lodge_buf_extend(&s->events, n);
+    char *at = s->lost ? NULL : lodge_buf_extend(&s->events, n);
+    s->lost = !at;
     if (at) {
         memcpy(at, &ev, sizeof ev);
         if (n_tops)
@@ -65,6 +66,16 @@ const char *lodge_event_text(const struct lodge_event *ev)
     return (const char *)(lodge_event_tops(ev) + ev->n_tops);
 }
 
+static int append_lost_end(struct lodge_buf *out)
+{
+    const struct lodge_event end = {
+        .head = {.n_bytes = sizeof end, .kind = LODGE_EVENT_END},
+        .finish = LODGE_FINISH_ERROR,
+        .error = LODGE_ERR_NOMEM,
+    };
+    return lodge_buf_append(out, &end, sizeof end);
+}
+
 /* Copies, so that the stream keeps its memory and posting allocates nothing. */
 void lodge_stream_take(struct lodge_stream *s, struct lodge_buf *out)
 {
@@ -73,8 +84,11 @@ void lodge_stream_take(struct lodge_stream *s, struct lodge_buf *out)
     pthread_mutex_lock(&s->lock);
     if (out->cap_bytes < s->events.cap_bytes)
         out->cap_bytes = s->events.cap_bytes;
-    if (!lodge_buf_append(out, s->events.data, s->events.n))
+    if (!lodge_buf_append(out, s->events.data, s->events.n)) {
         lodge_buf_clear(&s->events);
+        if (s->lost && !s->told)
+            s->told = !append_lost_end(out);
+    }
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -16,6 +16,7 @@ struct lodge_stream {
     struct lodge_engine *engine;
     pthread_mutex_t lock;
     struct lodge_buf events;
+    bool lost, told;            /* an event found no memory; the reader was told */
     struct lodge_stream *chain; /* of the engine's table */
     _Atomic uint32_t refs;
     atomic_bool closed;   /* the server has gone */
@@ -34,7 +35,9 @@ struct lodge_stream *lodge_stream_create(struct lodge_engine *en, uint64_t id, s
 void lodge_stream_unref(struct lodge_stream *s);
 
 /* Appends one event (head, tops, text); n_bytes and kind are set here. A stream that is full (its
- * cap was computed from the request) loses nothing it was sized for. */
+ * cap was computed from the request) loses nothing it was sized for. When memory runs out all the
+ * same, nothing more is appended and the reader gets an END with NOMEM: a reply never lacks its
+ * end. */
 void lodge_stream_post(struct lodge_stream *s, enum lodge_event_kind kind, struct lodge_event ev,
                        const struct lodge_top *tops, const char *text);
 

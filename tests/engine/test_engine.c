@@ -1,5 +1,6 @@
 /* The engine's promises one by one, turn by turn over the fake backend. The random ones are in
  * test_sched.c, those about threads in test_engine_threads.c. */
+#include "engine/stream.h"
 #include "tests/engine/test_engine_client.h"
 
 #include <check.h>
@@ -478,6 +479,35 @@ START_TEST(a_lost_cancel_is_seen_all_the_same)
 }
 END_TEST
 
+START_TEST(a_full_stream_still_ends)
+{
+    struct lodge_stream *s = lodge_stream_create(NULL, 1, 512);
+    struct lodge_buf out;
+    struct lodge_event token = {.choice = 0};
+    uint32_t n_tokens = 0, n_ends = 0;
+    lodge_buf_init(&out, 1 << 20);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 100; i++)
+            lodge_stream_post(s, LODGE_EVENT_TOKEN, token, NULL, NULL);
+        lodge_stream_post(s, LODGE_EVENT_END, token, NULL, NULL);
+        lodge_stream_take(s, &out);
+        size_t at = 0;
+        for (const struct lodge_record *r; (r = lodge_record_next(&out, &at));) {
+            const struct lodge_event *ev = (const struct lodge_event *)r;
+            n_tokens += r->kind == LODGE_EVENT_TOKEN;
+            n_ends += r->kind == LODGE_EVENT_END && ev->finish == LODGE_FINISH_ERROR &&
+                      ev->error == LODGE_ERR_NOMEM;
+        }
+    }
+    ck_assert_uint_gt(n_tokens, 0);
+    ck_assert_uint_lt(n_tokens, 100);
+    ck_assert_uint_eq(n_ends, 1);
+    lodge_buf_finish(&out);
+    lodge_stream_unref(s);
+    lodge_stream_unref(s);
+}
+END_TEST
+
 START_TEST(states_of_pages_add_up)
 {
     struct bench b;
@@ -521,6 +551,7 @@ static TCase *cases(void)
     tcase_add_test(c, a_draining_engine_finishes_and_takes_no_more);
     tcase_add_test(c, a_deadline_ends_a_request);
     tcase_add_test(c, a_lost_cancel_is_seen_all_the_same);
+    tcase_add_test(c, a_full_stream_still_ends);
     tcase_add_test(c, states_of_pages_add_up);
     return c;
 }
