@@ -50,9 +50,9 @@ static inline void pause_cpu(void)
 
 /* Waits until *word is no longer `old` and returns what it is: spins, then sleeps. The sleepers are
  * counted before they look again, and the waker stores before it counts: one of the two sees the
- * other. */
+ * other. Inside a run a sleep of over 1 ms is a stall. */
 static uint32_t await_change(struct lodge_workers *w, _Atomic uint32_t *word, uint32_t old,
-                             unsigned rounds)
+                             unsigned rounds, bool in_run)
 {
     uint32_t now;
     for (unsigned round = 0; round < rounds; round++) {
@@ -60,10 +60,13 @@ static uint32_t await_change(struct lodge_workers *w, _Atomic uint32_t *word, ui
             return now;
         pause_cpu();
     }
+    uint64_t since = lodge_now_ns();
     atomic_fetch_add(&w->sleepers, 1);
     while ((now = atomic_load(word)) == old)
         syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     atomic_fetch_sub(&w->sleepers, 1);
+    if (in_run && lodge_now_ns() - since > 1000000u)
+        atomic_fetch_add_explicit(&w->stalls, 1, memory_order_relaxed);
     return now;
 }
 
@@ -71,19 +74,6 @@ static void wake(struct lodge_workers *w, _Atomic uint32_t *word)
 {
     if (atomic_load(&w->sleepers))
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, (int)w->n, NULL, NULL, 0);
-}
-
-static void wait_phase(struct lodge_workers *w, uint32_t phase)
-{
-    for (unsigned round = 0; round < SPIN_ROUNDS; round++) {
-        if (atomic_load_explicit(&w->phase, memory_order_acquire) != phase)
-            return;
-        pause_cpu();
-    }
-    uint64_t since = lodge_now_ns();
-    await_change(w, &w->phase, phase, 0);
-    if (lodge_now_ns() - since > 1000000u)
-        atomic_fetch_add_explicit(&w->stalls, 1, memory_order_relaxed);
 }
 
 void lodge_workers_barrier(struct lodge_workers *w)
@@ -96,7 +86,7 @@ void lodge_workers_barrier(struct lodge_workers *w)
         atomic_store(&w->phase, phase + 1);
         wake(w, &w->phase);
     } else {
-        wait_phase(w, phase);
+        await_change(w, &w->phase, phase, SPIN_ROUNDS, true);
     }
 }
 
@@ -106,7 +96,7 @@ static void *worker_main(void *arg)
     struct lodge_workers *w = self->pool;
     uint32_t seen = 0;
     for (;;) {
-        seen = await_change(w, &w->generation, seen, IDLE_ROUNDS);
+        seen = await_change(w, &w->generation, seen, IDLE_ROUNDS, false);
         if (atomic_load_explicit(&w->stop, memory_order_acquire))
             return NULL;
         w->fn(w->ctx, self->index, w->n);

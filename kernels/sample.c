@@ -325,8 +325,9 @@ static void keep_top_p_wide(struct work *w, const float *logits, uint32_t n, flo
 static void narrow(const struct lodge_row_ops *ops, struct work *w, const float *logits, uint32_t n,
                    const struct lodge_sampling *s)
 {
-    bool k = s->top_k && s->top_k < n, typical = s->typical_p < 1,
-         p = s->top_p<1, min = s->min_p> 0;
+    bool k = s->top_k && s->top_k < n, typical = s->typical_p < 1;
+    bool p = s->top_p < 1;
+    bool min = s->min_p > 0;
     w->n_kept = 0;
     if (!k && !typical && !p && !min)
         return;

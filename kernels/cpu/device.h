@@ -81,7 +81,6 @@ struct lodge_device {
     uint32_t max_items;
     struct token_info *tokens;
     uint32_t *wanted; /* (max_rows) token rows that want logits */
-    uint32_t *want_row;
     struct lodge_result *results;
     struct lodge_top *tops;
     float *hidden;
@@ -89,7 +88,6 @@ struct lodge_device {
     /* The step in progress. */
     const struct lodge_step *step;
     uint32_t n_items, n_wanted;
-    uint32_t n_results, n_tops;
     _Atomic uint32_t next; /* shared work counter */
     uint64_t tickets;
     struct lodge_step_result result;

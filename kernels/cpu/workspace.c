@@ -86,7 +86,6 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->items = take(&c, d->max_items, sizeof *d->items);
     d->tokens = take(&c, rows, sizeof *d->tokens);
     d->wanted = take(&c, rows + d->cfg.max_slots, sizeof *d->wanted);
-    d->want_row = take(&c, rows + d->cfg.max_slots, sizeof *d->want_row);
     d->results = take(&c, rows + d->cfg.max_slots, sizeof *d->results);
     d->tops = take(&c, (rows + d->cfg.max_slots) * LODGE_MAX_STEP_TOPS, sizeof *d->tops);
     d->hidden = take(&c, (size_t)d->cfg.max_slots * p->d_model, sizeof(float));
