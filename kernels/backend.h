@@ -9,19 +9,26 @@
  * except probe and model_load before that thread starts. Errors: negative LODGE_ERR_*; a fault
  * of the device is DEVICE and final.
  *
- * Adapters (adapter_* entries) take cells of the same pool; a backend without them leaves the
- * pointers NULL and the engine refuses adapters.
+ * Adapters take cells of the same pool (kernels/adapter.h). Their life on a device:
+ *
+ *   pack    host image of n_cells cells from an adapter's matrices; any one thread at a time, also
+ *           beside steps: it reads the weights (DoRA) and writes the image only
+ *   open    names pages for the cells and gives a slot, which rows refer to
+ *   upload  copies a run of cells from the image into the pages, between steps
+ *   close   forgets the slot; after the last step that used it has retired
+ *
+ * A row may use a slot when all its cells were uploaded.
  */
 #ifndef LODGE_KERNELS_BACKEND_H
 #define LODGE_KERNELS_BACKEND_H
 
 #include "base/error.h"
+#include "kernels/adapter.h"
 #include "kernels/plan.h"
 #include "kernels/sample.h"
 
 #define LODGE_BACKEND_ABI 1u
 #define LODGE_NO_PAGE UINT32_MAX
-#define LODGE_CELL_BYTES 4096u
 
 struct lodge_device;
 
@@ -40,6 +47,8 @@ struct lodge_device_config {
     uint32_t max_rows;       /* tokens of one step at most */
     uint32_t max_slots;      /* sequences of one step at most */
     uint32_t max_logit_rows; /* rows of one step that want logits at most */
+    uint32_t max_adapters;   /* adapters that are open at one time at most; 0: none */
+    uint32_t max_step_ranks; /* sum over a step's (token, adapter) pairs of lodge_lora_width */
 };
 
 /* How far loading is; called from the loading thread a few times per second at most. */
@@ -57,7 +66,7 @@ enum lodge_want {
     LODGE_WANT_HIDDEN = 4, /* final hidden state of the last token */
 };
 
-/* (adapter, scale); adapter is the backend's slot number from adapter_upload. */
+/* (adapter, scale); adapter is the slot from adapter_open. */
 struct lodge_row_adapter {
     uint32_t adapter;
     float scale;
@@ -139,11 +148,18 @@ struct lodge_backend {
     /* Debug: fills a freed page with NaNs. */
     void (*page_poison)(struct lodge_device *d, uint32_t page);
 
-    int (*adapter_pack)(struct lodge_device *d, const void *adapter, void *image,
+    /* Writes n_cells cells. `image` is aligned to 64 bytes. NOMEM. */
+    int (*adapter_pack)(struct lodge_device *d, const struct lodge_lora *lora,
+                        const struct lodge_lora_layout *layout, uint8_t *image,
                         struct lodge_error *e);
-    int (*adapter_upload)(struct lodge_device *d, const void *image, const uint32_t *pages,
-                          uint32_t n_pages, uint32_t *adapter, struct lodge_error *e);
-    void (*adapter_evict)(struct lodge_device *d, uint32_t adapter);
+    /* The layout stays referenced until close; pages (n_pages of them) are copied. FULL when there
+     * is no slot left. */
+    int (*adapter_open)(struct lodge_device *d, const struct lodge_lora_layout *layout,
+                        const uint32_t *pages, uint32_t n_pages, uint32_t *slot,
+                        struct lodge_error *e);
+    void (*adapter_upload)(struct lodge_device *d, uint32_t slot, const uint8_t *image,
+                           uint32_t first_cell, uint32_t n_cells);
+    void (*adapter_close)(struct lodge_device *d, uint32_t slot);
 
     /* Starts a step. INVALID when it breaks the limits of the configuration. */
     int (*step_submit)(struct lodge_device *d, const struct lodge_step *s, uint64_t *ticket);

@@ -2,7 +2,7 @@
 #ifndef LODGE_ENGINE_FILES_GGUF_VOCAB_H
 #define LODGE_ENGINE_FILES_GGUF_VOCAB_H
 
-#include "engine/files/gguf.h"
+#include "base/gguf.h"
 #include "engine/text/tokenizer.h"
 
 /* Builds the tokenizer. FORMAT when the keys are missing or disagree in length. */

@@ -1,7 +1,7 @@
 #include "engine/files/model_file.h"
 
 #include "base/json.h"
-#include "engine/files/safetensors.h"
+#include "base/safetensors.h"
 #include "engine/files/shape.h"
 
 #include <stdio.h>

@@ -7,7 +7,7 @@
 #define LODGE_ENGINE_FILES_MODEL_FILE_H
 
 #include "base/hash.h"
-#include "engine/files/gguf.h"
+#include "base/gguf.h"
 #include "kernels/plan.h"
 
 struct lodge_model_file;

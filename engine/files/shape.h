@@ -8,7 +8,7 @@
 #define LODGE_ENGINE_FILES_SHAPE_H
 
 #include "base/error.h"
-#include "engine/files/gguf.h"
+#include "base/gguf.h"
 #include "kernels/plan.h"
 
 #include <jansson.h>

@@ -8,7 +8,7 @@
 
 #include "base/arena.h"
 #include "base/buf.h"
-#include "engine/text/span.h"
+#include "base/span.h"
 
 #include <stdint.h>
 

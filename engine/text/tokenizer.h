@@ -12,7 +12,7 @@
 
 #include "base/buf.h"
 #include "base/error.h"
-#include "engine/text/span.h"
+#include "base/span.h"
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -4,7 +4,7 @@
  * refused, and nothing else (run under AddressSanitizer, that is the point). */
 #include "base/file.h"
 #include "engine/engine.h"
-#include "engine/text/span.h"
+#include "base/span.h"
 
 #include <check.h>
 #include <dirent.h>

@@ -1,5 +1,5 @@
 /* A safetensors file from hostile bytes. */
-#include "engine/files/safetensors.h"
+#include "base/safetensors.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 

@@ -1,4 +1,4 @@
-#include "engine/files/gguf.h"
+#include "base/gguf.h"
 
 #include "base/checked.h"
 

@@ -8,13 +8,13 @@
  * Owner: the caller; strings and data point into the mapping and live until lodge_gguf_close.
  * Thread safety: immutable after opening. Source: the GGUF specification (ggml project).
  */
-#ifndef LODGE_ENGINE_FILES_GGUF_H
-#define LODGE_ENGINE_FILES_GGUF_H
+#ifndef LODGE_BASE_GGUF_H
+#define LODGE_BASE_GGUF_H
 
 #include "base/arena.h"
 #include "base/error.h"
 #include "base/file.h"
-#include "engine/text/span.h"
+#include "base/span.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -5,8 +5,8 @@
  * Owner: the caller; data points into the mappings. Immutable after opening.
  * Source: the safetensors format description (Hugging Face).
  */
-#ifndef LODGE_ENGINE_FILES_SAFETENSORS_H
-#define LODGE_ENGINE_FILES_SAFETENSORS_H
+#ifndef LODGE_BASE_SAFETENSORS_H
+#define LODGE_BASE_SAFETENSORS_H
 
 #include "base/arena.h"
 #include "base/error.h"

@@ -1,6 +1,6 @@
 /* A run of bytes that somebody else owns. */
-#ifndef LODGE_ENGINE_TEXT_SPAN_H
-#define LODGE_ENGINE_TEXT_SPAN_H
+#ifndef LODGE_BASE_SPAN_H
+#define LODGE_BASE_SPAN_H
 
 #include <stddef.h>
 

@@ -1,4 +1,4 @@
-#include "engine/files/safetensors.h"
+#include "base/safetensors.h"
 
 #include "base/checked.h"
 #include "base/json.h"
