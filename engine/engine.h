@@ -30,6 +30,7 @@
 
 struct lodge_engine;
 struct lodge_stream;
+struct lodge_adapter_version;
 
 /* ---- opening ---- */
 
@@ -45,6 +46,8 @@ struct lodge_engine_config {
     uint64_t pool_bytes;      /* 0: half of the memory left after weights */
     uint32_t reserve_tokens;  /* admission reserves prompt + min(max_tokens, this); 0: 256 */
     uint32_t max_queue;       /* requests waiting at most; 0: 1024 */
+    uint64_t
+        host_cache_bytes; /* adapters kept in memory in page layout; 0: a quarter of the pool */
     bool no_prefix_cache;
     uint64_t seed;             /* requests without a seed derive theirs from this and their id */
     bool model_defaults;       /* apply generation_config.json (decisions 24) */
@@ -96,6 +99,51 @@ struct lodge_engine_info {
 };
 void lodge_engine_get_info(const struct lodge_engine *en, struct lodge_engine_info *out);
 
+/* ---- adapters ----
+ *
+ * A version is the content of an adapter's files, named by its digest and a scope; names belong to
+ * the server. Versions never change, requests hold the version they began with. A version lies on
+ * disk, in the host cache (in page layout, within host_cache_bytes) and, while requests use it or
+ * it stays cached, in pages of the pool; the engine moves it as needed.
+ */
+
+#define LODGE_MAX_REQUEST_ADAPTERS 8u
+
+struct lodge_adapter_version_info {
+    struct lodge_digest digest;
+    uint32_t max_rank;
+    uint64_t n_parameters;
+    uint64_t bytes; /* in pages */
+    uint32_t n_pages;
+    bool scaled_once; /* DoRA: its scale in a request must be 1 */
+    bool has_chat_template;
+    const char *base_model; /* what its files name, or NULL */
+    const char *warning;    /* "" or what an operator should know */
+};
+
+/* Reads and checks the files at `path` (a PEFT directory or a GGUF adapter) and registers the
+ * version; `name` is what error texts call it. The same content in the same scope (zero: published)
+ * gives the version that is there. With `fd` >= 0, `path` leads through it
+ * (lodge_adapter_open_name) and the version keeps it; it is closed here on errors. Blocks on the
+ * disk: not for the engine thread. The caller ends the reference by lodge_adapter_version_unref.
+ * Errors as lodge_adapter_read; LIMIT when it does not fit the pool. */
+int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd, const char *name,
+                              const struct lodge_digest *scope, struct lodge_adapter_version **out,
+                              struct lodge_error *e);
+void lodge_adapter_version_ref(struct lodge_adapter_version *v);
+/* Forgets the version with its last reference, after the requests that use it. NULL is allowed. */
+void lodge_adapter_version_unref(struct lodge_adapter_version *v);
+/* Valid while the reference is held. */
+const struct lodge_adapter_version_info *
+lodge_adapter_version_info(const struct lodge_adapter_version *v);
+/* Where it lies now: host image present, and share of its pages that are filled (0..1). */
+void lodge_adapter_version_place(const struct lodge_adapter_version *v, bool *host, bool *resident);
+
+struct lodge_request_adapter {
+    struct lodge_adapter_version *version;
+    float scale; /* on top of the adapter's own */
+};
+
 /* ---- text side: pure, any thread ---- */
 
 /* Growable list of token ids; zero-initialise, then lodge_ids_finish. */
@@ -122,10 +170,11 @@ const char *lodge_engine_token_bytes(const struct lodge_engine *en, uint32_t id,
 const char *lodge_engine_token_text(const struct lodge_engine *en, uint32_t id, size_t *n);
 
 struct lodge_chat {
-    const json_t *messages;    /* array, as the client sent it */
-    const json_t *tools;       /* array or NULL */
-    const json_t *kwargs;      /* object or NULL */
-    const char *chat_template; /* NULL: the engine's */
+    const json_t *messages;                      /* array, as the client sent it */
+    const json_t *tools;                         /* array or NULL */
+    const json_t *kwargs;                        /* object or NULL */
+    const char *chat_template;                   /* NULL: the engine's */
+    const struct lodge_adapter_version *adapter; /* whose own template is used if it has one */
     bool no_generation_prompt;
     bool continue_final_message;
 };
@@ -176,8 +225,14 @@ struct lodge_request {
     bool keep_special;               /* text of special tokens is part of the output */
     int32_t priority;                /* lower is earlier */
     double timeout_s;                /* 0: none */
+    uint64_t tenant;                 /* who pays: fairness is among these */
+    uint32_t tier;                   /* 0 is served first */
+    float weight;                    /* of the tenant inside its tier; 0: 1 */
     struct lodge_digest tenant_salt; /* from authentication; zero: none */
-    struct lodge_bytes cache_salt;   /* from the client; empty: none */
+    /* Applied together, in this order. Each version takes a reference until the request ends. */
+    struct lodge_request_adapter adapters[LODGE_MAX_REQUEST_ADAPTERS];
+    uint32_t n_adapters;
+    struct lodge_bytes cache_salt; /* from the client; empty: none */
 };
 void lodge_request_init(struct lodge_request *r);
 
@@ -245,6 +300,12 @@ struct lodge_engine_stats {
     uint64_t step_tokens_bucket[16]; /* steps with <= 1, 8, 16, 32, .. 16384 tokens; last: more */
     uint64_t step_tokens_sum;
     uint64_t finished[4]; /* by enum lodge_finish, per request */
+    uint32_t n_deferred;  /* waiting requests whose adapters are not in the pool yet */
+    uint32_t adapters_resident, adapters_host, adapters_known;
+    uint64_t adapter_host_bytes, adapter_resident_bytes;
+    uint64_t adapter_rank_bytes; /* read in the last step */
+    uint64_t adapter_loads, adapter_uploads, adapter_evictions, adapter_host_hits;
+    double adapter_load_seconds; /* sum over loads: from the disk into the host image */
 };
 void lodge_engine_get_stats(struct lodge_engine *en, struct lodge_engine_stats *out);
 

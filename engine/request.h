@@ -58,8 +58,9 @@ struct lodge_seq {
     uint32_t n_reserved;       /* blocks this sequence may come to hold by its reservation */
     bool preempted;
     bool counted_cached;
-    uint64_t admitted; /* order of admission, youngest has the largest */
-    uint64_t planned;  /* the last plan that gave it a row, or could not */
+    uint64_t admitted;  /* order of admission, youngest has the largest */
+    uint64_t planned;   /* the last plan that gave it a row, or could not */
+    bool uses_adapters; /* holds its adapters in the pool */
 
     struct lodge_sampling sampling;
     uint32_t *banned; /* scratch of this step */
@@ -78,7 +79,8 @@ struct lodge_inflight {
     struct lodge_seq *seqs;
     uint32_t n_live;
     struct lodge_stop_matcher *stops;
-    struct lodge_digest root;                                     /* of its prefix chain */
+    struct lodge_digest root; /* of its prefix chain */
+    uint32_t lora_width;      /* workspace that one token takes: sum over its adapters */
     uint64_t arrived_ns, started_ns, first_token_ns, deadline_ns; /* 0: not yet, none */
     uint32_t cached_tokens, output_tokens, n_preempted;
     double page_ns;

@@ -58,6 +58,8 @@ void lodge_sched_finish(struct lodge_sched *s)
 static void stop_running(struct lodge_sched *s, struct lodge_seq *q)
 {
     lodge_sched_release_pages(s, q);
+    lodge_residency_release(s->residency, q);
+    s->running_ranks -= q->req->lora_width;
     list_remove(&s->running, q);
     s->free_slots[s->n_free_slots++] = q->slot;
 }
@@ -112,6 +114,7 @@ static void forget_row(struct lodge_sched *s, const struct lodge_seq *q)
     for (uint32_t i = 0; i < s->n_rows; i++)
         if (s->rows[i].seq == q) {
             s->n_step_tokens -= s->rows[i].n_tokens;
+            s->n_step_ranks -= s->rows[i].n_tokens * q->req->lora_width;
             memmove(&s->rows[i], &s->rows[i + 1], (s->n_rows - i - 1) * sizeof *s->rows);
             s->n_rows--;
             return;
@@ -142,6 +145,8 @@ static bool fits(const struct lodge_sched *s, uint64_t n_pages, uint64_t more)
 
 static void start(struct lodge_sched *s, struct lodge_seq *q, const struct lodge_claim *c)
 {
+    lodge_residency_use(s->residency, q);
+    s->running_ranks += q->req->lora_width;
     lodge_sched_use_claim(s, q, c);
     list_remove(&s->waiting, q);
     list_insert_before(&s->running, NULL, q);
@@ -171,11 +176,13 @@ static uint64_t lower_tiers_hold(const struct lodge_sched *s, int64_t above)
     return sum;
 }
 
-/* Admits the head of the queue, at the cost of lower tiers if need be. */
-static bool admit_head(struct lodge_sched *s)
+/* Admits a sequence of the queue, at the cost of lower tiers if need be. */
+static bool admit(struct lodge_sched *s, struct lodge_seq *q)
 {
-    struct lodge_seq *q = s->waiting.first;
     int64_t above = q->req->r.priority;
+    if (s->limits.max_step_ranks && s->running.n &&
+        s->running_ranks + q->req->lora_width > s->limits.max_step_ranks)
+        return false;
     struct lodge_claim c = lodge_sched_claim(s, q);
     if (!s->n_free_slots || !fits(s, c.n_pages, 0)) {
         /* What it shares now it may share with a victim, so that does not count. */
@@ -190,6 +197,21 @@ static bool admit_head(struct lodge_sched *s)
     }
     start(s, q, &c);
     return true;
+}
+
+/* Admits in the order of the queue until one does not fit. Those whose adapters are on their way
+ * are passed over. */
+static void admit_waiting(struct lodge_sched *s)
+{
+    s->n_deferred = 0;
+    struct lodge_seq *next;
+    for (struct lodge_seq *q = s->waiting.first; q; q = next) {
+        next = q->next;
+        if (!lodge_residency_want(s->residency, q))
+            s->n_deferred++;
+        else if (!admit(s, q))
+            return;
+    }
 }
 
 /* ---- the step ---- */
@@ -224,6 +246,19 @@ static void plan_row(struct lodge_sched *s, struct lodge_seq *q, uint32_t n)
     s->rows[s->n_rows++] = (struct lodge_planned){
         .seq = q, .position = q->n_computed, .n_tokens = n, .sample = end == q->n_tokens};
     s->n_step_tokens += n;
+    s->n_step_ranks += n * q->req->lora_width;
+}
+
+/* Tokens of this sequence that the step still has room for: at least one for whoever decodes, since
+ * all that run were admitted with one token each. */
+static uint32_t room_for(const struct lodge_sched *s, const struct lodge_seq *q)
+{
+    uint32_t tokens = s->limits.max_step_tokens - s->n_step_tokens;
+    uint32_t width = s->limits.max_step_ranks ? q->req->lora_width : 0;
+    if (!width)
+        return tokens;
+    uint32_t by_ranks = (s->limits.max_step_ranks - s->n_step_ranks) / width;
+    return by_ranks < tokens ? by_ranks : tokens;
 }
 
 /* The next sequence that decodes (or has a prompt to compute) and was not planned. A preemption
@@ -269,7 +304,11 @@ static void plan_prefills(struct lodge_sched *s)
     while (q && s->n_step_tokens < s->limits.max_step_tokens) {
         preemptions = s->preemptions;
         bool others = next_unplanned(s, q, preemptions, false) != NULL;
-        plan_row(s, q, chunk(s, q, s->limits.max_step_tokens - s->n_step_tokens, others));
+        uint32_t room = room_for(s, q);
+        if (room)
+            plan_row(s, q, chunk(s, q, room, others));
+        else
+            q->planned = s->plans;
         q = next_unplanned(s, q, preemptions, false);
     }
 }
@@ -277,10 +316,9 @@ static void plan_prefills(struct lodge_sched *s)
 void lodge_sched_plan(struct lodge_sched *s)
 {
     assert(!s->n_copies); /* those of the last plan were submitted */
-    s->n_rows = s->n_step_tokens = 0;
+    s->n_rows = s->n_step_tokens = s->n_step_ranks = 0;
     s->plans++;
-    while (s->waiting.first && admit_head(s))
-        ;
+    admit_waiting(s);
     plan_decodes(s);
     plan_prefills(s);
 }

@@ -21,10 +21,11 @@
 #ifndef LODGE_ENGINE_SCHED_H
 #define LODGE_ENGINE_SCHED_H
 
-#include "engine/request.h"
+#include "engine/residency.h"
 
 struct lodge_sched_limits {
     uint32_t max_seqs, max_step_tokens, reserve_tokens;
+    uint32_t max_step_ranks; /* sum of lora_width over a step's tokens; 0: no bound */
     bool prefix_cache;
 };
 
@@ -44,6 +45,7 @@ struct lodge_sched {
     struct lodge_sched_limits limits;
     struct lodge_pool *pool;
     struct lodge_prefix *prefix;
+    struct lodge_residency *residency; /* NULL: no adapters; set by the owner after init */
     const struct lodge_plan *plan;
     uint32_t page_tokens, n_groups;
     struct lodge_seq_list waiting, running; /* running: in the order of admission */
@@ -55,7 +57,9 @@ struct lodge_sched {
     uint64_t plans, admissions, preemptions;
     uint64_t prefix_queries, prefix_hits; /* prompt tokens, once a request */
     struct lodge_planned *rows;           /* of the next step */
-    uint32_t n_rows, n_step_tokens;
+    uint32_t n_rows, n_step_tokens, n_step_ranks;
+    uint64_t running_ranks; /* sum of lora_width over those that run */
+    uint32_t n_deferred;    /* passed over in the last plan: their adapters are not in the pool */
     struct lodge_page_copy *copies; /* each holds a reference on the page it reads */
     uint32_t n_copies;
 };

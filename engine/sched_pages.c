@@ -52,7 +52,7 @@ static uint32_t take_page(struct lodge_sched *s)
 {
     uint32_t page;
     while ((page = lodge_pool_take(s->pool, LODGE_PAGE_KV)) == NONE)
-        if (!lodge_prefix_evict(s->prefix))
+        if (!lodge_residency_evict(s->residency, s->prefix))
             return NONE;
     return page;
 }
@@ -263,6 +263,8 @@ struct lodge_claim lodge_sched_claim(struct lodge_sched *s, struct lodge_seq *q)
             shared +=
                 c.source || s->pool->pages[lodge_prefix_pages(s->prefix, entries[b])[g]].refs > 0;
     }
+    /* So do those of its adapters that nobody uses. */
+    c.n_alone += lodge_residency_idle_pages(s->residency, q);
     c.n_pages = c.n_alone - shared;
     return c;
 }
