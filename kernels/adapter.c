@@ -21,16 +21,16 @@ static uint64_t place(const struct lodge_linear *l, const struct lodge_lora_targ
                                      .first_offset = NONE,
                                      .scale = t->scale};
     out->first_a = (uint32_t)at;
-    at += granules * lodge_lora_row_cells(l->n_cols);
+    at += granules * lodge_lora_row_cells(lodge_lora_inputs(l));
     out->first_b = (uint32_t)at;
-    at += granules * lodge_lora_row_cells(l->n_rows);
+    at += granules * lodge_lora_row_cells(lodge_lora_outputs(l));
     if (t->magnitude) {
         out->first_gain = (uint32_t)at;
-        at += vector_cells(l->n_rows);
+        at += vector_cells(lodge_lora_outputs(l));
     }
     if (t->offset) {
         out->first_offset = (uint32_t)at;
-        at += vector_cells(l->n_rows);
+        at += vector_cells(lodge_lora_outputs(l));
     }
     return at;
 }
@@ -83,17 +83,20 @@ static int group_of(enum lodge_site site)
     }
 }
 
+bool lodge_lora_same_input(const struct lodge_linear *a, const struct lodge_linear *b)
+{
+    return a->layer == b->layer && group_of(a->site) == group_of(b->site);
+}
+
 uint32_t lodge_lora_width(const struct lodge_lora_layout *l, const struct lodge_plan *p)
 {
     uint32_t widest = 0;
     for (uint32_t i = 0; i < l->n_places; i++) {
         const struct lodge_linear *a = &p->linears[l->places[i].linear];
         uint32_t sum = 0;
-        for (uint32_t j = 0; j < l->n_places; j++) {
-            const struct lodge_linear *b = &p->linears[l->places[j].linear];
-            if (a->layer == b->layer && group_of(a->site) == group_of(b->site))
+        for (uint32_t j = 0; j < l->n_places; j++)
+            if (lodge_lora_same_input(a, &p->linears[l->places[j].linear]))
                 sum += l->places[j].rank;
-        }
         widest = sum > widest ? sum : widest;
     }
     return widest;

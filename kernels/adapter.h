@@ -68,6 +68,18 @@ int lodge_lora_layout_init(struct lodge_lora_layout *l, const struct lodge_plan 
                            const struct lodge_lora *lora, struct lodge_error *e);
 void lodge_lora_layout_finish(struct lodge_lora_layout *l);
 
+/* N and K of an adapter's product over a linear. */
+static inline uint32_t lodge_lora_outputs(const struct lodge_linear *l)
+{
+    return l->site == LODGE_SITE_EMBED ? l->n_cols : l->n_rows;
+}
+static inline uint32_t lodge_lora_inputs(const struct lodge_linear *l)
+{
+    return l->site == LODGE_SITE_EMBED ? l->n_rows : l->n_cols;
+}
+/* Whether two linears of a plan are multiplied with the same input: q|k|v, gate|up of a layer. */
+bool lodge_lora_same_input(const struct lodge_linear *a, const struct lodge_linear *b);
+
 /* Cells of one granule (8 ranks) over n columns. */
 static inline uint32_t lodge_lora_row_cells(uint32_t n_cols)
 {

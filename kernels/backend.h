@@ -29,6 +29,7 @@
 
 #define LODGE_BACKEND_ABI 1u
 #define LODGE_NO_PAGE UINT32_MAX
+#define LODGE_MAX_ROW_ADAPTERS 8u
 
 struct lodge_device;
 
@@ -47,7 +48,6 @@ struct lodge_device_config {
     uint32_t max_rows;       /* tokens of one step at most */
     uint32_t max_slots;      /* sequences of one step at most */
     uint32_t max_logit_rows; /* rows of one step that want logits at most */
-    uint32_t max_adapters;   /* adapters that are open at one time at most; 0: none */
     uint32_t max_step_ranks; /* sum over a step's (token, adapter) pairs of lodge_lora_width */
 };
 
@@ -152,8 +152,8 @@ struct lodge_backend {
     int (*adapter_pack)(struct lodge_device *d, const struct lodge_lora *lora,
                         const struct lodge_lora_layout *layout, uint8_t *image,
                         struct lodge_error *e);
-    /* The layout stays referenced until close; pages (n_pages of them) are copied. FULL when there
-     * is no slot left. */
+    /* The layout stays referenced until close; pages (n_pages of them) are copied. After
+     * pool_create. NOMEM. */
     int (*adapter_open)(struct lodge_device *d, const struct lodge_lora_layout *layout,
                         const uint32_t *pages, uint32_t n_pages, uint32_t *slot,
                         struct lodge_error *e);

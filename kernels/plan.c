@@ -230,11 +230,25 @@ size_t lodge_plan_page_bytes(const struct lodge_plan *p, uint32_t page_tokens, u
     return (most + 4095) & ~(size_t)4095;
 }
 
+int32_t lodge_plan_twin(const struct lodge_plan *p, uint32_t linear)
+{
+    const struct lodge_linear *l = &p->linears[linear];
+    for (uint32_t i = 0; i < linear; i++) {
+        const struct lodge_linear *o = &p->linears[i];
+        if (p->tensors[i].data == p->tensors[linear].data && p->tensors[i].data &&
+            o->format == l->format && o->n_rows == l->n_rows && o->n_cols == l->n_cols &&
+            o->order == l->order && o->head_dim == l->head_dim)
+            return (int32_t)i;
+    }
+    return LODGE_NONE;
+}
+
 size_t lodge_plan_weight_bytes(const struct lodge_plan *p)
 {
     size_t sum = 0, row;
     for (uint32_t i = 0; i < p->n_linears; i++)
-        if (lodge_format_row_bytes(p->linears[i].format, p->linears[i].n_cols, &row))
+        if (lodge_plan_twin(p, i) == LODGE_NONE &&
+            lodge_format_row_bytes(p->linears[i].format, p->linears[i].n_cols, &row))
             sum += row * p->linears[i].n_rows;
     return sum;
 }

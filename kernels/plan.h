@@ -198,7 +198,9 @@ size_t lodge_plan_group_bytes(const struct lodge_plan *p, uint32_t g, uint32_t p
                               uint32_t kv_bytes);
 /* Page size in bytes for all groups: the largest need, rounded up to 4096. */
 size_t lodge_plan_page_bytes(const struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes);
-/* Bytes of all linears as stored. */
+/* An earlier linear with the same stored bytes in the same form (a tied head), or LODGE_NONE. */
+int32_t lodge_plan_twin(const struct lodge_plan *p, uint32_t linear);
+/* Bytes of all linears as stored, twins once. */
 size_t lodge_plan_weight_bytes(const struct lodge_plan *p);
 
 #endif

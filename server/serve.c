@@ -241,6 +241,8 @@ static int run(struct server *s, const char *chat_template, struct lodge_error *
         err = prepare_start(s, e);
     if (!err)
         err = http_start(s, e);
+    if (!err)
+        fprintf(stderr, "listening on port %u, not ready yet\n", s->port);
     atomic_store(&nothing_runs, 1);
     if (!err && !atomic_load(&n_signals))
         err = open_engine(s, chat_template, e);

@@ -281,10 +281,13 @@ static int add_all(struct build *b, uint32_t served_context)
     if (err)
         return err;
     struct lodge_op_head *head = &add_op(b, LODGE_OP_HEAD)->head;
-    *head = (struct lodge_op_head){.norm.eps = s->norm_eps, .linear = table, .multiplier = 1};
+    *head = (struct lodge_op_head){.norm.eps = s->norm_eps, .multiplier = 1};
     err = add_vector(b, NAME_NORM, 0, ".weight", s->d_model, &head->norm.weight);
-    if (!err && !s->tied)
-        err = add_linear(b, NAME_HEAD, 0, LODGE_SITE_HEAD, s->n_vocab, s->d_model, &head->linear);
+    /* A tied head is a linear of its own over the same bytes, so that adapters can tell the two
+     * apart; backends keep one copy. */
+    if (!err)
+        err = add_linear(b, s->tied ? NAME_EMBED : NAME_HEAD, 0, LODGE_SITE_HEAD, s->n_vocab,
+                         s->d_model, &head->linear);
     return err;
 }
 

@@ -77,6 +77,7 @@ static void close_device(struct lodge_device *d)
         munmap(d->pool, d->n_pages * d->page_bytes);
     if (d->space)
         munmap(d->space, d->space_bytes);
+    lodge_cpu_lora_finish(d);
     free(d->linears);
     free(d);
 }
@@ -141,9 +142,10 @@ static int pool_create(struct lodge_device *d, uint32_t n_pages, struct lodge_er
 {
     d->n_pages = n_pages;
     d->pool = lodge_cpu_map(n_pages * d->page_bytes);
-    return d->pool ? 0
-                   : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a pool of %zu bytes",
-                                n_pages * d->page_bytes);
+    if (!d->pool)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a pool of %zu bytes",
+                          n_pages * d->page_bytes);
+    return lodge_cpu_lora_init(d, e);
 }
 
 /* Reading is not enough (it would map the zero page): writes a zero where a zero is. */
@@ -192,6 +194,10 @@ const struct lodge_backend *lodge_backend_cpu(void)
         .pool_create = pool_create,
         .pool_touch = pool_touch,
         .page_poison = page_poison,
+        .adapter_pack = lodge_cpu_adapter_pack,
+        .adapter_open = lodge_cpu_adapter_open,
+        .adapter_upload = lodge_cpu_adapter_upload,
+        .adapter_close = lodge_cpu_adapter_close,
         .step_submit = step_submit,
         .step_poll = step_poll,
     };

@@ -46,6 +46,31 @@ struct token_info {
     uint32_t position;
 };
 
+/* An open adapter. */
+struct lora_adapter {
+    const struct lodge_lora_layout *layout; /* NULL: the slot is free */
+    uint32_t *cells;                        /* of the pool, by cell of the adapter */
+    uint16_t *by_linear;                    /* place of a linear plus 1, 0: none */
+    uint32_t *offsets; /* per place: where its t begins among those that share its input */
+    uint32_t width;    /* lodge_lora_width */
+    uint32_t sites;    /* bit per lodge_site */
+};
+
+/* Consecutive rows with one (adapter, scale); their t begins at float `t`. */
+struct lora_span {
+    uint32_t first, n;
+    uint32_t slot;
+    float scale;
+    uint32_t t;
+};
+
+/* Spans over rows of a product, rising; rows with several adapters have as many spans. */
+struct lora_rows {
+    struct lora_span *spans;
+    uint32_t n;
+    uint32_t *at; /* per row: the first span that ends after it */
+};
+
 struct lodge_device {
     struct lodge_device_config cfg;
     struct lodge_device_info info;
@@ -85,7 +110,17 @@ struct lodge_device {
     struct lodge_top *tops;
     float *hidden;
 
+    /* Adapters (lora.c). */
+    struct lora_adapter *adapters; /* (n_pages): each open one has a page */
+    uint32_t *free_adapters;
+    uint32_t n_free_adapters;
+    uint16_t *xb, *xb2; /* (max_rows, widest) bf16 inputs of rows with adapters; xb2 the MLP's */
+    float *lora_t;      /* (max_step_ranks) */
+    struct lora_rows lora, lora_head; /* of the step's tokens; of a round of logits */
+
     /* The step in progress. */
+    uint32_t lora_sites; /* that any adapter of the step touches */
+    bool lora_gains;     /* one of them is DoRA */
     const struct lodge_step *step;
     uint32_t n_items, n_wanted;
     _Atomic uint32_t next; /* shared work counter */
@@ -107,15 +142,64 @@ uint8_t *lodge_cpu_map(size_t n_bytes);
 /* step.c */
 int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s);
 
+/* lora.c. Slots, on the engine thread. */
+int lodge_cpu_lora_init(struct lodge_device *d, struct lodge_error *e);
+void lodge_cpu_lora_finish(struct lodge_device *d);
+int lodge_cpu_adapter_pack(struct lodge_device *d, const struct lodge_lora *lora,
+                           const struct lodge_lora_layout *layout, uint8_t *image,
+                           struct lodge_error *e);
+int lodge_cpu_adapter_open(struct lodge_device *d, const struct lodge_lora_layout *layout,
+                           const uint32_t *pages, uint32_t n_pages, uint32_t *slot,
+                           struct lodge_error *e);
+void lodge_cpu_adapter_upload(struct lodge_device *d, uint32_t slot, const uint8_t *image,
+                              uint32_t first_cell, uint32_t n_cells);
+void lodge_cpu_adapter_close(struct lodge_device *d, uint32_t slot);
+/* The step's rows as spans. False when a row names a slot that is not open, or ranks are too many.
+ */
+bool lodge_cpu_lora_plan(struct lodge_device *d, const struct lodge_step *s);
+/* Spans of a round of logit rows; wanted[i] is the token of row i. */
+void lodge_cpu_lora_plan_head(struct lodge_device *d, const uint32_t *wanted, uint32_t n);
+/* During a step. Whether products of a site have adapters. */
+static inline bool lodge_cpu_lora_on(const struct lodge_device *d, enum lodge_site site)
+{
+    return d->lora_sites >> site & 1;
+}
+/* t = A x for the linears of one input, after the inputs are in xb (row stride ldx); ends in a
+ * barrier. */
+void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
+                           const int32_t *linears, unsigned n, const uint16_t *xb, unsigned worker,
+                           unsigned n_workers);
+struct block;
+/* Adds B t to a block of products, before bias. */
+void lodge_cpu_lora_expand(const struct lodge_device *d, const struct lora_rows *rows,
+                           const struct block *b);
+/* Adds the adapters' part to a row of the embedding table. */
+void lodge_cpu_lora_embed(struct lodge_device *d, int32_t table, uint32_t token, float *x);
+/* Number of rank `rank` and column `column` in a cell of A. */
+float lodge_cpu_lora_a(const uint8_t *cell, uint32_t rank, uint32_t column);
+/* Row stride of bf16 inputs. */
+static inline size_t lodge_cpu_lora_stride(uint32_t n_cols)
+{
+    return (n_cols + 31u) / 32u * 32u;
+}
+
 /* gemm.c: called by every worker of a run. */
 struct tiling lodge_cpu_tiling(const struct lodge_device *d, enum lodge_act_form form,
                                uint32_t n_rows);
 /* First row and number of rows of tile t. */
 uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first);
-/* Normalises (weight NULL and eps < 0: copies) rows of x and packs them for the forms in use. */
-void lodge_cpu_pack_rows(struct lodge_device *d, const float *x, size_t ld, uint32_t n_rows,
-                         uint32_t n_cols, const struct lodge_norm *norm, unsigned forms,
-                         uint8_t *const act[], unsigned worker, unsigned n_workers);
+/* Rows that become the input of products. */
+struct pack {
+    const float *x;
+    size_t ld;
+    uint32_t n_rows, n_cols;
+    const struct lodge_norm *norm; /* NULL: as they are */
+    unsigned forms;                /* bit per activation form in use */
+    uint8_t *const *act;           /* where tiles go, by form */
+    const struct lora_rows *lora;  /* rows with adapters also go to d->xb; NULL: none */
+};
+void lodge_cpu_pack_rows(struct lodge_device *d, const struct pack *p, unsigned worker,
+                         unsigned n_workers);
 /* A finished block of products: rows [first_row, first_row + m) of the step by up to 32 columns. */
 struct block {
     uint32_t linear, panel, tile, first_row;

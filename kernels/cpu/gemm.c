@@ -40,33 +40,57 @@ unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, u
     return forms;
 }
 
-void lodge_cpu_pack_rows(struct lodge_device *d, const float *x, size_t ld, uint32_t n_rows,
-                         uint32_t n_cols, const struct lodge_norm *norm, unsigned forms,
-                         uint8_t *const act[], unsigned worker, unsigned n_workers)
+/* Rows of a tile as they will be packed: normalised in `room`, or as they are. */
+static const float *tile_input(const struct lodge_device *d, const struct pack *p, uint32_t first,
+                               uint32_t m, float *room, size_t *ld)
 {
-    float *rows = (float *)(d->scratch + worker * d->scratch_bytes);
-    const float *weight =
-        norm && norm->weight != LODGE_NONE ? d->plan->vectors[norm->weight].data : NULL;
+    if (!p->norm || p->norm->weight == LODGE_NONE) {
+        *ld = p->ld;
+        return p->x + first * p->ld;
+    }
+    const float *weight = d->plan->vectors[p->norm->weight].data;
+    for (uint32_t i = 0; i < m; i++)
+        d->k.rms_norm(p->x + (first + i) * p->ld, weight, p->n_cols, p->norm->eps,
+                      room + (size_t)i * p->n_cols);
+    *ld = p->n_cols;
+    return room;
+}
+
+static bool has_adapter(const struct lora_rows *l, uint32_t row)
+{
+    return l->at[row] < l->n && l->spans[l->at[row]].first <= row;
+}
+
+static void keep_bf16(struct lodge_device *d, const struct pack *p, uint32_t first, uint32_t m,
+                      const float *in, size_t ld)
+{
+    size_t stride = lodge_cpu_lora_stride(p->n_cols);
+    for (uint32_t i = 0; i < m; i++)
+        if (has_adapter(p->lora, first + i))
+            d->k.to_bf16(in + i * ld, p->n_cols, (uint32_t)stride, d->xb + (first + i) * stride);
+}
+
+void lodge_cpu_pack_rows(struct lodge_device *d, const struct pack *p, unsigned worker,
+                         unsigned n_workers)
+{
+    float *room = (float *)(d->scratch + worker * d->scratch_bytes);
+    bool kept = !p->lora;
     for (int f = 0; f < LODGE_ACT_FORM_COUNT; f++) {
-        if (!(forms & 1u << f))
+        if (!(p->forms & 1u << f))
             continue;
-        struct tiling t = lodge_cpu_tiling(d, (enum lodge_act_form)f, n_rows);
-        size_t tile_bytes = lodge_act_tile_bytes((enum lodge_act_form)f, n_cols);
+        struct tiling t = lodge_cpu_tiling(d, (enum lodge_act_form)f, p->n_rows);
+        size_t tile_bytes = lodge_act_tile_bytes((enum lodge_act_form)f, p->n_cols);
         uint32_t from, to, first;
         lodge_cpu_share(t.n_tiles, worker, n_workers, &from, &to);
         for (uint32_t tile = from; tile < to; tile++) {
+            size_t ld;
             uint32_t m = lodge_cpu_tile_rows(t, tile, &first);
-            const float *in = x + first * ld;
-            size_t in_ld = ld;
-            for (uint32_t i = 0; weight && i < m; i++)
-                d->k.rms_norm(x + (first + i) * ld, weight, n_cols, norm->eps,
-                              rows + (size_t)i * n_cols);
-            if (weight) {
-                in = rows;
-                in_ld = n_cols;
-            }
-            d->k.act_pack[f](in, in_ld, m, 0, n_cols, n_cols, act[f] + tile * tile_bytes);
+            const float *in = tile_input(d, p, first, m, room, &ld);
+            d->k.act_pack[f](in, ld, m, 0, p->n_cols, p->n_cols, p->act[f] + tile * tile_bytes);
+            if (!kept)
+                keep_bf16(d, p, first, m, in, ld);
         }
+        kept = true;
     }
 }
 

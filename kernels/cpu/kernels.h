@@ -99,6 +99,23 @@ struct lodge_attn_call {
     float *acc;             /* out: (n_queries, dim), not normalised */
 };
 
+/* Adapters (kernels/adapter.h). Cells on every x86 rung and the reference:
+ *
+ *   A: 64 lines of 4 columns; element (rank j, column 4l + 2h + i) at ((l * 8 + j) * 2 + h) * 2 + i
+ *   B: 8 blocks of 32 outputs, LODGE_LORA_BLOCK_BYTES each; element (rank j, output 32b + 16i + o)
+ * at
+ *      ((b * 8 + j) * 16 + o) * 2 + i
+ *
+ * Shrink, t = A x with x in bf16: each rank sums in 8 chains c[q][h], q = line % 4, over the pairs
+ * of columns of half h, in rising line, as BF16 above; then s[h] = (c[0][h] + c[1][h]) + (c[2][h] +
+ * c[3][h]), t = s[0] + s[1]. Expand: acc = fma(b[j], t[j], acc) in rising j from the offset or 0.
+ */
+#define LODGE_LORA_ROWS 6u /* most rows of one shrink call */
+#define LODGE_LORA_BLOCK_BYTES 512u
+#define LODGE_LORA_BLOCKS 32u /* most blocks of one expand call */
+/* The state of a shrink: chains[row][q][2 * rank + h]. */
+typedef float lodge_lora_chains[LODGE_LORA_ROWS][4][16];
+
 /* K of one (page, layer, kv head): bf16 [dim/2][32 tokens][2 dims]; then V: bf16
  * [16 token pairs][dim][2 tokens]. 128 * dim bytes. */
 size_t lodge_kv_head_bytes(uint32_t head_dim);
@@ -129,6 +146,18 @@ struct lodge_cpu_kernels {
     /* Stores key and value of token t (< 32) of one kv head. */
     void (*kv_store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
     void (*attn)(struct lodge_attn_call *c);
+    /* Goes on with the chains over n_lines (a multiple of 4) of one cell of A; x is row 0's number
+     * for the cell's first column, rows ldx apart. */
+    void (*lora_shrink)(const uint8_t *cell, uint32_t n_lines, const uint16_t *x, size_t ldx,
+                        unsigned m, lodge_lora_chains chains);
+    /* acc[i * 32 + o] goes on over 8 ranks of each of n blocks; t of row i from t + i * ldt. m is
+     * at most LODGE_TILE_ROWS_MAX. Fetches what lies after each block. */
+    void (*lora_expand)(const uint8_t *const *blocks, unsigned n, const float *t, size_t ldt,
+                        unsigned m, float *acc);
+    /* gain NULL: y = fma(scale, acc, y); else y = fma(g, scale * acc, fma(g - 1, base, y)), where
+     * base (stride 32, as acc) holds W x. For i < m, j < n <= 32. */
+    void (*lora_add)(float *y, size_t ld, const float *acc, const float *base, const float *gain,
+                     float scale, unsigned m, uint32_t n);
     struct lodge_row_ops row; /* over logits */
 };
 

@@ -26,8 +26,11 @@ uint8_t *lodge_cpu_map(size_t n_bytes)
     return at;
 }
 
-static size_t linear_bytes(const struct lodge_linear *l)
+static size_t linear_bytes(const struct lodge_plan *p, uint32_t i)
 {
+    const struct lodge_linear *l = &p->linears[i];
+    if (lodge_plan_twin(p, i) != LODGE_NONE)
+        return 0;
     size_t panels = ((size_t)l->n_rows + 31) / 32;
     return panels * lodge_panel_bytes(l->format, l->n_cols);
 }
@@ -36,7 +39,7 @@ size_t lodge_cpu_packed_bytes(const struct lodge_plan *p)
 {
     size_t sum = 0;
     for (uint32_t i = 0; i < p->n_linears; i++)
-        sum += linear_bytes(&p->linears[i]);
+        sum += linear_bytes(p, i);
     return sum;
 }
 
@@ -80,6 +83,8 @@ static void pack_all(void *ctx, unsigned worker, unsigned n_workers)
     struct job *j = ctx;
     for (uint32_t i = 0; i < j->d->plan->n_linears; i++) {
         uint32_t from, to;
+        if (lodge_plan_twin(j->d->plan, i) != LODGE_NONE)
+            continue;
         lodge_cpu_share(j->d->linears[i].n_panels, worker, n_workers, &from, &to);
         for (uint32_t p = from; p < to; p++)
             pack_panel(j, i, p);
@@ -115,8 +120,9 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_pro
     size_t at = 0;
     for (uint32_t i = 0; i < p->n_linears; i++) {
         const struct lodge_linear *l = &p->linears[i];
+        int32_t twin = lodge_plan_twin(p, i);
         d->linears[i] = (struct packed){
-            .panels = d->weights + at,
+            .panels = twin == LODGE_NONE ? d->weights + at : d->linears[twin].panels,
             .n_panels = (l->n_rows + 31) / 32,
             .panel_bytes = lodge_panel_bytes(l->format, l->n_cols),
             .format = l->format,
@@ -124,7 +130,7 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_pro
             .n_rows = l->n_rows,
             .n_cols = l->n_cols,
         };
-        at += linear_bytes(l);
+        at += linear_bytes(p, i);
     }
     struct job j = {.d = d, .fn = fn, .cookie = cookie, .total = d->weight_bytes};
     lodge_workers_run(d->workers, pack_all, &j);

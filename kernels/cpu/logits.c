@@ -9,10 +9,14 @@ struct head_ctx {
     const struct lodge_op_head *op;
 };
 
-static void scale_logits(void *ctx, const struct block *b)
+static void finish_logits(void *ctx, const struct block *b)
 {
     const struct head_ctx *h = ctx;
     const struct lodge_op_head *op = h->op;
+    if (lodge_cpu_lora_on(h->d, LODGE_SITE_HEAD))
+        lodge_cpu_lora_expand(h->d, &h->d->lora_head, b);
+    if (op->multiplier == 1 && op->softcap <= 0)
+        return;
     for (unsigned i = 0; i < b->m; i++)
         for (uint32_t j = 0; j < b->n_cols; j++) {
             float l = b->y[i * b->ld + j] * op->multiplier;
@@ -59,16 +63,28 @@ static void one_round(struct lodge_device *d, const struct lodge_op_head *op, ui
     lodge_cpu_share(n, worker, n_workers, &from, &to);
     for (uint32_t i = from; i < to; i++)
         memcpy(d->fp + i * width, d->x + d->wanted[first + i] * width, width * sizeof *d->fp);
-    if (worker == 0)
+    bool lora = lodge_cpu_lora_on(d, LODGE_SITE_HEAD);
+    if (worker == 0) {
         atomic_store(&d->next, 0);
+        if (lora)
+            lodge_cpu_lora_plan_head(d, d->wanted + first, n);
+    }
     lodge_workers_barrier(d->workers);
-    unsigned forms = lodge_cpu_forms(d, &op->linear, 1);
-    lodge_cpu_pack_rows(d, d->fp, width, n, (uint32_t)width, &op->norm, forms, d->act, worker,
-                        n_workers);
+    const struct pack p = {.x = d->fp,
+                           .ld = width,
+                           .n_rows = n,
+                           .n_cols = (uint32_t)width,
+                           .norm = &op->norm,
+                           .forms = lodge_cpu_forms(d, &op->linear, 1),
+                           .act = d->act,
+                           .lora = lora ? &d->lora_head : NULL};
+    lodge_cpu_pack_rows(d, &p, worker, n_workers);
     lodge_workers_barrier(d->workers);
+    if (lora)
+        lodge_cpu_lora_shrink(d, &d->lora_head, &op->linear, 1, d->xb, worker, n_workers);
     struct head_ctx ctx = {d, op};
-    bool plain = op->multiplier == 1 && op->softcap <= 0;
-    const struct epilogue e = {d->logits, d->plan->n_vocab, plain ? NULL : scale_logits, &ctx};
+    bool plain = op->multiplier == 1 && op->softcap <= 0 && !lora;
+    const struct epilogue e = {d->logits, d->plan->n_vocab, plain ? NULL : finish_logits, &ctx};
     lodge_cpu_gemm(d, &op->linear, 1, n, d->act, &e, worker, n_workers);
     lodge_workers_barrier(d->workers);
     for (;;) {

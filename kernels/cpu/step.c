@@ -53,11 +53,50 @@ static void run_embed(const struct run *r, const struct lodge_op_embed *op)
         float *x = d->x + (size_t)i * d->plan->d_model;
         d->k.gemm[table->format].gather(table->panels + (id / 32) * table->panel_bytes,
                                         table->n_cols, id % 32, x);
+        if (lodge_cpu_lora_on(d, LODGE_SITE_EMBED))
+            lodge_cpu_lora_embed(d, op->table, i, x);
         for (uint32_t j = 0; op->scale != 1 && j < d->plan->d_model; j++)
             x[j] *= op->scale;
         set_rotation(d, i);
     }
     barrier(r);
+}
+
+/* ---- inputs of products ---- */
+
+static bool any_on(const struct lodge_device *d, const int32_t *linears, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (lodge_cpu_lora_on(d, d->plan->linears[linears[i]].site))
+            return true;
+    return false;
+}
+
+/* Packs the rows of x as input of n linears, and shrinks them by their adapters. */
+static void run_input(const struct run *r, const float *x, const struct lodge_norm *norm,
+                      const int32_t *linears, unsigned n)
+{
+    struct lodge_device *d = r->d;
+    bool lora = any_on(d, linears, n);
+    uint32_t width = d->linears[linears[0]].n_cols;
+    const struct pack p = {.x = x,
+                           .ld = width,
+                           .n_rows = d->step->n_tokens,
+                           .n_cols = width,
+                           .norm = norm,
+                           .forms = lodge_cpu_forms(d, linears, n),
+                           .act = d->act,
+                           .lora = lora ? &d->lora : NULL};
+    lodge_cpu_pack_rows(d, &p, r->worker, r->n_workers);
+    barrier(r);
+    if (lora)
+        lodge_cpu_lora_shrink(d, &d->lora, linears, n, d->xb, r->worker, r->n_workers);
+}
+
+static void expand(const struct lodge_device *d, const struct block *b)
+{
+    if (lodge_cpu_lora_on(d, d->plan->linears[b->linear].site))
+        lodge_cpu_lora_expand(d, &d->lora, b);
 }
 
 /* ---- QKV ---- */
@@ -82,6 +121,7 @@ struct qkv_ctx {
 static void add_qkv_bias(void *ctx, const struct block *b)
 {
     const struct qkv_ctx *c = ctx;
+    expand(c->d, b);
     for (int part = 0; part < 3; part++)
         if ((int32_t)b->linear == c->op->linear[part])
             add_bias(c->d, c->op->bias[part], b, b->y, b->ld);
@@ -139,9 +179,7 @@ static void run_qkv(const struct run *r, const struct lodge_op *op,
     struct lodge_device *d = r->d;
     const struct lodge_op_qkv *q = &op->qkv;
     struct qkv_ctx c = {d, q, (q->n_heads + 2 * q->n_kv_heads) * q->head_dim};
-    lodge_cpu_pack_rows(d, d->x, d->plan->d_model, d->step->n_tokens, d->plan->d_model, &q->norm,
-                        lodge_cpu_forms(d, q->linear, 3), d->act, r->worker, r->n_workers);
-    barrier(r);
+    run_input(r, d->x, &q->norm, q->linear, 3);
     const struct epilogue e = {.out = d->fp, .ld = c.width, .fn = add_qkv_bias, .ctx = &c};
     lodge_cpu_gemm(d, q->linear, 3, d->step->n_tokens, d->act, &e, r->worker, r->n_workers);
     barrier(r);
@@ -183,6 +221,7 @@ static void add_to_x(void *ctx, const struct block *b)
     const struct proj_ctx *c = ctx;
     const struct lodge_device *d = c->d;
     size_t n = d->plan->d_model;
+    expand(d, b);
     const float *bias =
         c->op->bias == LODGE_NONE ? NULL : d->plan->vectors[c->op->bias].data + b->from;
     d->k.add_block(d->x + b->first_row * n + b->from, n, b->y, b->ld, bias, c->op->multiplier, b->m,
@@ -192,6 +231,7 @@ static void add_to_x(void *ctx, const struct block *b)
 static void add_proj_bias(void *ctx, const struct block *b)
 {
     const struct proj_ctx *c = ctx;
+    expand(c->d, b);
     add_bias(c->d, c->op->bias, b, b->y, b->ld);
 }
 
@@ -215,12 +255,10 @@ static void run_proj(const struct run *r, const struct lodge_op *op)
     const struct lodge_op_proj *p = &op->proj;
     bool after_attention = op[-1].kind == LODGE_OP_ATTN;
     uint8_t *const *act = after_attention ? d->act : d->act2;
-    if (after_attention) {
-        uint32_t k = d->linears[p->linear].n_cols;
-        lodge_cpu_pack_rows(d, d->attn_out, k, d->step->n_tokens, k, NULL,
-                            lodge_cpu_forms(d, &p->linear, 1), d->act, r->worker, r->n_workers);
-        barrier(r);
-    }
+    if (after_attention)
+        run_input(r, d->attn_out, NULL, &p->linear, 1);
+    else if (lodge_cpu_lora_on(d, LODGE_SITE_DOWN))
+        lodge_cpu_lora_shrink(d, &d->lora, &p->linear, 1, d->xb2, r->worker, r->n_workers);
     struct proj_ctx c = {d, p};
     bool normed = p->post_norm.weight != LODGE_NONE;
     const struct epilogue to_x = {.fn = add_to_x, .ctx = &c};
@@ -240,6 +278,17 @@ struct glu_ctx {
     const struct packed *down;
 };
 
+/* The down product's adapters read its input in bf16. */
+static void keep_inner(struct lodge_device *d, const struct block *b)
+{
+    if (!lodge_cpu_lora_on(d, LODGE_SITE_DOWN))
+        return;
+    size_t stride = lodge_cpu_lora_stride(d->linears[b->linear].n_rows);
+    for (unsigned i = 0; i < b->m; i++)
+        d->k.to_bf16(b->y + i * b->ld, b->n_cols, LODGE_PANEL_ROWS,
+                     d->xb2 + (b->first_row + i) * stride + b->from);
+}
+
 /* The gate's block is done: multiply up's panel, combine, and pack as input of the down product. */
 static void fuse_panel(void *ctx, const struct block *b)
 {
@@ -249,9 +298,15 @@ static void fuse_panel(void *ctx, const struct block *b)
     struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
     _Alignas(64) float u[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
     lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], u, LODGE_PANEL_ROWS);
+    struct block second = *b;
+    second.linear = (uint32_t)c->op->up;
+    second.y = u;
+    expand(d, b);
+    expand(d, &second);
     add_bias(d, c->op->gate_bias, b, b->y, b->ld);
     add_bias(d, c->op->up_bias, b, u, LODGE_PANEL_ROWS);
     d->k.glu(c->op->act, b->y, u, (size_t)b->m * LODGE_PANEL_ROWS);
+    keep_inner(d, b);
     uint8_t *tile =
         d->act2[c->down->form] + b->tile * lodge_act_tile_bytes(c->down->form, up->n_rows);
     d->k.act_pack[c->down->form](b->y, b->ld, b->m, b->from, b->from + b->n_cols, up->n_rows, tile);
@@ -260,6 +315,7 @@ static void fuse_panel(void *ctx, const struct block *b)
 static void add_gate_bias(void *ctx, const struct block *b)
 {
     const struct glu_ctx *c = ctx;
+    expand(c->d, b);
     add_bias(c->d, c->op->gate_bias, b, b->y, b->ld);
 }
 
@@ -268,9 +324,14 @@ static void combine(void *ctx, const struct block *b)
     const struct glu_ctx *c = ctx;
     struct lodge_device *d = c->d;
     size_t n = d->linears[b->linear].n_rows;
+    expand(d, b);
     add_bias(d, c->op->up_bias, b, b->y, b->ld);
     for (unsigned i = 0; i < b->m; i++)
         d->k.glu(c->op->act, d->fp + (b->first_row + i) * n + b->from, b->y + i * b->ld, b->n_cols);
+    struct block done = *b;
+    done.y = d->fp + b->first_row * n + b->from;
+    done.ld = n;
+    keep_inner(d, &done);
 }
 
 static void run_gate_up(const struct run *r, const struct lodge_op *op)
@@ -280,9 +341,7 @@ static void run_gate_up(const struct run *r, const struct lodge_op *op)
     const int32_t both[2] = {g->gate, g->up};
     struct glu_ctx c = {d, g, &d->linears[op[1].proj.linear]};
     uint32_t n = d->step->n_tokens;
-    lodge_cpu_pack_rows(d, d->x, d->plan->d_model, n, d->plan->d_model, &g->norm,
-                        lodge_cpu_forms(d, both, 2), d->act, r->worker, r->n_workers);
-    barrier(r);
+    run_input(r, d->x, &g->norm, both, 2);
     enum lodge_act_form in = d->linears[g->gate].form;
     bool fused = in == d->linears[g->up].form &&
                  lodge_cpu_tiling(d, in, n).n_tiles == lodge_cpu_tiling(d, c.down->form, n).n_tiles;
@@ -298,8 +357,13 @@ static void run_gate_up(const struct run *r, const struct lodge_op *op)
     barrier(r);
     lodge_cpu_gemm(d, &g->up, 1, n, d->act, &second, r->worker, r->n_workers);
     barrier(r);
-    lodge_cpu_pack_rows(d, d->fp, c.down->n_cols, n, c.down->n_cols, NULL, 1u << c.down->form,
-                        d->act2, r->worker, r->n_workers);
+    const struct pack inner = {.x = d->fp,
+                               .ld = c.down->n_cols,
+                               .n_rows = n,
+                               .n_cols = c.down->n_cols,
+                               .forms = 1u << c.down->form,
+                               .act = d->act2};
+    lodge_cpu_pack_rows(d, &inner, r->worker, r->n_workers);
     barrier(r);
 }
 
@@ -397,7 +461,7 @@ static bool valid(const struct lodge_device *d, const struct lodge_step *s)
 
 int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
 {
-    if (!valid(d, s))
+    if (!valid(d, s) || !lodge_cpu_lora_plan(d, s))
         return LODGE_ERR_INVALID;
     uint64_t begin = lodge_now_ns();
     d->step = s;

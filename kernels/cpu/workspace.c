@@ -54,6 +54,14 @@ static size_t tiles_bytes(const struct lodge_device *d, enum lodge_act_form form
     return (size_t)t.n_tiles * lodge_act_tile_bytes(form, n_cols);
 }
 
+/* A token has at most the adapters of its step row. */
+static void take_lora(struct carver *c, struct lora_rows *l, size_t n_slots, size_t n_rows)
+{
+    size_t spans = (n_slots > n_rows ? n_slots : n_rows) * LODGE_MAX_ROW_ADAPTERS;
+    l->spans = take(c, spans, sizeof *l->spans);
+    l->at = take(c, n_rows, sizeof *l->at);
+}
+
 size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, uint8_t *space)
 {
     struct carver c = {.space = space};
@@ -88,6 +96,13 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->wanted = take(&c, rows + d->cfg.max_slots, sizeof *d->wanted);
     d->results = take(&c, rows + d->cfg.max_slots, sizeof *d->results);
     d->tops = take(&c, (rows + d->cfg.max_slots) * LODGE_MAX_STEP_TOPS, sizeof *d->tops);
+    uint32_t wide = most(most(p->d_model, w.attn), w.inner);
+    d->xb = take(&c, rows * lodge_cpu_lora_stride(wide), sizeof *d->xb);
+    d->xb2 = take(&c, rows * lodge_cpu_lora_stride(w.inner), sizeof *d->xb2);
+    /* A token has at most two logit rows: a score and a sample. */
+    d->lora_t = take(&c, (size_t)d->cfg.max_step_ranks * 2, sizeof *d->lora_t);
+    take_lora(&c, &d->lora, d->cfg.max_slots, rows);
+    take_lora(&c, &d->lora_head, d->cfg.max_slots, d->cfg.max_logit_rows);
     d->hidden = take(&c, (size_t)d->cfg.max_slots * p->d_model, sizeof(float));
     return c.at;
 }

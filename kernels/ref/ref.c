@@ -311,6 +311,46 @@ static void attn(struct lodge_attn_call *c)
     }
 }
 
+/* ---- adapters ---- */
+
+static void lora_shrink(const uint8_t *cell, uint32_t n_lines, const uint16_t *x, size_t ldx,
+                        unsigned m, lodge_lora_chains chains)
+{
+    const uint16_t *a = (const uint16_t *)(const void *)cell;
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t l = 0; l < n_lines; l++)
+            for (uint32_t lane = 0; lane < 16; lane++)
+                for (uint32_t odd = 2; odd-- > 0;) {
+                    float *c = &chains[i][l % 4][lane];
+                    float w = lodge_bf16_float(a[(l * 16 + lane) * 2 + odd]);
+                    *c = fmaf(w, lodge_bf16_float(x[i * ldx + 4 * l + 2 * (lane % 2) + odd]), *c);
+                }
+}
+
+static void lora_expand(const uint8_t *const *blocks, unsigned n, const float *t, size_t ldt,
+                        unsigned m, float *acc)
+{
+    for (unsigned g = 0; g < n; g++) {
+        const uint16_t *b = (const uint16_t *)(const void *)blocks[g];
+        for (unsigned i = 0; i < m; i++)
+            for (uint32_t j = 0; j < 8; j++)
+                for (uint32_t o = 0; o < 32; o++)
+                    acc[i * 32 + o] = fmaf(lodge_bf16_float(b[(j * 16 + o % 16) * 2 + o / 16]),
+                                           t[i * ldt + g * 8 + j], acc[i * 32 + o]);
+    }
+}
+
+static void lora_add(float *y, size_t ld, const float *acc, const float *base, const float *gain,
+                     float scale, unsigned m, uint32_t n)
+{
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            float *out = &y[i * ld + j], delta = acc[i * 32 + j];
+            *out = gain ? fmaf(gain[j], scale * delta, fmaf(gain[j] - 1, base[i * 32 + j], *out))
+                        : fmaf(scale, delta, *out);
+        }
+}
+
 void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
 {
 #define REF_FORMAT(name, text, block, bytes)                                                       \
@@ -329,5 +369,8 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;
     k->attn = attn;
+    k->lora_shrink = lora_shrink;
+    k->lora_expand = lora_expand;
+    k->lora_add = lora_add;
     k->row = lodge_row_ops_ref;
 }

@@ -8,4 +8,5 @@ void RUNG_FILL(struct lodge_cpu_kernels *k)
     RUNG(int8)(k);
     RUNG(rows)(k);
     RUNG(attention)(k);
+    RUNG(lora)(k);
 }

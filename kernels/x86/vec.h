@@ -103,12 +103,20 @@ void RUNG(float)(struct lodge_cpu_kernels *k);
 void RUNG(int8)(struct lodge_cpu_kernels *k);
 void RUNG(rows)(struct lodge_cpu_kernels *k);
 void RUNG(attention)(struct lodge_cpu_kernels *k);
+void RUNG(lora)(struct lodge_cpu_kernels *k);
 
 /* Calls with the row count as a constant, so that each count is its own unrolled kernel. */
 #define ROW_CASE(n, CALL)                                                                          \
     case n:                                                                                        \
         CALL(n);                                                                                   \
         break;
+#define SWITCH_ROWS_3(m, CALL)                                                                     \
+    switch (m) {                                                                                   \
+        ROW_CASE(1, CALL)                                                                          \
+        ROW_CASE(2, CALL)                                                                          \
+    default:                                                                                       \
+        CALL(3);                                                                                   \
+    }
 #define SWITCH_ROWS_4(m, CALL)                                                                     \
     switch (m) {                                                                                   \
         ROW_CASE(1, CALL)                                                                          \

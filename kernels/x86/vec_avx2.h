@@ -182,12 +182,35 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
     return mask == UINT32_MAX ? bits : _mm256_and_si256(bits, _mm256_set1_epi32((int)mask));
 }
 
+/* Two pairs of activations in turn. */
+INLINE pairs load_quad(const uint16_t *x)
+{
+    long long four;
+    memcpy(&four, x, 8);
+    return _mm256_set1_epi64x(four);
+}
+
+/* The second elements of pairs, widened, and the first. */
+INLINE vec odd_of(pairs p)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(p, _mm256_set1_epi32((int)0xFFFF0000u)));
+}
+
+INLINE vec even_of(pairs p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(p, 16));
+}
+
+INLINE vec dot_pairs(vec acc, pairs w, pairs x)
+{
+    acc = _mm256_fmadd_ps(odd_of(w), odd_of(x), acc);
+    return _mm256_fmadd_ps(even_of(w), even_of(x), acc);
+}
+
 INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
                     const unsigned vectors)
 {
-    const __m256i high = _mm256_set1_epi32((int)0xFFFF0000u);
-    vec a = _mm256_castsi256_ps(_mm256_and_si256(w0, high));
-    vec b = _mm256_castsi256_ps(_mm256_and_si256(w1, high));
+    vec a = odd_of(w0), b = odd_of(w1);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++) {
         vec x = _mm256_broadcast_ss(&t[i * row].odd);
@@ -200,8 +223,7 @@ INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row,
 INLINE void dot_even(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
                      const unsigned vectors)
 {
-    vec a = _mm256_castsi256_ps(_mm256_slli_epi32(w0, 16));
-    vec b = _mm256_castsi256_ps(_mm256_slli_epi32(w1, 16));
+    vec a = even_of(w0), b = even_of(w1);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++) {
         vec x = _mm256_broadcast_ss(&t[i * row].even);

@@ -193,6 +193,25 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
     return mask == UINT32_MAX ? bits : _mm512_and_si512(bits, _mm512_set1_epi32((int)mask));
 }
 
+/* Two pairs of activations in turn. */
+INLINE pairs load_quad(const uint16_t *x)
+{
+    long long four;
+    memcpy(&four, x, 8);
+    return _mm512_set1_epi64(four);
+}
+
+/* The second elements of pairs, widened, and the first. */
+INLINE vec odd_of(pairs p)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(p, _mm512_set1_epi32((int)0xFFFF0000u)));
+}
+
+INLINE vec even_of(pairs p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(p, 16));
+}
+
 #ifdef __AVX512BF16__
 
 #define RUNG(name) lodge_avx512_##name
@@ -212,6 +231,11 @@ INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row,
         if (vectors > 1)
             acc[i][1] = _mm512_dpbf16_ps(acc[i][1], (__m512bh)w1, x);
     }
+}
+
+INLINE vec dot_pairs(vec acc, pairs w, pairs x)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x);
 }
 
 /* The instruction did both. */
@@ -245,12 +269,16 @@ typedef struct {
     float even, odd;
 } pair;
 
+INLINE vec dot_pairs(vec acc, pairs w, pairs x)
+{
+    acc = _mm512_fmadd_ps(odd_of(w), odd_of(x), acc);
+    return _mm512_fmadd_ps(even_of(w), even_of(x), acc);
+}
+
 INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
                     const unsigned vectors)
 {
-    const __m512i high = _mm512_set1_epi32((int)0xFFFF0000u);
-    vec a = _mm512_castsi512_ps(_mm512_and_si512(w0, high));
-    vec b = _mm512_castsi512_ps(_mm512_and_si512(w1, high));
+    vec a = odd_of(w0), b = odd_of(w1);
 #pragma GCC unroll 12
     for (unsigned i = 0; i < m; i++) {
         vec x = _mm512_set1_ps(t[i * row].odd);
@@ -263,8 +291,7 @@ INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row,
 INLINE void dot_even(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
                      const unsigned vectors)
 {
-    vec a = _mm512_castsi512_ps(_mm512_slli_epi32(w0, 16));
-    vec b = _mm512_castsi512_ps(_mm512_slli_epi32(w1, 16));
+    vec a = even_of(w0), b = even_of(w1);
 #pragma GCC unroll 12
     for (unsigned i = 0; i < m; i++) {
         vec x = _mm512_set1_ps(t[i * row].even);

@@ -92,10 +92,11 @@ class Server:
     def read_told(self):
         for line in self.process.stderr:
             self.told.append(line)
-            m = re.match(r"ready https?://\S+:(\d+)$", line)
+            m = re.match(r"listening on port (\d+),|ready https?://\S+:(\d+)$", line)
             if m:
-                self.port = int(m.group(1))
-                self.ready.set()
+                self.port = int(m.group(1) or m.group(2))
+                if m.group(2):
+                    self.ready.set()
         self.ready.set()
 
     def wait_ready(self):

@@ -39,7 +39,7 @@ def big_model():
 
 class Start(unittest.TestCase):
     def loading(self):
-        s = lab.Server(model=big_model(), wait=False, port=lab.free_port())
+        s = lab.Server(model=big_model(), wait=False)
         end = time.time() + 30
         while not any("weights" in line for line in list(s.told)) and time.time() < end:
             time.sleep(0.001)

@@ -1,0 +1,338 @@
+/* Adapters on the CPU: slots, the rows of a step as spans, and the two products around the base's.
+ *
+ * A span is a run of rows with one (adapter, scale). Shrink runs as a phase of its own over (span,
+ * linear, granule) items, dealt to the workers in turn; expand runs in the epilogue of the base
+ * product, on the worker that has the block in its cache. Rows without adapters have no span and
+ * cost nothing; a step without adapters takes no extra phase. */
+#include "kernels/cpu/device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows of one shrink item: several calls, so that one adapter's long prompt still splits. */
+#define ITEM_ROWS (LODGE_LORA_ROWS * 8)
+
+static const uint8_t *cell_at(const struct lodge_device *d, const struct lora_adapter *a,
+                              uint32_t cell)
+{
+    return d->pool + (size_t)a->cells[cell] * LODGE_CELL_BYTES;
+}
+
+static const struct lodge_lora_place *place_of(const struct lora_adapter *a, int32_t linear)
+{
+    uint32_t i = a->by_linear[linear];
+    return i ? &a->layout->places[i - 1] : NULL;
+}
+
+static uint32_t t_offset(const struct lora_adapter *a, const struct lodge_lora_place *p)
+{
+    return a->offsets[p - a->layout->places];
+}
+
+/* ---- slots ---- */
+
+int lodge_cpu_lora_init(struct lodge_device *d, struct lodge_error *e)
+{
+    d->adapters = calloc(d->n_pages, sizeof *d->adapters);
+    d->free_adapters = calloc(d->n_pages, sizeof *d->free_adapters);
+    if (!d->adapters || !d->free_adapters)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the table of adapters");
+    for (uint32_t i = 0; i < d->n_pages; i++)
+        d->free_adapters[d->n_free_adapters++] = d->n_pages - 1 - i;
+    return 0;
+}
+
+void lodge_cpu_lora_finish(struct lodge_device *d)
+{
+    for (uint32_t i = 0; d->adapters && i < d->n_pages; i++)
+        free(d->adapters[i].cells);
+    free(d->adapters);
+    free(d->free_adapters);
+}
+
+/* Places that share an input follow one another: each begins its t after the one before. */
+static void set_places(const struct lodge_device *d, struct lora_adapter *a)
+{
+    for (uint32_t i = 0; i < a->layout->n_places; i++) {
+        const struct lodge_lora_place *p = &a->layout->places[i];
+        const struct lodge_linear *l = &d->plan->linears[p->linear];
+        a->by_linear[p->linear] = (uint16_t)(i + 1);
+        a->sites |= 1u << l->site;
+        for (uint32_t j = 0; j < i; j++)
+            if (lodge_lora_same_input(l, &d->plan->linears[a->layout->places[j].linear]))
+                a->offsets[i] += a->layout->places[j].rank;
+    }
+}
+
+int lodge_cpu_adapter_open(struct lodge_device *d, const struct lodge_lora_layout *layout,
+                           const uint32_t *pages, uint32_t n_pages, uint32_t *slot,
+                           struct lodge_error *e)
+{
+    uint32_t per_page = (uint32_t)(d->page_bytes / LODGE_CELL_BYTES);
+    if (!d->n_free_adapters || (uint64_t)n_pages * per_page < layout->n_cells)
+        return lodge_fail(e, LODGE_ERR_INVALID, "%u pages do not hold %u cells of an adapter",
+                          n_pages, layout->n_cells);
+    /* One piece of memory: cells, offsets, by_linear. */
+    size_t words = (size_t)layout->n_cells + layout->n_places;
+    uint32_t *space = calloc(1, words * sizeof(uint32_t) + d->plan->n_linears * sizeof(uint16_t));
+    if (!space)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the cell table of an adapter");
+    *slot = d->free_adapters[--d->n_free_adapters];
+    struct lora_adapter *a = &d->adapters[*slot];
+    *a = (struct lora_adapter){.layout = layout,
+                               .cells = space,
+                               .offsets = space + layout->n_cells,
+                               .by_linear = (uint16_t *)(space + words),
+                               .width = lodge_lora_width(layout, d->plan)};
+    for (uint32_t c = 0; c < layout->n_cells; c++)
+        a->cells[c] = pages[c / per_page] * per_page + c % per_page;
+    set_places(d, a);
+    return 0;
+}
+
+void lodge_cpu_adapter_upload(struct lodge_device *d, uint32_t slot, const uint8_t *image,
+                              uint32_t first_cell, uint32_t n_cells)
+{
+    const struct lora_adapter *a = &d->adapters[slot];
+    for (uint32_t c = first_cell; c < first_cell + n_cells; c++)
+        memcpy(d->pool + (size_t)a->cells[c] * LODGE_CELL_BYTES,
+               image + (size_t)c * LODGE_CELL_BYTES, LODGE_CELL_BYTES);
+}
+
+void lodge_cpu_adapter_close(struct lodge_device *d, uint32_t slot)
+{
+    free(d->adapters[slot].cells);
+    d->adapters[slot] = (struct lora_adapter){0};
+    d->free_adapters[d->n_free_adapters++] = slot;
+}
+
+/* ---- spans ---- */
+
+struct planning {
+    struct lodge_device *d;
+    struct lora_rows *rows;
+    uint64_t most; /* floats of t */
+    uint64_t t;
+};
+
+/* Goes on with the last span, or begins one. */
+static bool add_span(struct planning *p, uint32_t first, uint32_t n,
+                     const struct lodge_row_adapter *ra, bool alone)
+{
+    struct lodge_device *d = p->d;
+    if (ra->adapter >= d->n_pages || !d->adapters[ra->adapter].layout)
+        return false;
+    const struct lora_adapter *a = &d->adapters[ra->adapter];
+    struct lora_span *last = p->rows->n ? &p->rows->spans[p->rows->n - 1] : NULL;
+    uint64_t t = p->t;
+    p->t += (uint64_t)n * a->width;
+    if (p->t > p->most)
+        return false;
+    d->lora_sites |= a->sites;
+    d->lora_gains |= a->layout->scaled_once;
+    if (alone && last && last->first + last->n == first && last->slot == ra->adapter &&
+        last->scale == ra->scale && last->t + (uint64_t)last->n * a->width == t) {
+        last->n += n;
+        return true;
+    }
+    p->rows->spans[p->rows->n++] =
+        (struct lora_span){first, n, ra->adapter, ra->scale, (uint32_t)t};
+    return true;
+}
+
+static void index_rows(struct lora_rows *l, uint32_t n_rows)
+{
+    uint32_t s = 0;
+    for (uint32_t i = 0; i < n_rows; i++) {
+        while (s < l->n && l->spans[s].first + l->spans[s].n <= i)
+            s++;
+        l->at[i] = s;
+    }
+}
+
+/* Adapters of one step row over n rows of a product from `first` on. */
+static bool add_row(struct planning *p, const struct lodge_step *s, const struct lodge_row *row,
+                    uint32_t first, uint32_t n)
+{
+    for (uint32_t i = 0; i < row->n_adapters; i++)
+        if (!add_span(p, first, n, &s->adapters[row->first_adapter + i], row->n_adapters == 1))
+            return false;
+    return true;
+}
+
+bool lodge_cpu_lora_plan(struct lodge_device *d, const struct lodge_step *s)
+{
+    struct planning p = {d, &d->lora, d->cfg.max_step_ranks, 0};
+    d->lora.n = d->lora_sites = 0;
+    d->lora_gains = false;
+    if (!s->n_adapters)
+        return true;
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        const struct lodge_row *row = &s->rows[i];
+        if (row->n_adapters > LODGE_MAX_ROW_ADAPTERS ||
+            (uint64_t)row->first_adapter + row->n_adapters > s->n_adapters ||
+            !add_row(&p, s, row, row->first_token, row->n_tokens))
+            return false;
+    }
+    index_rows(&d->lora, s->n_tokens);
+    return true;
+}
+
+void lodge_cpu_lora_plan_head(struct lodge_device *d, const uint32_t *wanted, uint32_t n)
+{
+    struct planning p = {d, &d->lora_head, (uint64_t)d->cfg.max_step_ranks * 2, 0};
+    d->lora_head.n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct lodge_row *row = &d->step->rows[d->tokens[wanted[i]].row];
+        /* Cannot fail: the step's tokens fitted, and each has two of these rows at most. */
+        (void)add_row(&p, d->step, row, i, 1);
+    }
+    index_rows(&d->lora_head, n);
+}
+
+/* ---- shrink ---- */
+
+static float tree(const float chains[4][16], uint32_t lane)
+{
+    return (chains[0][lane] + chains[1][lane]) + (chains[2][lane] + chains[3][lane]);
+}
+
+/* One granule for m rows: t[i * ldt + j], j < 8. */
+static void shrink_rows(const struct lodge_device *d, const struct lora_adapter *a,
+                        uint32_t first_cell, uint32_t n_cols, const uint16_t *x, size_t ldx,
+                        unsigned m, float *t, size_t ldt)
+{
+    _Alignas(64) lodge_lora_chains chains;
+    memset(chains, 0, m * sizeof *chains);
+    uint32_t lines = (uint32_t)lodge_cpu_lora_stride(n_cols) / 4;
+    for (uint32_t c = 0; lines; c++) {
+        uint32_t n = lines < LODGE_CELL_COLS / 4 ? lines : LODGE_CELL_COLS / 4;
+        d->k.lora_shrink(cell_at(d, a, first_cell + c), n, x + c * LODGE_CELL_COLS, ldx, m, chains);
+        lines -= n;
+    }
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t j = 0; j < LODGE_CELL_RANKS; j++)
+            t[i * ldt + j] = tree(chains[i], 2 * j) + tree(chains[i], 2 * j + 1);
+}
+
+/* Rows [from, to) of a span by one granule. */
+static void shrink_item(const struct lodge_device *d, const struct lora_span *s,
+                        const struct lodge_lora_place *p, uint32_t n_cols, uint32_t granule,
+                        uint32_t from, uint32_t to, const uint16_t *xb)
+{
+    const struct lora_adapter *a = &d->adapters[s->slot];
+    size_t ldx = lodge_cpu_lora_stride(n_cols), ldt = a->width;
+    uint32_t first_cell = p->first_a + granule * lodge_lora_row_cells(n_cols);
+    float *t = d->lora_t + s->t + t_offset(a, p) + granule * LODGE_CELL_RANKS;
+    for (uint32_t i = from; i < to; i += LODGE_LORA_ROWS) {
+        unsigned m = to - i < LODGE_LORA_ROWS ? to - i : LODGE_LORA_ROWS;
+        shrink_rows(d, a, first_cell, n_cols, xb + (s->first + i) * ldx, ldx, m, t + i * ldt, ldt);
+    }
+}
+
+void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
+                           const int32_t *linears, unsigned n, const uint16_t *xb, unsigned worker,
+                           unsigned n_workers)
+{
+    uint32_t n_cols = d->linears[linears[0]].n_cols, turn = 0;
+    for (uint32_t i = 0; i < rows->n; i++) {
+        const struct lora_span *s = &rows->spans[i];
+        for (unsigned l = 0; l < n; l++) {
+            const struct lodge_lora_place *p = place_of(&d->adapters[s->slot], linears[l]);
+            for (uint32_t g = 0; p && g < p->rank / LODGE_CELL_RANKS; g++)
+                for (uint32_t from = 0; from < s->n; from += ITEM_ROWS) {
+                    uint32_t to = s->n - from < ITEM_ROWS ? s->n : from + ITEM_ROWS;
+                    if (turn++ % n_workers == worker)
+                        shrink_item(d, s, p, n_cols, g, from, to, xb);
+                }
+        }
+    }
+    lodge_workers_barrier(d->workers);
+}
+
+/* ---- expand ---- */
+
+/* acc[m][32] = offset + B t over all ranks, for outputs [column, column + 32). */
+static void expand_rows(const struct lodge_device *d, const struct lora_adapter *a,
+                        const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
+                        const float *t, unsigned m, float *acc)
+{
+    uint32_t left = n_outputs - column < 32 ? n_outputs - column : 32;
+    memset(acc, 0, m * 32 * sizeof *acc);
+    if (p->first_offset != UINT32_MAX)
+        for (unsigned i = 0; i < m; i++)
+            memcpy(acc + i * 32,
+                   (const float *)(const void *)cell_at(d, a, p->first_offset + column / 1024) +
+                       column % 1024,
+                   left * sizeof *acc);
+    uint32_t row_cells = lodge_lora_row_cells(n_outputs), n = p->rank / LODGE_CELL_RANKS;
+    uint32_t cell = p->first_b + column / LODGE_CELL_COLS;
+    size_t inside = column % LODGE_CELL_COLS / 32 * LODGE_LORA_BLOCK_BYTES;
+    const uint8_t *blocks[LODGE_LORA_BLOCKS];
+    for (uint32_t g = 0; g < n; g += LODGE_LORA_BLOCKS) {
+        uint32_t some = n - g < LODGE_LORA_BLOCKS ? n - g : LODGE_LORA_BLOCKS;
+        for (uint32_t i = 0; i < some; i++)
+            blocks[i] = cell_at(d, a, cell + (g + i) * row_cells) + inside;
+        d->k.lora_expand(blocks, some, t + g * LODGE_CELL_RANKS, a->width, m, acc);
+    }
+}
+
+static const float *gain_of(const struct lodge_device *d, const struct lora_adapter *a,
+                            const struct lodge_lora_place *p, uint32_t column)
+{
+    if (p->first_gain == UINT32_MAX)
+        return NULL;
+    return (const float *)(const void *)cell_at(d, a, p->first_gain + column / 1024) +
+           column % 1024;
+}
+
+void lodge_cpu_lora_expand(const struct lodge_device *d, const struct lora_rows *rows,
+                           const struct block *b)
+{
+    _Alignas(64) float acc[LODGE_TILE_ROWS_MAX * 32], base[LODGE_TILE_ROWS_MAX * 32];
+    uint32_t end = b->first_row + b->m, n_outputs = d->linears[b->linear].n_rows;
+    if (d->lora_gains) /* what W x was, whatever is added before */
+        for (unsigned i = 0; i < b->m; i++)
+            memcpy(base + i * 32, b->y + i * b->ld, b->n_cols * sizeof *base);
+    for (uint32_t i = rows->at[b->first_row]; i < rows->n && rows->spans[i].first < end; i++) {
+        const struct lora_span *s = &rows->spans[i];
+        const struct lora_adapter *a = &d->adapters[s->slot];
+        const struct lodge_lora_place *p = place_of(a, (int32_t)b->linear);
+        if (!p)
+            continue;
+        uint32_t from = s->first > b->first_row ? s->first : b->first_row;
+        uint32_t to = s->first + s->n < end ? s->first + s->n : end;
+        const float *t = d->lora_t + s->t + (size_t)(from - s->first) * a->width + t_offset(a, p);
+        expand_rows(d, a, p, n_outputs, b->from, t, to - from, acc);
+        uint32_t at = from - b->first_row;
+        d->k.lora_add(b->y + at * b->ld, b->ld, acc, base + at * 32, gain_of(d, a, p, b->from),
+                      p->scale * s->scale, to - from, b->n_cols);
+    }
+}
+
+void lodge_cpu_lora_embed(struct lodge_device *d, int32_t table, uint32_t token, float *x)
+{
+    _Alignas(64) float acc[32];
+    const struct lora_rows *rows = &d->lora;
+    const uint32_t id = d->step->tokens[token], n_outputs = d->plan->d_model;
+    for (uint32_t i = rows->at[token]; i < rows->n && rows->spans[i].first <= token; i++) {
+        const struct lora_span *s = &rows->spans[i];
+        const struct lora_adapter *a = &d->adapters[s->slot];
+        const struct lodge_lora_place *p = place_of(a, table);
+        if (!p)
+            continue;
+        /* Column `id` of A; t has room for it, like any other product's. */
+        float *t = d->lora_t + s->t + (size_t)(token - s->first) * a->width + t_offset(a, p);
+        uint32_t row_cells = lodge_lora_row_cells(d->linears[table].n_rows);
+        for (uint32_t j = 0; j < p->rank; j++) {
+            uint32_t cell = p->first_a + j / LODGE_CELL_RANKS * row_cells + id / LODGE_CELL_COLS;
+            t[j] =
+                lodge_cpu_lora_a(cell_at(d, a, cell), j % LODGE_CELL_RANKS, id % LODGE_CELL_COLS);
+        }
+        for (uint32_t c = 0; c < n_outputs; c += 32) {
+            uint32_t left = n_outputs - c < 32 ? n_outputs - c : 32;
+            expand_rows(d, a, p, n_outputs, c, t, 1, acc);
+            d->k.lora_add(x + c, 0, acc, NULL, NULL, p->scale * s->scale, 1, left);
+        }
+    }
+}
