@@ -47,12 +47,45 @@ void lodge_streams_remove(struct lodge_engine *en, struct lodge_stream *s)
 
 /* ---- the engine thread ---- */
 
+/* Prefixes may be shared by requests that agree in all of this. */
+struct root {
+    struct lodge_digest tenant, model, client;
+    struct {
+        struct lodge_digest digest;
+        float scale;
+    } adapters[LODGE_MAX_REQUEST_ADAPTERS];
+};
+
 static void set_root(struct lodge_engine *en, struct lodge_inflight *q)
 {
-    struct lodge_digest parts[3] = {q->r.tenant_salt, en->info.fingerprint, {{0}}};
+    struct root root;
+    memset(&root, 0, sizeof root);
+    root.tenant = q->r.tenant_salt;
+    root.model = en->info.fingerprint;
     if (q->r.cache_salt.n)
-        lodge_sha256(q->r.cache_salt.data, q->r.cache_salt.n, &parts[2]);
-    lodge_prefix_root(&en->prefix, parts, sizeof parts, &q->root);
+        lodge_sha256(q->r.cache_salt.data, q->r.cache_salt.n, &root.client);
+    for (uint32_t i = 0; i < q->r.n_adapters; i++) {
+        root.adapters[i].digest = q->versions[i]->info.digest;
+        root.adapters[i].scale = q->r.adapters[i].scale;
+    }
+    lodge_prefix_root(&en->prefix, &root, sizeof root, &q->root);
+}
+
+/* The references that submit took become the request's. */
+static void set_adapters(struct lodge_engine *en, const struct lodge_record *rec,
+                         struct lodge_inflight *q)
+{
+    for (uint32_t i = 0; i < q->r.n_adapters; i++) {
+        q->versions[i] = lodge_adapters_find(&en->adapters, lodge_request_adapter_numbers(rec)[i]);
+        q->lora_width += q->versions[i]->width;
+    }
+}
+
+static void drop_adapters(struct lodge_engine *en, const struct lodge_record *rec, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        lodge_adapter_version_unref(
+            lodge_adapters_find(&en->adapters, lodge_request_adapter_numbers(rec)[i]));
 }
 
 static void set_seed(const struct lodge_engine *en, struct lodge_inflight *q)
@@ -71,12 +104,15 @@ static void take_submit(struct lodge_engine *en, const struct lodge_record *rec)
     uint64_t id;
     memcpy(&id, rec + 1, sizeof id);
     struct lodge_stream *stream = lodge_streams_find(en, id);
-    if (!stream)
+    if (!stream) {
+        drop_adapters(en, rec, lodge_request_adapter_count(rec));
         return;
+    }
     struct lodge_inflight *q = lodge_request_unflatten(rec, en->tokenizer, en->info.max_model_len,
                                                        en->info.page_tokens, en->plan->n_groups);
     if (!q) {
         struct lodge_event ev = {.finish = LODGE_FINISH_ERROR, .error = LODGE_ERR_NOMEM};
+        drop_adapters(en, rec, lodge_request_adapter_count(rec));
         atomic_store(&stream->finished, true);
         lodge_stream_post(stream, LODGE_EVENT_END, ev, NULL, NULL);
         lodge_ready_add(&en->ready, stream);
@@ -92,6 +128,7 @@ static void take_submit(struct lodge_engine *en, const struct lodge_record *rec)
     if (q->next)
         q->next->prev = q;
     en->requests = q;
+    set_adapters(en, rec, q);
     set_root(en, q);
     set_seed(en, q);
     lodge_sched_enqueue(&en->sched, &q->seqs[0]);
@@ -136,6 +173,20 @@ static void sweep(struct lodge_engine *en)
     }
 }
 
+static void publish_adapters(struct lodge_engine *en, struct lodge_engine_stats *s)
+{
+    struct lodge_residency_stats r;
+    if (!en->residency)
+        return;
+    lodge_residency_get_stats(en->residency, &r);
+    s->n_deferred = en->sched.n_deferred;
+    s->adapters_resident = r.n_resident;
+    s->adapter_resident_bytes = r.resident_bytes;
+    s->adapter_uploads = r.n_uploads;
+    s->adapter_evictions = r.n_evictions;
+    lodge_adapters_count(&en->adapters, s);
+}
+
 static void publish_stats(struct lodge_engine *en)
 {
     struct lodge_engine_stats *s = &en->live;
@@ -149,6 +200,7 @@ static void publish_stats(struct lodge_engine *en)
     s->prefix_queries = en->sched.prefix_queries;
     s->prefix_hits = en->sched.prefix_hits;
     s->n_preemptions = en->sched.preemptions;
+    publish_adapters(en, s);
     pthread_mutex_lock(&en->stats_lock);
     en->stats = *s;
     pthread_mutex_unlock(&en->stats_lock);
@@ -161,11 +213,27 @@ static void notify(struct lodge_engine *en)
     en->any_event = false;
 }
 
+/* Requests whose adapters cannot be read any more. */
+static void end_lost(struct lodge_engine *en)
+{
+    struct lodge_inflight *next;
+    for (struct lodge_inflight *q = en->requests; q; q = next) {
+        next = q->next;
+        if (q->adapter_lost)
+            lodge_output_abort(en, q, LODGE_FINISH_ERROR, LODGE_ERR_ADAPTER_LOST);
+    }
+}
+
 bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
 {
     take_messages(en, wait_ns);
     sweep(en);
     bool busy = lodge_engine_step(en);
+    if (en->residency) {
+        if (lodge_residency_take_lost(en->residency))
+            end_lost(en);
+        busy |= lodge_residency_turn(en->residency, busy);
+    }
     publish_stats(en);
     notify(en);
     return busy;
@@ -242,6 +310,44 @@ static int check_request(const struct lodge_engine *en, const struct lodge_reque
     return err;
 }
 
+static int check_adapters(const struct lodge_engine *en, const struct lodge_request *r,
+                          struct lodge_error *e)
+{
+    uint64_t width = 0, pages = 0;
+    if (r->n_adapters > LODGE_MAX_REQUEST_ADAPTERS)
+        return lodge_fail(e, LODGE_ERR_INVALID, "'adapters' names more than %u adapters",
+                          LODGE_MAX_REQUEST_ADAPTERS);
+    for (uint32_t i = 0; i < r->n_adapters; i++) {
+        const struct lodge_adapter_version *v = r->adapters[i].version;
+        float scale = r->adapters[i].scale;
+        if (!(scale >= -LODGE_MAX_ADAPTER_SCALE && scale <= LODGE_MAX_ADAPTER_SCALE))
+            return lodge_fail(e, LODGE_ERR_INVALID,
+                              "'adapters': the scale of \"%s\" must lie between -8 and 8", v->name);
+        if (v->info.scaled_once && scale != 1)
+            return lodge_fail(e, LODGE_ERR_INVALID,
+                              "'adapters': \"%s\" is a DoRA adapter, whose weights hold for scale "
+                              "1 only",
+                              v->name);
+        for (uint32_t j = 0; j < i; j++)
+            if (r->adapters[j].version == v)
+                return lodge_fail(e, LODGE_ERR_INVALID,
+                                  "'adapters': \"%s\" is named twice; add the scales up", v->name);
+        width += v->width;
+        pages += v->info.n_pages;
+    }
+    uint64_t tokens = (uint64_t)r->n_prompt + r->max_tokens;
+    tokens = tokens < en->info.max_model_len ? tokens : en->info.max_model_len;
+    pages += r->n_adapters ? lodge_sched_pages(en->plan, en->info.page_tokens,
+                                               en->cfg.max_step_tokens, tokens)
+                           : 0;
+    if (width > en->max_step_ranks || pages > en->pool.n_pages)
+        return lodge_fail(e, LODGE_ERR_INVALID,
+                          "'adapters' and %llu tokens do not fit this server's pool together; use "
+                          "fewer or smaller adapters, or a smaller max_tokens",
+                          (unsigned long long)tokens);
+    return 0;
+}
+
 /* Most bytes the events of a request can take: every token with its tops and text. */
 static size_t stream_cap(const struct lodge_engine *en, const struct lodge_request *r)
 {
@@ -268,6 +374,8 @@ int lodge_engine_submit(struct lodge_engine *en, const struct lodge_request *r,
                         struct lodge_stream **out, uint64_t *id, struct lodge_error *e)
 {
     int err = check_request(en, r, e);
+    if (!err)
+        err = check_adapters(en, r, e);
     if (err)
         return err;
     if (atomic_load(&en->draining))
@@ -279,6 +387,8 @@ int lodge_engine_submit(struct lodge_engine *en, const struct lodge_request *r,
     struct lodge_stream *s = lodge_stream_create(en, n, stream_cap(en, r));
     struct lodge_record *rec = lodge_request_flatten(r, n);
     err = s && rec ? 0 : LODGE_ERR_NOMEM;
+    for (uint32_t i = 0; i < r->n_adapters; i++)
+        lodge_adapter_version_ref(r->adapters[i].version);
     if (!err) {
         lodge_streams_put(en, s);
         err = lodge_mailbox_post(&en->inbox, rec);
@@ -287,6 +397,8 @@ int lodge_engine_submit(struct lodge_engine *en, const struct lodge_request *r,
     }
     free(rec);
     if (err) {
+        for (uint32_t i = 0; i < r->n_adapters; i++)
+            lodge_adapter_version_unref(r->adapters[i].version);
         if (s) {
             lodge_stream_unref(s);
             lodge_stream_unref(s);

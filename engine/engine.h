@@ -108,6 +108,7 @@ void lodge_engine_get_info(const struct lodge_engine *en, struct lodge_engine_in
  */
 
 #define LODGE_MAX_REQUEST_ADAPTERS 8u
+#define LODGE_MAX_ADAPTER_SCALE 8.0f
 
 struct lodge_adapter_version_info {
     struct lodge_digest digest;

@@ -2,6 +2,7 @@
 #ifndef LODGE_ENGINE_INTERNAL_H
 #define LODGE_ENGINE_INTERNAL_H
 
+#include "engine/adapters.h"
 #include "engine/engine.h"
 #include "engine/files/model_file.h"
 #include "engine/sched.h"
@@ -24,12 +25,18 @@ struct lodge_engine {
     struct lodge_device *device;
     struct lodge_device_info device_info;
 
+    struct lodge_adapters adapters; /* init'ed when the backend runs adapters */
+    bool runs_adapters;
+    uint32_t max_step_ranks;
+
     /* The engine thread's. */
     struct lodge_pool pool;
     struct lodge_prefix prefix;
     struct lodge_sched sched;
+    struct lodge_residency *residency;
     struct lodge_inflight *requests; /* all that are queued or running */
     struct lodge_row *rows;
+    struct lodge_row_adapter *step_adapters;
     uint32_t *step_tokens;
     uint32_t *step_pages;
     size_t step_page_room;

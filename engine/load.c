@@ -10,6 +10,9 @@
 #define MAX_SEQS 256u
 #define LOGIT_ROWS 64u
 #define DEFAULT_CONTEXT_LIMIT (1u << 20)
+/* Workspace of adapters: ranks of a step's tokens, with q, k and v or gate and up beside each
+ * other. Rank 64 everywhere at once; higher ones take smaller chunks of prompts. */
+#define STEP_RANKS_PER_TOKEN 192u
 
 static void phase(const struct lodge_engine *en, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
@@ -47,7 +50,9 @@ static int open_backend(struct lodge_engine *en, struct lodge_error *e)
         .max_rows = c->max_step_tokens,
         .max_slots = c->max_seqs,
         .max_logit_rows = c->max_seqs < LOGIT_ROWS ? c->max_seqs : LOGIT_ROWS,
+        .max_step_ranks = c->max_step_tokens * STEP_RANKS_PER_TOKEN,
     };
+    en->max_step_ranks = cfg.max_step_ranks;
     en->backend = lodge_backend_cpu();
     int err = en->backend->open(&cfg, &en->device, e);
     if (!err)
@@ -231,6 +236,46 @@ static void poison(void *cookie, uint32_t page)
 }
 #endif
 
+static void on_adapter_news(void *cookie)
+{
+    struct lodge_engine *en = cookie;
+    lodge_mailbox_wake(&en->inbox);
+}
+
+static int init_adapters(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e)
+{
+    if (!en->backend->adapter_pack || !en->model)
+        return 0;
+    size_t page_bytes =
+        lodge_plan_page_bytes(en->plan, en->device_info.page_tokens, en->device_info.kv_bytes);
+    uint64_t quarter = (uint64_t)n_pages * page_bytes / 4;
+    en->adapters = (struct lodge_adapters){
+        .backend = en->backend,
+        .device = en->device,
+        .plan = en->plan,
+        .log = en->cfg.log,
+        .budget_bytes = en->cfg.host_cache_bytes ? en->cfg.host_cache_bytes : quarter,
+        .page_cells = (uint32_t)(page_bytes / LODGE_CELL_BYTES),
+        .n_pages = n_pages,
+        .on_news = on_adapter_news,
+        .cookie = en,
+    };
+    bool pairs;
+    const char *architecture = lodge_model_gguf_architecture(en->model, &pairs);
+    en->runs_adapters = true;
+    int err = lodge_adapters_init(&en->adapters, en->info.name, architecture, pairs, e);
+    if (err)
+        return err;
+    en->residency = lodge_residency_create(&en->adapters, &en->pool, &en->prefix);
+    en->sched.residency = en->residency;
+    return en->residency ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
+}
+
+struct lodge_adapters *lodge_engine_adapters(struct lodge_engine *en)
+{
+    return &en->adapters;
+}
+
 int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e)
 {
     const struct lodge_engine_config *c = &en->cfg;
@@ -245,6 +290,7 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
     const struct lodge_sched_limits limits = {.max_seqs = c->max_seqs,
                                               .max_step_tokens = c->max_step_tokens,
                                               .reserve_tokens = c->reserve_tokens,
+                                              .max_step_ranks = en->max_step_ranks,
                                               .prefix_cache = !c->no_prefix_cache};
     if (!err)
         err = lodge_sched_init(&en->sched, &limits, &en->pool, &en->prefix, en->plan,
@@ -256,14 +302,16 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
     uint64_t per_seq = (en->info.max_model_len + t - 1) / t * en->plan->n_groups;
     en->step_page_room = (size_t)(per_seq * c->max_seqs);
     en->rows = calloc(c->max_seqs, sizeof *en->rows);
+    en->step_adapters =
+        calloc((size_t)c->max_seqs * LODGE_MAX_REQUEST_ADAPTERS, sizeof *en->step_adapters);
     en->step_tokens = calloc(c->max_step_tokens, sizeof *en->step_tokens);
     en->step_pages = calloc(en->step_page_room, sizeof *en->step_pages);
     lodge_buf_init(&en->messages, SIZE_MAX / 4);
-    if (!en->rows || !en->step_tokens || !en->step_pages || !init_scratch(&en->text) ||
-        !init_scratch(&en->raw) || lodge_mailbox_init(&en->inbox, (size_t)1 << 30) ||
-        lodge_ready_init(&en->ready))
+    if (!en->rows || !en->step_adapters || !en->step_tokens || !en->step_pages ||
+        !init_scratch(&en->text) || !init_scratch(&en->raw) ||
+        lodge_mailbox_init(&en->inbox, (size_t)1 << 30) || lodge_ready_init(&en->ready))
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
-    return 0;
+    return init_adapters(en, n_pages, e);
 }
 
 int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engine_memory *memory,
@@ -354,6 +402,9 @@ void lodge_engine_free(struct lodge_engine *en)
         lodge_mailbox_finish(&en->inbox);
         lodge_ready_finish(&en->ready);
     }
+    lodge_residency_destroy(en->residency);
+    if (en->runs_adapters)
+        lodge_adapters_finish(&en->adapters);
     lodge_sched_finish(&en->sched);
     lodge_prefix_finish(&en->prefix);
     lodge_pool_finish(&en->pool);
@@ -364,6 +415,7 @@ void lodge_engine_free(struct lodge_engine *en)
     lodge_tokenizer_destroy(en->tokenizer);
     lodge_model_close(en->model);
     free(en->rows);
+    free(en->step_adapters);
     free(en->step_tokens);
     free(en->step_pages);
     lodge_buf_finish(&en->text);

@@ -97,6 +97,20 @@ bool lodge_pool_unref(struct lodge_pool *p, uint32_t page)
     return false;
 }
 
+void lodge_pool_idle(struct lodge_pool *p, uint32_t page)
+{
+    assert(p->pages[page].type == LODGE_PAGE_ADAPTER && p->pages[page].refs == 1);
+    p->pages[page].refs = 0;
+    retype(p, page, LODGE_PAGE_CACHED);
+}
+
+void lodge_pool_reuse(struct lodge_pool *p, uint32_t page)
+{
+    assert(p->pages[page].type == LODGE_PAGE_CACHED && p->pages[page].entry == UINT32_MAX);
+    p->pages[page].refs = 1;
+    retype(p, page, LODGE_PAGE_ADAPTER);
+}
+
 void lodge_pool_drop(struct lodge_pool *p, uint32_t page)
 {
     assert(p->pages[page].type == LODGE_PAGE_CACHED);

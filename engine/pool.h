@@ -1,9 +1,10 @@
 /* The page pool: who uses which page. Pure bookkeeping; the bytes belong to the backend.
  *
  * A page is free, in use (reference count > 0, as KV or adapter), or cached (reference count 0,
- * content still valid for the prefix cache). A page given back while a step that could read it is
- * in flight retires with that step's ticket and becomes free then; until then it is nobody's, and
- * counts as free to the world: free + retiring + kv + adapter + cached = total at all times.
+ * content still valid: a prefix block, or part of an idle adapter). A page given back while a step
+ * that could read it is in flight retires with that step's ticket and becomes free then; until then
+ * it is nobody's, and counts as free to the world: free + retiring + kv + adapter + cached = total
+ * at all times.
  *
  * Owner: the engine thread. Nothing is allocated after creation.
  */
@@ -47,6 +48,10 @@ uint32_t lodge_pool_take(struct lodge_pool *p, enum lodge_page_type type);
 void lodge_pool_ref(struct lodge_pool *p, uint32_t page);
 /* One less. At 0 the page is cached if an entry names it (returns true), else free. */
 bool lodge_pool_unref(struct lodge_pool *p, uint32_t page);
+/* An adapter's page, which has one reference: nobody uses it now, its content stays (cached); and
+ * somebody does again. */
+void lodge_pool_idle(struct lodge_pool *p, uint32_t page);
+void lodge_pool_reuse(struct lodge_pool *p, uint32_t page);
 /* A cached page becomes free. */
 void lodge_pool_drop(struct lodge_pool *p, uint32_t page);
 

@@ -105,6 +105,7 @@ static void list_append(struct lodge_prefix *c, uint32_t i)
         c->oldest = i;
     c->newest = i;
     en->listed = true;
+    en->aged = c->floor;
 }
 
 static bool has_idle(const struct lodge_prefix *c, uint32_t entry)
@@ -138,14 +139,15 @@ static void remove_entry(struct lodge_prefix *c, uint32_t i)
     c->first_free = i;
 }
 
-void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key, const uint32_t *pages)
+void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key, const uint32_t *pages,
+                      uint32_t owner)
 {
     uint32_t i = lodge_prefix_find(c, key);
     if (i == NONE) {
         i = c->first_free;
         c->first_free = c->entries[i].chain;
-        c->entries[i] =
-            (struct lodge_prefix_entry){.key = *key, .chain = *bucket(c, key), .used = true};
+        c->entries[i] = (struct lodge_prefix_entry){
+            .key = *key, .owner = owner, .chain = *bucket(c, key), .used = true};
         *bucket(c, key) = i;
         memset(c->pages + (size_t)i * c->n_groups, 0xFF, c->n_groups * sizeof *c->pages);
     }
@@ -195,6 +197,27 @@ bool lodge_prefix_evict(struct lodge_prefix *c)
         return false;
     strip(c, c->oldest, false);
     return true;
+}
+
+bool lodge_prefix_oldest(const struct lodge_prefix *c, double *aged)
+{
+    if (c->oldest == NONE)
+        return false;
+    *aged = c->entries[c->oldest].aged;
+    return true;
+}
+
+bool lodge_prefix_evict_owner(struct lodge_prefix *c, uint32_t owner)
+{
+    bool any = false;
+    for (uint32_t i = c->oldest, newer; i != NONE; i = newer) {
+        newer = c->entries[i].newer;
+        if (c->entries[i].owner == owner || c->entries[i].owner == LODGE_OWNER_SEVERAL) {
+            strip(c, i, false);
+            any = true;
+        }
+    }
+    return any;
 }
 
 void lodge_prefix_forget_page(struct lodge_prefix *c, uint32_t page)

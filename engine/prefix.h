@@ -24,6 +24,8 @@
 
 struct lodge_prefix_entry {
     struct lodge_digest key;
+    double aged;           /* the cache's floor when it became idle */
+    uint32_t owner;        /* see lodge_prefix_add */
     uint32_t chain;        /* next entry of the hash bucket, or of the free list */
     uint32_t newer, older; /* list of entries with idle pages */
     bool listed;
@@ -42,7 +44,12 @@ struct lodge_prefix {
     uint32_t *buckets;
     uint32_t mask;
     uint32_t oldest, newest;
+    double floor; /* value of what was evicted last; set by whoever evicts (residency.c) */
 };
+
+/* Owners of entries: none, the number of the one adapter they were computed with, or several. */
+#define LODGE_OWNER_NONE 0u
+#define LODGE_OWNER_SEVERAL UINT32_MAX
 
 int lodge_prefix_init(struct lodge_prefix *c, struct lodge_pool *pool, uint32_t n_groups,
                       uint32_t page_tokens, struct lodge_error *e);
@@ -62,12 +69,17 @@ const uint32_t *lodge_prefix_pages(const struct lodge_prefix *c, uint32_t entry)
 void lodge_prefix_ref_page(struct lodge_prefix *c, uint32_t page);
 /* Names pages in use by the key. If the key is there already its pages stay, and only holes are
  * filled. */
-void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key,
-                      const uint32_t *pages);
+void lodge_prefix_add(struct lodge_prefix *c, const struct lodge_digest *key, const uint32_t *pages,
+                      uint32_t owner);
 /* Drops one reference of a page, named or not. */
 void lodge_prefix_unref_page(struct lodge_prefix *c, uint32_t page);
 /* Frees the idle pages of the least recently used entry. False when there is none. */
 bool lodge_prefix_evict(struct lodge_prefix *c);
+/* Whether there is such an entry, and its `aged`. */
+bool lodge_prefix_oldest(const struct lodge_prefix *c, double *aged);
+/* Frees the idle pages of all entries of an adapter, those it owns with others included. False when
+ * there was none. */
+bool lodge_prefix_evict_owner(struct lodge_prefix *c, uint32_t owner);
 /* The content that this page's entry names is not to be trusted: nobody finds it any more. A page
  * without a name is allowed. */
 void lodge_prefix_forget_page(struct lodge_prefix *c, uint32_t page);

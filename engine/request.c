@@ -1,6 +1,7 @@
 #include "engine/request.h"
 
 #include "base/clock.h"
+#include "engine/adapters.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@ void lodge_request_init(struct lodge_request *r)
 struct submit_message {
     struct lodge_record head;
     uint64_t id;
+    uint32_t adapters[LODGE_MAX_REQUEST_ADAPTERS]; /* numbers of versions */
     struct lodge_request r; /* pointers mean nothing; lengths tell what follows */
 };
 
@@ -89,9 +91,23 @@ struct lodge_record *lodge_request_flatten(const struct lodge_request *r, uint64
     m->head = (struct lodge_record){.n_bytes = (uint32_t)n, .kind = LODGE_MSG_SUBMIT};
     m->id = id;
     m->r = *r;
+    for (uint32_t i = 0; i < r->n_adapters; i++) {
+        m->adapters[i] = r->adapters[i].version->number;
+        m->r.adapters[i].version = NULL;
+    }
     struct walk w = {.to = (char *)m + (sizeof *m + 7) / 8 * 8};
     walk_parts(&w, &copy, NULL);
     return &m->head;
+}
+
+const uint32_t *lodge_request_adapter_numbers(const struct lodge_record *rec)
+{
+    return ((const struct submit_message *)rec)->adapters;
+}
+
+uint32_t lodge_request_adapter_count(const struct lodge_record *rec)
+{
+    return ((const struct submit_message *)rec)->r.n_adapters;
 }
 
 /* ---- sequences ---- */
@@ -236,6 +252,8 @@ void lodge_inflight_destroy(struct lodge_inflight *q)
 {
     if (!q)
         return;
+    for (uint32_t i = 0; i < LODGE_MAX_REQUEST_ADAPTERS; i++)
+        lodge_adapter_version_unref(q->versions[i]);
     for (uint32_t i = 0; q->seqs && i < q->r.n_choices; i++)
         lodge_stop_state_finish(&q->seqs[i].stop);
     lodge_arena_finish(&q->arena);

@@ -58,9 +58,8 @@ struct lodge_seq {
     uint32_t n_reserved;       /* blocks this sequence may come to hold by its reservation */
     bool preempted;
     bool counted_cached;
-    uint64_t admitted;  /* order of admission, youngest has the largest */
-    uint64_t planned;   /* the last plan that gave it a row, or could not */
-    bool uses_adapters; /* holds its adapters in the pool */
+    uint64_t admitted; /* order of admission, youngest has the largest */
+    uint64_t planned;  /* the last plan that gave it a row, or could not */
 
     struct lodge_sampling sampling;
     uint32_t *banned; /* scratch of this step */
@@ -79,8 +78,10 @@ struct lodge_inflight {
     struct lodge_seq *seqs;
     uint32_t n_live;
     struct lodge_stop_matcher *stops;
-    struct lodge_digest root; /* of its prefix chain */
-    uint32_t lora_width;      /* workspace that one token takes: sum over its adapters */
+    struct lodge_digest root;                                           /* of its prefix chain */
+    struct lodge_adapter_version *versions[LODGE_MAX_REQUEST_ADAPTERS]; /* referred to */
+    bool adapter_lost;   /* its files have changed or are gone */
+    uint32_t lora_width; /* workspace that one token takes: sum over its adapters */
     uint64_t arrived_ns, started_ns, first_token_ns, deadline_ns; /* 0: not yet, none */
     uint32_t cached_tokens, output_tokens, n_preempted;
     double page_ns;
@@ -90,7 +91,7 @@ struct lodge_inflight {
     struct lodge_inflight *prev, *next;
 };
 
-/* Flat record of a request, malloc'ed; NULL without memory. */
+/* Flat record of a request, malloc'ed; NULL without memory. Adapters cross by number. */
 struct lodge_record *lodge_request_flatten(const struct lodge_request *r, uint64_t id);
 /* The reverse: a request with n_choices sequences. Sizes: blocks of T tokens, groups. NULL without
  * memory. */
@@ -98,6 +99,9 @@ struct lodge_inflight *lodge_request_unflatten(const struct lodge_record *rec,
                                                const struct lodge_tokenizer *t,
                                                uint32_t max_model_len, uint32_t page_tokens,
                                                uint32_t n_groups);
+/* Numbers of the adapters of a submitted request, in order. */
+const uint32_t *lodge_request_adapter_numbers(const struct lodge_record *rec);
+uint32_t lodge_request_adapter_count(const struct lodge_record *rec);
 void lodge_inflight_destroy(struct lodge_inflight *q);
 
 void lodge_counts_add(struct lodge_counts *c, uint32_t token, bool output);

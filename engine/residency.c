@@ -1,31 +1,341 @@
 #include "engine/residency.h"
 
-bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Adapters that are filled at one time: the next ones, not all that wait. */
+#define MAX_UPLOADS 4u
+/* Reads from the disk that are asked for in one plan. */
+#define MAX_ASKED 8u
+/* Copied between two steps: about 0.1 ms; and when nothing runs. */
+#define SLICE_BYTES ((size_t)1 << 20)
+#define IDLE_SLICE_BYTES ((size_t)64 << 20)
+
+struct lodge_residency {
+    struct lodge_adapters *adapters;
+    struct lodge_pool *pool;
+    struct lodge_prefix *prefix;
+    struct lodge_adapter_version *first; /* those with pages */
+    struct lodge_adapter_version *uploads[MAX_UPLOADS];
+    const uint8_t *images[MAX_UPLOADS]; /* pinned */
+    uint32_t n_uploads;
+    uint64_t plan;
+    uint64_t spare; /* pages that this plan's uploads may still take */
+    uint32_t n_asked;
+    bool blocked, lost;
+    struct lodge_residency_cost cost;
+    struct lodge_residency_stats stats;
+};
+
+struct lodge_residency *lodge_residency_create(struct lodge_adapters *adapters,
+                                               struct lodge_pool *pool, struct lodge_prefix *prefix)
 {
-    return !r || !q->req->r.n_adapters;
+    struct lodge_residency *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->adapters = adapters;
+    r->pool = pool;
+    r->prefix = prefix;
+    /* A guess until lodge_residency_set_cost: memory copies against prompt tokens. */
+    r->cost = (struct lodge_residency_cost){.upload_page = 1e5, .load_page = 2e6, .token = 2e5};
+    return r;
 }
 
-uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struct lodge_seq *q)
+void lodge_residency_destroy(struct lodge_residency *r)
 {
-    (void)r;
-    (void)q;
-    return 0;
+    free(r);
 }
 
-void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q)
+void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_residency_cost *c)
 {
-    (void)r;
-    (void)q;
+    r->cost = *c;
 }
 
-void lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q)
+void lodge_residency_get_stats(const struct lodge_residency *r, struct lodge_residency_stats *out)
 {
-    (void)r;
-    (void)q;
+    *out = r->stats;
+}
+
+/* ---- pages ---- */
+
+static void set_type(struct lodge_residency *r, const struct lodge_adapter_version *v, bool in_use)
+{
+    for (uint32_t i = 0; i < v->info.n_pages; i++)
+        if (in_use)
+            lodge_pool_reuse(r->pool, v->pages[i]);
+        else
+            lodge_pool_idle(r->pool, v->pages[i]);
+}
+
+static void link_version(struct lodge_residency *r, struct lodge_adapter_version *v)
+{
+    v->prev = NULL;
+    v->next = r->first;
+    if (r->first)
+        r->first->prev = v;
+    r->first = v;
+}
+
+static void unlink_version(struct lodge_residency *r, struct lodge_adapter_version *v)
+{
+    *(v->prev ? &v->prev->next : &r->first) = v->next;
+    if (v->next)
+        v->next->prev = v->prev;
+    v->next = v->prev = NULL;
+}
+
+/* The version leaves the pool; nobody uses it. */
+static void drop(struct lodge_residency *r, struct lodge_adapter_version *v)
+{
+    const struct lodge_adapters *a = r->adapters;
+    if (v->state == LODGE_UPLOADING)
+        set_type(r, v, false);
+    for (uint32_t i = 0; i < v->info.n_pages; i++)
+        lodge_pool_drop(r->pool, v->pages[i]);
+    a->backend->adapter_close(a->device, v->slot);
+    if (v->state == LODGE_RESIDENT) {
+        r->stats.n_resident--;
+        r->stats.resident_bytes -= v->info.bytes;
+    }
+    v->state = LODGE_ABSENT;
+    atomic_store(&v->resident, false);
+    unlink_version(r, v);
+}
+
+/* ---- eviction: greedy dual size frequency, over adapters and prefix blocks alike ----
+ * Source: Cherkasova, "Improving WWW Proxies Performance with Greedy-Dual-Size-Frequency Caching
+ * Policy", 1998. The value of what is kept is a floor, which rises to the value of what was
+ * evicted last, plus uses x cost to get it back / pages. Prefix blocks count one use: with equal
+ * cost and size they leave in the order in which they became idle. */
+
+static double page_cost(const struct lodge_residency *r, const struct lodge_adapter_version *v)
+{
+    return r->cost.upload_page + (atomic_load(&v->has_image) ? 0 : r->cost.load_page);
+}
+
+static void touch(struct lodge_residency *r, struct lodge_adapter_version *v)
+{
+    v->value = r->prefix->floor + (double)v->hits * page_cost(r, v);
+}
+
+static double block_value(const struct lodge_residency *r)
+{
+    return r->cost.token * r->prefix->page_tokens / r->prefix->n_groups;
+}
+
+/* The idle adapter of the least value; with `spare_wanted` not one that this plan asked for. */
+static struct lodge_adapter_version *cheapest(const struct lodge_residency *r, bool spare_wanted)
+{
+    struct lodge_adapter_version *least = NULL;
+    for (struct lodge_adapter_version *v = r->first; v; v = v->next)
+        if (v->state == LODGE_RESIDENT && !v->n_users && !(spare_wanted && v->wanted == r->plan) &&
+            (!least || v->value < least->value))
+            least = v;
+    return least;
+}
+
+/* Frees something idle. */
+static bool evict(struct lodge_residency *r, bool spare_wanted)
+{
+    struct lodge_adapter_version *v = cheapest(r, spare_wanted);
+    double aged;
+    bool block = lodge_prefix_oldest(r->prefix, &aged);
+    if (block && (!v || aged + block_value(r) <= v->value)) {
+        r->prefix->floor =
+            aged + block_value(r) > r->prefix->floor ? aged + block_value(r) : r->prefix->floor;
+        return lodge_prefix_evict(r->prefix);
+    }
+    if (!v)
+        return false;
+    if (lodge_prefix_evict_owner(r->prefix, v->number))
+        return true; /* of no use without the adapter, so they go first */
+    r->prefix->floor = v->value > r->prefix->floor ? v->value : r->prefix->floor;
+    r->stats.n_evictions++;
+    drop(r, v);
+    return true;
 }
 
 bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix)
 {
-    (void)r;
-    return lodge_prefix_evict(prefix);
+    return r ? evict(r, true) || evict(r, false) : lodge_prefix_evict(prefix);
+}
+
+/* ---- bringing adapters in ---- */
+
+static bool take_pages(struct lodge_residency *r, struct lodge_adapter_version *v)
+{
+    for (uint32_t i = 0; i < v->info.n_pages; i++) {
+        while ((v->pages[i] = lodge_pool_take(r->pool, LODGE_PAGE_ADAPTER)) == UINT32_MAX)
+            if (!evict(r, true)) {
+                while (i-- > 0) {
+                    lodge_pool_idle(r->pool, v->pages[i]);
+                    lodge_pool_drop(r->pool, v->pages[i]);
+                }
+                return false;
+            }
+    }
+    return true;
+}
+
+static bool begin_upload(struct lodge_residency *r, struct lodge_adapter_version *v,
+                         const uint8_t *image)
+{
+    const struct lodge_adapters *a = r->adapters;
+    if (v->info.n_pages > r->spare || !take_pages(r, v)) {
+        r->blocked = true;
+        return false;
+    }
+    r->spare -= v->info.n_pages;
+    if (a->backend->adapter_open(a->device, &v->layout, v->pages, v->info.n_pages, &v->slot,
+                                 NULL)) {
+        set_type(r, v, false);
+        for (uint32_t i = 0; i < v->info.n_pages; i++)
+            lodge_pool_drop(r->pool, v->pages[i]);
+        return false;
+    }
+    v->state = LODGE_UPLOADING;
+    v->n_uploaded = 0;
+    link_version(r, v);
+    r->uploads[r->n_uploads] = v;
+    r->images[r->n_uploads++] = image;
+    return true;
+}
+
+static void bring(struct lodge_residency *r, struct lodge_adapter_version *v)
+{
+    if (r->n_uploads == MAX_UPLOADS || r->n_asked == MAX_ASKED || r->blocked)
+        return;
+    const uint8_t *image = lodge_adapters_pin(r->adapters, v);
+    if (!image)
+        r->n_asked++;
+    else if (!begin_upload(r, v, image))
+        lodge_adapters_unpin(r->adapters, v);
+}
+
+void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages)
+{
+    if (!r)
+        return;
+    r->plan++;
+    r->spare = spare_pages;
+    r->n_asked = 0;
+    r->blocked = false;
+}
+
+bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
+{
+    bool ready = true;
+    for (uint32_t i = 0; i < q->req->r.n_adapters; i++) {
+        struct lodge_adapter_version *v = q->req->versions[i];
+        v->wanted = r->plan;
+        if (v->state == LODGE_RESIDENT)
+            continue;
+        ready = false;
+        if (v->state == LODGE_ABSENT)
+            bring(r, v);
+        if (lodge_adapters_failed(r->adapters, v, NULL))
+            r->lost = q->req->adapter_lost = true;
+    }
+    return ready;
+}
+
+bool lodge_residency_blocked(const struct lodge_residency *r)
+{
+    return r && r->blocked;
+}
+
+bool lodge_residency_take_lost(struct lodge_residency *r)
+{
+    bool lost = r->lost;
+    r->lost = false;
+    return lost;
+}
+
+/* ---- uploading, and what nobody refers to any more ---- */
+
+static void remove_upload(struct lodge_residency *r, uint32_t i)
+{
+    r->n_uploads--;
+    memmove(&r->uploads[i], &r->uploads[i + 1], (r->n_uploads - i) * sizeof *r->uploads);
+    memmove(&r->images[i], &r->images[i + 1], (r->n_uploads - i) * sizeof *r->images);
+}
+
+static void finish_upload(struct lodge_residency *r)
+{
+    struct lodge_adapter_version *v = r->uploads[0];
+    remove_upload(r, 0);
+    lodge_adapters_unpin(r->adapters, v);
+    v->state = LODGE_RESIDENT;
+    atomic_store(&v->resident, true);
+    v->hits++;
+    touch(r, v);
+    set_type(r, v, false);
+    r->stats.n_uploads++;
+    r->stats.n_resident++;
+    r->stats.resident_bytes += v->info.bytes;
+}
+
+static void bury_dead(struct lodge_residency *r)
+{
+    struct lodge_adapter_version *v;
+    while ((v = lodge_adapters_take_dead(r->adapters))) {
+        assert(!v->n_users);
+        for (uint32_t i = 0; i < r->n_uploads; i++)
+            if (r->uploads[i] == v)
+                remove_upload(r, i--);
+        lodge_prefix_evict_owner(r->prefix, v->number);
+        if (v->state != LODGE_ABSENT)
+            drop(r, v);
+        lodge_adapters_bury(v);
+    }
+}
+
+bool lodge_residency_turn(struct lodge_residency *r, bool busy)
+{
+    const struct lodge_adapters *a = r->adapters;
+    size_t left = (busy ? SLICE_BYTES : IDLE_SLICE_BYTES) / LODGE_CELL_BYTES;
+    bury_dead(r);
+    bool any = r->n_uploads > 0;
+    while (r->n_uploads && left) {
+        struct lodge_adapter_version *v = r->uploads[0];
+        uint32_t n = v->layout.n_cells - v->n_uploaded;
+        n = n < left ? n : (uint32_t)left;
+        a->backend->adapter_upload(a->device, v->slot, r->images[0], v->n_uploaded, n);
+        v->n_uploaded += n;
+        left -= n;
+        if (v->n_uploaded == v->layout.n_cells)
+            finish_upload(r);
+    }
+    return any;
+}
+
+/* ---- use ---- */
+
+uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struct lodge_seq *q)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; r && i < q->req->r.n_adapters; i++)
+        n += q->req->versions[i]->n_users ? 0 : q->req->versions[i]->info.n_pages;
+    return n;
+}
+
+void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q)
+{
+    for (uint32_t i = 0; r && i < q->req->r.n_adapters; i++) {
+        struct lodge_adapter_version *v = q->req->versions[i];
+        if (!v->n_users++)
+            set_type(r, v, true);
+        v->hits++;
+    }
+}
+
+void lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q)
+{
+    for (uint32_t i = 0; r && i < q->req->r.n_adapters; i++) {
+        struct lodge_adapter_version *v = q->req->versions[i];
+        touch(r, v);
+        if (!--v->n_users)
+            set_type(r, v, false);
+    }
 }

@@ -10,15 +10,48 @@
 #ifndef LODGE_ENGINE_RESIDENCY_H
 #define LODGE_ENGINE_RESIDENCY_H
 
+#include "engine/adapters.h"
 #include "engine/request.h"
 
 struct lodge_residency;
 
+/* What getting things back costs, in ns. */
+struct lodge_residency_cost {
+    double upload_page; /* copying a page from the host image */
+    double load_page;   /* reading and packing a page's worth from the disk */
+    double token;       /* computing a prompt token */
+};
+
+struct lodge_residency_stats {
+    uint64_t n_uploads, n_evictions;
+    uint32_t n_resident;
+    uint64_t resident_bytes;
+};
+
+/* NULL without memory. The three outlive it. */
+struct lodge_residency *lodge_residency_create(struct lodge_adapters *adapters,
+                                               struct lodge_pool *pool,
+                                               struct lodge_prefix *prefix);
+void lodge_residency_destroy(struct lodge_residency *r);
+void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_residency_cost *c);
+void lodge_residency_get_stats(const struct lodge_residency *r, struct lodge_residency_stats *out);
+
+/* Between two steps: fills some pages (more when the engine is not busy), gives back what nobody
+ * refers to. True when there was something to fill. */
+bool lodge_residency_turn(struct lodge_residency *r, bool busy);
+/* A plan begins: its uploads may take this many of the available pages, the rest is promised. */
+void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages);
+
 /* Called for waiting sequences in the order in which they would be served, once a plan: true when
  * all adapters are resident; else they are asked for (read ahead from the disk, uploaded when pages
  * are there), and `q` is to be passed over. What is wanted here is not evicted for what is wanted
- * later in the same plan. */
+ * later in the same plan. Requests whose files were lost are marked (adapter_lost). */
 bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q);
+/* Whether the last plan wanted an adapter for which there were no pages: nobody should be admitted
+ * who would keep them from becoming free. */
+bool lodge_residency_blocked(const struct lodge_residency *r);
+/* Whether a request was marked adapter_lost since the last call. */
+bool lodge_residency_take_lost(struct lodge_residency *r);
 /* Pages of idle adapters of q, which count as available until q uses them. */
 uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struct lodge_seq *q);
 /* A sequence begins to run, or stops: its adapters cannot be evicted between the two. */

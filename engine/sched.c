@@ -134,13 +134,19 @@ static void preempt(struct lodge_sched *s, struct lodge_seq *q)
 
 /* ---- admission ---- */
 
+/* Pages that those who run may still claim. */
+static uint64_t promised(const struct lodge_sched *s)
+{
+    uint64_t sum = s->n_shared;
+    for (const struct lodge_seq *q = s->running.first; q; q = q->next)
+        sum += lodge_sched_unclaimed(s, q);
+    return sum;
+}
+
 /* Do so many pages fit beside what is promised? `more`: pages that could be made available. */
 static bool fits(const struct lodge_sched *s, uint64_t n_pages, uint64_t more)
 {
-    uint64_t promised = s->n_shared;
-    for (const struct lodge_seq *q = s->running.first; q; q = q->next)
-        promised += lodge_sched_unclaimed(s, q);
-    return !s->running.n || n_pages + promised <= lodge_sched_available(s) + more;
+    return !s->running.n || n_pages + promised(s) <= lodge_sched_available(s) + more;
 }
 
 static void start(struct lodge_sched *s, struct lodge_seq *q, const struct lodge_claim *c)
@@ -199,18 +205,26 @@ static bool admit(struct lodge_sched *s, struct lodge_seq *q)
     return true;
 }
 
-/* Admits in the order of the queue until one does not fit. Those whose adapters are on their way
- * are passed over. */
+/* Admits in the order of the queue until one does not fit, with its adapters or by itself. Those
+ * whose adapters are on their way are passed over. */
 static void admit_waiting(struct lodge_sched *s)
 {
     s->n_deferred = 0;
+    if (!s->waiting.n)
+        return;
+    uint64_t available = lodge_sched_available(s), taken = promised(s);
+    lodge_residency_begin(s->residency, available > taken ? available - taken : 0);
     struct lodge_seq *next;
     for (struct lodge_seq *q = s->waiting.first; q; q = next) {
         next = q->next;
-        if (!lodge_residency_want(s->residency, q))
+        if (!s->residency || lodge_residency_want(s->residency, q)) {
+            if (!admit(s, q))
+                return;
+        } else {
             s->n_deferred++;
-        else if (!admit(s, q))
-            return;
+            if (lodge_residency_blocked(s->residency))
+                return;
+        }
     }
 }
 

@@ -311,6 +311,12 @@ static void pass_windows(struct lodge_sched *s, struct lodge_seq *q)
         }
 }
 
+static uint32_t owner_of(const struct lodge_seq *q)
+{
+    uint32_t n = q->req->r.n_adapters;
+    return n == 0 ? LODGE_OWNER_NONE : n == 1 ? q->req->versions[0]->number : LODGE_OWNER_SEVERAL;
+}
+
 void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row)
 {
     struct lodge_seq *q = row->seq;
@@ -319,7 +325,7 @@ void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row
     for (; s->limits.prefix_cache && q->n_keys < full; q->n_keys++) {
         for (uint32_t g = 0; g < s->n_groups; g++)
             pages[g] = *page_at(q, g, q->n_keys);
-        lodge_prefix_add(s->prefix, key_of(s, q, q->n_keys), pages);
+        lodge_prefix_add(s->prefix, key_of(s, q, q->n_keys), pages, owner_of(q));
     }
     pass_windows(s, q);
 }

@@ -16,6 +16,37 @@ static void put_table(struct lodge_engine *en, const struct lodge_seq *q, struct
     }
 }
 
+static void put_adapters(struct lodge_engine *en, const struct lodge_inflight *q,
+                         struct lodge_row *row, struct lodge_step *s)
+{
+    row->first_adapter = s->n_adapters;
+    row->n_adapters = q->r.n_adapters;
+    for (uint32_t i = 0; i < q->r.n_adapters; i++)
+        en->step_adapters[s->n_adapters++] =
+            (struct lodge_row_adapter){q->versions[i]->slot, q->r.adapters[i].scale};
+}
+
+static bool before(const struct lodge_planned *x, const struct lodge_planned *y)
+{
+    const struct lodge_inflight *p = x->seq->req, *q = y->seq->req;
+    uint32_t m = p->r.n_adapters ? p->versions[0]->slot + 1 : 0;
+    uint32_t n = q->r.n_adapters ? q->versions[0]->slot + 1 : 0;
+    return m != n ? m < n : m && p->r.adapters[0].scale < q->r.adapters[0].scale;
+}
+
+/* Rows of one adapter side by side, base rows first: its matrices are read once for all of them.
+ * Insertion: stable, in place, and rows that are in order cost nothing. */
+static void sort_rows(struct lodge_sched *s)
+{
+    for (uint32_t i = 1; i < s->n_rows; i++) {
+        struct lodge_planned row = s->rows[i];
+        uint32_t at = i;
+        for (; at && before(&row, &s->rows[at - 1]); at--)
+            s->rows[at] = s->rows[at - 1];
+        s->rows[at] = row;
+    }
+}
+
 static void put_row(struct lodge_engine *en, const struct lodge_planned *p, struct lodge_step *s)
 {
     struct lodge_seq *q = p->seq;
@@ -29,6 +60,7 @@ static void put_row(struct lodge_engine *en, const struct lodge_planned *p, stru
     memcpy(en->step_tokens + s->n_tokens, q->tokens + p->position, p->n_tokens * sizeof *q->tokens);
     s->n_tokens += p->n_tokens;
     put_table(en, q, row, &s->n_pages);
+    put_adapters(en, q->req, row, s);
     if (p->sample && q->max_output) {
         lodge_output_set_banned(en, q);
         row->want |= LODGE_WANT_SAMPLE;
@@ -127,8 +159,11 @@ bool lodge_engine_step(struct lodge_engine *en)
     struct lodge_step s = {.rows = en->rows,
                            .tokens = en->step_tokens,
                            .pages = en->step_pages,
+                           .adapters = en->step_adapters,
                            .copies = en->sched.copies,
                            .n_copies = en->sched.n_copies};
+    if (en->sched.n_step_ranks)
+        sort_rows(&en->sched);
     for (uint32_t i = 0; i < en->sched.n_rows; i++)
         put_row(en, &en->sched.rows[i], &s);
     uint64_t ticket = 0;

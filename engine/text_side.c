@@ -71,8 +71,10 @@ int lodge_engine_chat_prompt(const struct lodge_engine *en, const struct lodge_c
                              struct lodge_error *e)
 {
     struct lodge_template *own = NULL;
-    const struct lodge_template *t =
-        chat->tools && en->tool_template ? en->tool_template : en->chat_template;
+    const struct lodge_template *t = chat->adapter && chat->adapter->chat_template
+                                         ? chat->adapter->chat_template
+                                     : chat->tools && en->tool_template ? en->tool_template
+                                                                        : en->chat_template;
     int err = 0;
     if (chat->chat_template) {
         err = lodge_template_parse(chat->chat_template, strlen(chat->chat_template), &own, e);

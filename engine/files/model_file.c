@@ -304,6 +304,14 @@ const struct lodge_gguf *lodge_model_gguf(const struct lodge_model_file *m)
     return m->is_gguf ? &m->gguf : NULL;
 }
 
+const char *lodge_model_gguf_architecture(const struct lodge_model_file *m, bool *pairs)
+{
+    const struct lodge_family *f = m->shape.family;
+    *pairs = f->gguf_pairs;
+    /* Families that GGUF folds into llama have no name of their own there. */
+    return f->gguf_architecture ? f->gguf_architecture : "llama";
+}
+
 const char *lodge_model_dir(const struct lodge_model_file *m)
 {
     return m->dir;

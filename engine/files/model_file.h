@@ -25,6 +25,9 @@ const char *lodge_model_name(const struct lodge_model_file *m);
 const struct lodge_gguf *lodge_model_gguf(const struct lodge_model_file *m);
 /* The directory, or NULL for a GGUF file. */
 const char *lodge_model_dir(const struct lodge_model_file *m);
+/* The architecture that GGUF files of this family name, and whether those hold q and k rows as
+ * pairs (what GGUF adapters follow, also above a directory). */
+const char *lodge_model_gguf_architecture(const struct lodge_model_file *m, bool *pairs);
 /* Chat template text (zero-terminated), NULL when the model has none. with_tools prefers the
  * template named tool_use. */
 const char *lodge_model_chat_template(const struct lodge_model_file *m, bool with_tools);

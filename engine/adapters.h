@@ -1,0 +1,131 @@
+/* Adapter versions: what was read from disk, and the host cache of images in page layout.
+ *
+ * The registry holds every version that somebody refers to, keyed by (scope, digest). Its images
+ * (cells as the backend packs them) are kept within a byte budget, least recently used ones leave
+ * first; a version without an image is read from disk again when it is wanted, by the loader
+ * thread, and must have the same digest.
+ *
+ * Threads: open, ref and unref from any thread; the functions that say so belong to the engine
+ * thread. lock order: open_lock (packing), then lock, a leaf.
+ */
+#ifndef LODGE_ENGINE_ADAPTERS_H
+#define LODGE_ENGINE_ADAPTERS_H
+
+#include "adapters/adapter.h"
+#include "engine/engine.h"
+#include "engine/template/chat.h"
+#include "kernels/backend.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum lodge_image_state {
+    LODGE_IMAGE_NONE,
+    LODGE_IMAGE_QUEUED, /* for the loader, or in its hands */
+    LODGE_IMAGE_HERE,
+    LODGE_IMAGE_FAILED, /* the files changed or are gone: `error` says why */
+};
+
+enum lodge_resident_state { LODGE_ABSENT, LODGE_UPLOADING, LODGE_RESIDENT };
+
+struct lodge_adapter_version {
+    struct lodge_adapters *owner;
+    /* Immutable. */
+    uint32_t number; /* from 1, while it lives */
+    struct lodge_digest scope;
+    struct lodge_adapter_version_info info;
+    char *name, *base_model;
+    char warning[256];
+    struct lodge_lora_layout layout;
+    uint32_t width; /* lodge_lora_width */
+    struct lodge_template *chat_template;
+
+    /* Guarded by owner->lock; path and fd do not change while the loader has the version. */
+    char *path;
+    int fd; /* that `path` leads through, or -1 */
+    uint32_t refs;
+    struct lodge_adapter_version *chain; /* hash bucket */
+    enum lodge_image_state image_state;
+    uint8_t *image;
+    atomic_bool has_image;                       /* also read unlocked, as an estimate */
+    uint32_t n_pins;                             /* users of the image */
+    struct lodge_adapter_version *newer, *older; /* of those with an image */
+    struct lodge_adapter_version *queued;        /* next for the loader, or among the dead */
+    struct lodge_error error;
+
+    /* The engine thread's (residency.c). */
+    enum lodge_resident_state state;
+    uint32_t *pages;
+    uint32_t slot, n_uploaded; /* cells */
+    uint32_t n_users;          /* running sequences */
+    uint64_t wanted;           /* the last plan that wanted it */
+    uint64_t hits;
+    double value;                              /* of keeping it: lowest leaves first */
+    struct lodge_adapter_version *next, *prev; /* of those with pages */
+    _Atomic bool resident;                     /* for other threads to look at */
+};
+
+#define LODGE_ADAPTER_BUCKETS 4096u
+
+struct lodge_engine;
+/* The engine's registry. */
+struct lodge_adapters *lodge_engine_adapters(struct lodge_engine *en);
+
+struct lodge_adapters {
+    const struct lodge_backend *backend;
+    struct lodge_device *device;
+    const struct lodge_plan *plan;
+    struct lodge_adapter_base base;
+    struct lodge_arena arena; /* of the base's table */
+    struct lodge_log *log;
+    uint64_t budget_bytes;
+    uint32_t page_cells; /* cells of a page */
+    uint32_t n_pages;    /* of the pool */
+    /* The loader has news for the engine thread. */
+    void (*on_news)(void *cookie);
+    void *cookie;
+
+    pthread_mutex_t open_lock; /* adapter_pack is one thread's at a time */
+    pthread_mutex_t lock;
+    pthread_cond_t queued; /* the loader has work, or must end */
+    struct lodge_adapter_version *buckets[LODGE_ADAPTER_BUCKETS];
+    struct lodge_adapter_version *oldest, *newest; /* with images, by use */
+    struct lodge_adapter_version *first, *last;    /* the loader's queue */
+    struct lodge_adapter_version *dead;            /* without references */
+    struct lodge_adapter_version **by_number;      /* index: number - 1 */
+    uint32_t n_numbers;
+    uint32_t n_versions, n_images;
+    uint64_t image_bytes, n_loads, n_host_hits;
+    double load_seconds;
+    bool stop;
+    pthread_t loader;
+    bool loader_runs;
+};
+
+/* `a` must be zeroed, with backend, device, plan, log, budget, page_cells, n_pages and on_news set.
+ * gguf_architecture and pairs: whose row order GGUF adapters have. Starts the loader. */
+int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
+                        const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e);
+/* No version may be referred to any more. */
+void lodge_adapters_finish(struct lodge_adapters *a);
+
+/* Fills the counts of versions, images and loads. */
+void lodge_adapters_count(struct lodge_adapters *a, struct lodge_engine_stats *out);
+
+/* ---- for the engine thread ---- */
+
+/* Version with this number, or NULL. */
+struct lodge_adapter_version *lodge_adapters_find(struct lodge_adapters *a, uint32_t number);
+/* The image, pinned until lodge_adapters_unpin; NULL when it is not here: then the loader is asked
+ * for it (unless it failed). */
+const uint8_t *lodge_adapters_pin(struct lodge_adapters *a, struct lodge_adapter_version *v);
+void lodge_adapters_unpin(struct lodge_adapters *a, struct lodge_adapter_version *v);
+/* Whether reading it again failed, with the reason. */
+bool lodge_adapters_failed(struct lodge_adapters *a, struct lodge_adapter_version *v,
+                           struct lodge_error *e);
+/* The next version without references, taken out of the registry; the caller gives its pages back
+ * and ends it by lodge_adapters_bury. */
+struct lodge_adapter_version *lodge_adapters_take_dead(struct lodge_adapters *a);
+void lodge_adapters_bury(struct lodge_adapter_version *v);
+
+#endif
