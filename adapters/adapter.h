@@ -35,6 +35,8 @@ struct lodge_adapter_module {
     const char *gguf;     /* "blk.3.attn_q", "token_embd", "output" */
     enum lodge_site site; /* of its first part */
     int32_t layer;        /* LODGE_NONE outside the layers */
+    /* As stored. The table of embeddings is (vocabulary, d_model); its A is (rank, n_rows) and its
+     * B (n_cols, rank). */
     uint32_t n_rows, n_cols;
     struct lodge_adapter_part parts[3];
     uint32_t n_parts;
@@ -70,7 +72,10 @@ struct lodge_adapter {
     struct lodge_arena _arena;
 };
 
-/* Reads a directory or a .gguf file. `name` is what texts call it. On error nothing is left.
+/* Reads a directory or a GGUF file. `name` is what texts call it. On error nothing is left. Files
+ * are read, not mapped: replacing them meanwhile does no harm. Of a path that
+ * lodge_adapter_open_name gave, links inside the directory must not lead out of it; any other path
+ * is the operator's, and links are followed.
  * NOT_FOUND: the path or a file of it is not there. FORMAT: damaged, or not for this base.
  * UNSUPPORTED: a feature that is refused. LIMIT: too large. IO, NOMEM. */
 int lodge_adapter_read(const char *path, const char *name, const struct lodge_adapter_base *base,

@@ -1,0 +1,322 @@
+/* Steps 8 and 9: values become bf16 in the plan's row order; every one of them is looked at. */
+#include "adapters/internal.h"
+#include "base/checked.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define F32_INF 0x7F800000u
+#define BF16_INF 0x7F80u
+/* An update of a weight beyond the range of half precision is damage, whatever it was trained in.
+ */
+#define MAX_DELTA 65504.0
+
+/* Nearest even. Subnormals become zero, as in all arithmetic of bf16 here: some instructions read
+ * them as zero, others do not. */
+static uint16_t to_bf16(uint32_t bits)
+{
+    if (!(bits & F32_INF))
+        return (uint16_t)(bits >> 16 & 0x8000u);
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+static float from_bf16(uint16_t h)
+{
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static int refuse_value(const struct lodge_adapter_reading *r, const struct lodge_adapter_tensor *t,
+                        uint64_t row, const char *what)
+{
+    return lodge_fail(r->e, LODGE_ERR_FORMAT,
+                      "%s: tensor '%s' has %s in row %llu, expected finite numbers; the training "
+                      "diverged or the file is damaged",
+                      r->tensors_where, t->name, what, (unsigned long long)row);
+}
+
+/* One stored row as fp32, every value finite. */
+static int decode_row(const struct lodge_adapter_reading *r, const struct lodge_adapter_tensor *t,
+                      uint64_t row, float *out)
+{
+    size_t row_bytes = 0;
+    if (!lodge_format_row_bytes((enum lodge_format)t->format, t->n_cols, &row_bytes))
+        return lodge_fail(r->e, LODGE_ERR_FORMAT,
+                          "%s: tensor '%s' has rows of %llu values, which type %s cannot store",
+                          r->tensors_where, t->name, (unsigned long long)t->n_cols, t->type_name);
+    lodge_format_decode((enum lodge_format)t->format, t->data + row * row_bytes, t->n_cols, out);
+    uint32_t largest = 0;
+    for (uint64_t i = 0; i < t->n_cols; i++) {
+        uint32_t bits;
+        memcpy(&bits, &out[i], sizeof bits);
+        bits &= ~0x80000000u;
+        largest = bits > largest ? bits : largest;
+    }
+    if (largest >= F32_INF)
+        return refuse_value(r, t, row, largest > F32_INF ? "a NaN" : "an infinity");
+    return 0;
+}
+
+/* out[i * stride] = bf16 of row[i]; false when one of them overflows. */
+static bool store_row(const float *row, uint64_t n, uint16_t *out, uint64_t stride)
+{
+    uint16_t largest = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &row[i], sizeof bits);
+        uint16_t h = to_bf16(bits);
+        out[i * stride] = h;
+        h &= 0x7FFF;
+        largest = h > largest ? h : largest;
+    }
+    return largest < BF16_INF;
+}
+
+/* Row of the plan that stored row i is: hf[j * d/2 + i] = gguf[2i + j] inside each head. */
+static uint64_t plan_row(const struct lodge_adapter_entry *t, uint64_t i)
+{
+    if (!t->in_pairs)
+        return i;
+    uint64_t d = t->module->head_dim, in_head = i % d;
+    return i - in_head + in_head % 2 * (d / 2) + in_head / 2;
+}
+
+static void *room(struct lodge_arena *a, uint64_t n, size_t size)
+{
+    size_t n_bytes;
+    if (!lodge_mul_size(n, size, &n_bytes))
+        return NULL;
+    return lodge_arena_alloc_aligned(a, n_bytes, 64);
+}
+
+static int no_memory(const struct lodge_adapter_reading *r)
+{
+    return lodge_fail(r->e, LODGE_ERR_NOMEM, "%s: no memory for the adapter", r->tensors_where);
+}
+
+/* A as (rank, inputs). */
+static int convert_a(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                     float *row, const uint16_t **out)
+{
+    const struct lodge_adapter_tensor *s = &t->a;
+    uint16_t *a = room(&r->adapter->_arena, s->n_rows * s->n_cols, sizeof *a);
+    if (!a)
+        return no_memory(r);
+    for (uint64_t i = 0; i < s->n_rows; i++) {
+        int err = decode_row(r, s, i, row);
+        if (err)
+            return err;
+        bool ok = t->a_transposed ? store_row(row, s->n_cols, a + i, s->n_rows)
+                                  : store_row(row, s->n_cols, a + i * s->n_cols, 1);
+        if (!ok)
+            return refuse_value(r, s, i, "a number beyond bf16");
+    }
+    *out = a;
+    return 0;
+}
+
+/* B as (outputs, rank) in the plan's order. */
+static int convert_b(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                     float *row, const uint16_t **out)
+{
+    const struct lodge_adapter_tensor *s = &t->b;
+    uint16_t *b = room(&r->adapter->_arena, s->n_rows * s->n_cols, sizeof *b);
+    if (!b)
+        return no_memory(r);
+    for (uint64_t i = 0; i < s->n_rows; i++) {
+        int err = decode_row(r, s, i, row);
+        if (err)
+            return err;
+        if (!store_row(row, s->n_cols, b + plan_row(t, i) * s->n_cols, 1))
+            return refuse_value(r, s, i, "a number beyond bf16");
+    }
+    *out = b;
+    return 0;
+}
+
+static int convert_vector(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                          const struct lodge_adapter_tensor *s, float *row, const float **out)
+{
+    if (!s->name)
+        return 0;
+    int err = decode_row(r, s, 0, row);
+    float *v = room(&r->adapter->_arena, s->n_cols, sizeof *v);
+    if (!v)
+        return no_memory(r);
+    for (uint64_t i = 0; i < s->n_cols && !err; i++)
+        v[plan_row(t, i)] = row[i];
+    *out = v;
+    return err;
+}
+
+static int set_scale(const struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                     float *out)
+{
+    double by = t->alpha_is_scale ? 1 : t->root_of_rank ? sqrt(t->rank) : t->rank;
+    *out = (float)(t->alpha / by);
+    if (isfinite(*out))
+        return 0;
+    return lodge_fail(r->e, LODGE_ERR_FORMAT,
+                      "%s: the scale of tensor '%s' comes from alpha %g, expected a finite number "
+                      "that fp32 can hold",
+                      r->tensors_where, t->a.name, t->alpha);
+}
+
+/* Largest |s (B A)| and |s c| that the target can add to a weight or an output, from above. */
+static double bound_delta(const struct lodge_lora_target *t, uint64_t n_in, uint64_t n_out,
+                          double *largest_a)
+{
+    double bound = 0;
+    for (uint32_t k = 0; k < t->rank; k++) {
+        uint16_t m = 0;
+        for (uint64_t i = 0; i < n_in; i++) {
+            uint16_t h = t->a[k * n_in + i] & 0x7FFF;
+            m = h > m ? h : m;
+        }
+        largest_a[k] = from_bf16(m);
+    }
+    for (uint64_t i = 0; i < n_out; i++) {
+        double sum = 0;
+        for (uint32_t k = 0; k < t->rank; k++)
+            sum += fabs((double)from_bf16(t->b[i * t->rank + k])) * largest_a[k];
+        bound = sum > bound ? sum : bound;
+        if (t->offset && fabs((double)t->offset[i]) > bound)
+            bound = fabs((double)t->offset[i]);
+    }
+    return bound * fabs((double)t->scale);
+}
+
+struct scratch {
+    float *row;
+    double *largest_a;
+};
+
+/* Converts one module; *effect says whether it can change anything. */
+static int convert_entry(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                         struct scratch *s, struct lodge_lora_target *out, bool *effect)
+{
+    *out = (struct lodge_lora_target){.rank = t->rank};
+    int err = set_scale(r, t, &out->scale);
+    if (!err)
+        err = convert_a(r, t, s->row, &out->a);
+    if (!err)
+        err = convert_b(r, t, s->row, &out->b);
+    if (!err)
+        err = convert_vector(r, t, &t->magnitude, s->row, &out->magnitude);
+    if (!err)
+        err = convert_vector(r, t, &t->offset, s->row, &out->offset);
+    if (err)
+        return err;
+    uint64_t n_in = t->a_transposed ? t->a.n_rows : t->a.n_cols;
+    double bound = bound_delta(out, n_in, t->b.n_rows, s->largest_a);
+    if (bound > MAX_DELTA)
+        return lodge_fail(r->e, LODGE_ERR_FORMAT,
+                          "%s: scale times '%s' times '%s' may reach %g, expected at most %g; the "
+                          "training diverged or alpha is wrong",
+                          r->tensors_where, t->b.name, t->a.name, bound, MAX_DELTA);
+    *effect = bound > 0 || t->magnitude.name;
+    r->adapter->n_parameters += (uint64_t)t->rank * (n_in + t->b.n_rows) +
+                                (t->magnitude.name ? t->b.n_rows : 0) +
+                                (t->offset.name ? t->b.n_rows : 0);
+    if (t->rank > r->adapter->max_rank)
+        r->adapter->max_rank = t->rank;
+    return 0;
+}
+
+/* A target and its extent, sorted together. */
+struct made {
+    struct lodge_lora_target target;
+    struct lodge_adapter_extent extent;
+    const char *module;
+};
+
+static int by_linear(const void *a, const void *b)
+{
+    const struct made *x = a, *y = b;
+    return (x->target.linear > y->target.linear) - (x->target.linear < y->target.linear);
+}
+
+/* One target for each part of the module. */
+static uint32_t split(const struct lodge_adapter_entry *t, const struct lodge_lora_target *whole,
+                      struct made *out)
+{
+    const struct lodge_adapter_module *m = t->module;
+    for (uint32_t p = 0; p < m->n_parts; p++) {
+        const struct lodge_adapter_part *part = &m->parts[p];
+        bool table = m->site == LODGE_SITE_EMBED;
+        uint32_t first = table ? 0 : part->first_row;
+        struct lodge_lora_target *target = &out[p].target;
+        *target = *whole;
+        target->linear = part->linear;
+        target->b += (size_t)first * whole->rank;
+        if (target->magnitude)
+            target->magnitude += first;
+        if (target->offset)
+            target->offset += first;
+        out[p].extent = (struct lodge_adapter_extent){table ? m->n_rows : m->n_cols,
+                                                      table ? m->n_cols : part->n_rows};
+        out[p].module = m->hf;
+    }
+    return m->n_parts;
+}
+
+static int publish(struct lodge_adapter_reading *r, struct made *made, uint32_t n,
+                   struct lodge_adapter_extent **extents)
+{
+    struct lodge_lora_target *targets = lodge_arena_array(&r->adapter->_arena, n, sizeof *targets);
+    struct lodge_adapter_extent *x = lodge_arena_array(&r->scratch, n, sizeof *x);
+    if (!targets || !x)
+        return no_memory(r);
+    qsort(made, n, sizeof *made, by_linear);
+    for (uint32_t i = 0; i < n; i++) {
+        targets[i] = made[i].target;
+        x[i] = made[i].extent;
+        if (i && targets[i].linear == targets[i - 1].linear)
+            return lodge_fail(r->e, LODGE_ERR_UNSUPPORTED,
+                              "%s: modules '%s' and '%s' are one tensor of base '%s' (tied "
+                              "embeddings); train the adapter on one of them",
+                              r->tensors_where, made[i - 1].module, made[i].module, r->base->name);
+    }
+    r->adapter->lora = (struct lodge_lora){targets, n};
+    *extents = x;
+    return 0;
+}
+
+static struct scratch scratch_for(struct lodge_adapter_reading *r)
+{
+    uint64_t longest = 1;
+    for (uint32_t i = 0; i < r->n_entries; i++) {
+        const struct lodge_adapter_entry *t = &r->entries[i];
+        const uint64_t n[] = {t->a.n_cols, t->b.n_cols, t->magnitude.n_cols, t->offset.n_cols};
+        for (size_t k = 0; k < sizeof n / sizeof *n; k++)
+            longest = n[k] > longest ? n[k] : longest;
+    }
+    return (struct scratch){room(&r->scratch, longest, sizeof(float)),
+                            room(&r->scratch, r->limits.max_rank, sizeof(double))};
+}
+
+int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
+                               struct lodge_adapter_extent **extents)
+{
+    struct made *made = lodge_arena_array(&r->scratch, 3 * (size_t)r->n_entries, sizeof *made);
+    struct scratch s = scratch_for(r);
+    if (!made || !s.row || !s.largest_a)
+        return no_memory(r);
+    uint32_t n = 0;
+    bool any = false;
+    for (uint32_t i = 0; i < r->n_entries; i++) {
+        struct lodge_lora_target whole;
+        bool effect = false;
+        int err = convert_entry(r, &r->entries[i], &s, &whole, &effect);
+        if (err)
+            return err;
+        any |= effect;
+        n += split(&r->entries[i], &whole, &made[n]);
+    }
+    if (!any)
+        lodge_adapter_warn(r->adapter, "the adapter has no effect: every update is zero");
+    return publish(r, made, n, extents);
+}
