@@ -288,6 +288,12 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     return v ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for adapter \"%s\"", name);
 }
 
+int lodge_engine_adapter_locate(int root_fd, const char *name, int *fd, char path[64],
+                                struct lodge_error *e)
+{
+    return lodge_adapter_open_name(root_fd, name, fd, path, e);
+}
+
 /* ---- references ---- */
 
 void lodge_adapter_version_ref(struct lodge_adapter_version *v)

@@ -131,6 +131,10 @@ struct lodge_adapter_version_info {
 int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd, const char *name,
                               const struct lodge_digest *scope, struct lodge_adapter_version **out,
                               struct lodge_error *e);
+/* Opens `name` below the directory `root_fd`, for lodge_engine_adapter_open; see
+ * lodge_adapter_open_name. INVALID, NOT_FOUND, IO. */
+int lodge_engine_adapter_locate(int root_fd, const char *name, int *fd, char path[64],
+                                struct lodge_error *e);
 void lodge_adapter_version_ref(struct lodge_adapter_version *v);
 /* Forgets the version with its last reference, after the requests that use it. NULL is allowed. */
 void lodge_adapter_version_unref(struct lodge_adapter_version *v);

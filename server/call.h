@@ -157,7 +157,14 @@ void put_logprob(struct lodge_buf *out, double lp);
  * JSON may go. The engine is only asked for text. The caller ends g by generation_free, also
  * after an error. */
 int parse_generation(struct call *c, struct generation *g, enum call_kind kind, struct refusal *r);
+/* Whether it is a name of the base model. */
 bool model_known(const struct server *s, const char *name);
+/* Whose names this call sees. */
+static inline uint64_t call_tenant(const struct call *c)
+{
+    (void)c;
+    return ADAPTERS_PUBLISHED;
+}
 
 /* ---- generate.c ---- */
 /* Preparing thread: parses and submits. */

@@ -74,16 +74,17 @@ static const struct lodge_conf_setting settings[] = {
     {"tls-cert", LODGE_CONF_STRING, F(tls_cert), .help = "PEM certificate chain for HTTPS"},
     {"tls-key", LODGE_CONF_STRING, F(tls_key), .help = "PEM private key for HTTPS"},
     {"strict", LODGE_CONF_BOOL, F(strict), "false", .help = "refuse unknown request fields"},
-    {"lora-modules", LODGE_CONF_LIST, F(lora_modules), .help = "not built yet"},
-    {"adapter-dir", LODGE_CONF_STRING, F(adapter_dir), .help = "not built yet"},
+    {"lora-modules", LODGE_CONF_LIST, F(lora_modules), .help = "adapters, NAME=PATH (repeatable)"},
+    {"adapter-dir", LODGE_CONF_STRING, F(adapter_dir),
+     .help = "adapters by directory name, read when they are first used"},
     {"store", LODGE_CONF_STRING, F(store), .help = "not built yet"},
     {"policy", LODGE_CONF_CHOICE, F(policy), "fcfs", "fcfs|priority",
      .help = "queue order; priority lets requests set theirs"},
     {"admin-host", LODGE_CONF_STRING, F(admin_host), .help = "not built yet"},
     {"admin-port", LODGE_CONF_INT, F(admin_port), "0", NULL, 0, 65535, NULL, "not built yet"},
     {"admin-key-file", LODGE_CONF_STRING, F(admin_key_file), .help = "not built yet"},
-    {"host-cache-bytes", LODGE_CONF_SIZE, F(host_cache_bytes), "0", NULL, 0, 0, NULL,
-     "not built yet"},
+    {"host-cache-bytes", LODGE_CONF_SIZE, F(host_cache_bytes), "0", NULL, 0, (int64_t)1 << 50,
+     "bytes", "memory for adapters outside the pool; 0: a quarter of the pool"},
 };
 
 #define N_SETTINGS (sizeof settings / sizeof *settings)

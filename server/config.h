@@ -14,7 +14,7 @@ struct lodge_serve_config {
     int64_t max_model_len, max_num_seqs, max_num_batched_tokens, max_queue, reserve_tokens;
     int64_t seed, threads;
     const char *device, *cpu_isa, *kv_cache_dtype;
-    uint64_t pool_bytes, max_body_bytes;
+    uint64_t pool_bytes, host_cache_bytes, max_body_bytes;
     bool no_prefix_cache;
     const char *generation_config, *chat_template;
     bool trust_request_chat_template;
@@ -27,11 +27,11 @@ struct lodge_serve_config {
     struct lodge_conf_list cors_origins;
     const char *tls_cert, *tls_key;
     bool strict;
-    /* Named by the contract, not built yet: refused when given. */
     struct lodge_conf_list lora_modules;
-    const char *adapter_dir, *store, *policy, *admin_host, *admin_key_file;
+    const char *adapter_dir;
+    /* Named by the contract, not built yet: refused when given. */
+    const char *store, *policy, *admin_host, *admin_key_file;
     int64_t admin_port;
-    uint64_t host_cache_bytes;
 };
 
 /* Reads all layers. argv without the program and the verb. CONFIG with the text; c->help is set

@@ -111,7 +111,7 @@ static const struct field {
     {"vllm_xargs", REFUSED, BOTH},
     {"kv_transfer_params", REFUSED, BOTH},
     {"thinking_token_budget", REFUSED, BOTH},
-    {"adapters", REFUSED, BOTH},
+    {"adapters", READ, BOTH},
     {"adapter_id", REFUSED, BOTH},
     {"adapter_source", REFUSED, BOTH},
     {"merged_adapters", REFUSED, BOTH},

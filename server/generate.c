@@ -31,6 +31,8 @@ void generation_free(struct generation *g)
         for (uint32_t k = 0; k < g->best_of; k++)
             finish_choice(&r->choices[k]);
     }
+    for (uint32_t i = 0; i < g->req.n_adapters; i++)
+        lodge_adapter_version_unref(g->req.adapters[i].version);
     lodge_buf_finish(&g->out);
     lodge_arena_finish(&g->arena);
     free(g);

@@ -25,11 +25,12 @@ static const char *named(const struct server *s, const char *tail)
 void handle_models(struct call *c)
 {
     static const char prefix[] = "/v1/models/";
-    const struct server *s = c->server;
+    struct server *s = c->server;
     if (strncmp(c->url, prefix, sizeof prefix - 1) == 0 && c->url[sizeof prefix - 1]) {
         const char *tail = c->url + sizeof prefix - 1, *name = named(s, tail);
-        if (name)
-            reply_json(c, 200, model_card(s, name));
+        json_t *card = name ? model_card(s, name) : adapters_card(s, call_tenant(c), tail);
+        if (card)
+            reply_json(c, 200, card);
         else
             reply_error(c, 404, "not_found_error", "model", "model_not_found",
                         "the model '%.200s' does not exist; GET /v1/models lists what there is",
@@ -39,6 +40,7 @@ void handle_models(struct call *c)
     json_t *list = json_array();
     for (uint32_t i = 0; i < s->n_names; i++)
         json_array_append_new(list, model_card(s, s->names[i]));
+    adapters_list(s, call_tenant(c), list);
     reply_json(c, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 

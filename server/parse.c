@@ -230,32 +230,6 @@ static int parse_meta(struct parse *p)
     return err ? err : parse_metadata(p);
 }
 
-bool model_known(const struct server *s, const char *name)
-{
-    for (uint32_t i = 0; i < s->n_names; i++)
-        if (strcmp(s->names[i], name) == 0)
-            return true;
-    return false;
-}
-
-static int parse_model(struct parse *p)
-{
-    const char *model = NULL;
-    if (parse_string(p, "model", &model))
-        return LODGE_ERR_INVALID;
-    if (!model)
-        return parse_bad(p, "model", "'model' is missing; this server has '%s'",
-                         p->c->server->names[0]);
-    if (!model_known(p->c->server, model)) {
-        parse_at(p, "model", LODGE_ERR_NOT_FOUND);
-        return lodge_fail(&p->r->e, LODGE_ERR_NOT_FOUND,
-                          "the model '%.200s' does not exist; GET /v1/models lists what there is",
-                          model);
-    }
-    p->g->model = lodge_arena_strndup(&p->g->arena, model, strlen(model));
-    return p->g->model ? 0 : lodge_fail(&p->r->e, LODGE_ERR_NOMEM, "no memory for the request");
-}
-
 /* ---- together ---- */
 
 /* Most bytes that the reply may come to, roughly. */
@@ -295,9 +269,9 @@ static int check_amount(struct parse *p)
 int parse_generation(struct call *c, struct generation *g, enum call_kind kind, struct refusal *r)
 {
     struct parse p = {.c = c, .g = g, .o = c->json, .r = r};
-    int (*const parts[])(struct parse *) = {parse_model,   parse_fields,   parse_stream,
-                                            parse_lengths, parse_logprobs, parse_sampling,
-                                            parse_meta,    parse_prompts,  check_amount};
+    int (*const parts[])(struct parse *) = {
+        parse_model,    parse_fields,   parse_adapters, parse_stream,  parse_lengths,
+        parse_logprobs, parse_sampling, parse_meta,     parse_prompts, check_amount};
     g->kind = kind;
     lodge_arena_init(&g->arena, (size_t)256 << 20);
     lodge_request_init(&g->req);

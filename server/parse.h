@@ -28,11 +28,19 @@ int parse_ids(struct parse *p, const char *key, const json_t *v, size_t most, co
 
 /* fields.c: refuses what is not built, checks what is only accepted, and names the unknown. */
 int parse_fields(struct parse *p);
+/* adapter_fields.c: `model` and `adapters`, into g->req.adapters with a reference each. */
+int parse_model(struct parse *p);
+int parse_adapters(struct parse *p);
+/* The adapter that a `model` names, with a reference, or NULL for the base. NOT_FOUND. */
+int model_resolve(struct call *c, const char *model, struct lodge_adapter_version **out,
+                  struct refusal *r);
 /* sampling.c */
 int parse_sampling(struct parse *p);
 /* prompt.c: the prompts' tokens, into g->runs. */
 int parse_prompts(struct parse *p);
-/* prompt.c: the chat in `o` as tokens; also for /tokenize. */
-int parse_chat(const struct server *s, const json_t *o, struct lodge_ids *out, struct refusal *r);
+/* prompt.c: the chat in `o` as tokens, by the template of the adapter if it has one (NULL: none);
+ * also for /tokenize. */
+int parse_chat(const struct server *s, const json_t *o, const struct lodge_adapter_version *adapter,
+               struct lodge_ids *out, struct refusal *r);
 
 #endif

@@ -125,9 +125,10 @@ static void name_message(struct refusal *r, const struct lodge_chat *chat)
         snprintf(r->param, sizeof r->param, "messages");
 }
 
-int parse_chat(const struct server *s, const json_t *o, struct lodge_ids *out, struct refusal *r)
+int parse_chat(const struct server *s, const json_t *o, const struct lodge_adapter_version *adapter,
+               struct lodge_ids *out, struct refusal *r)
 {
-    struct lodge_chat chat = {.messages = lodge_json_member(o, "messages")};
+    struct lodge_chat chat = {.messages = lodge_json_member(o, "messages"), .adapter = adapter};
     snprintf(r->param, sizeof r->param, "messages");
     if (!chat.messages)
         return lodge_fail(&r->e, LODGE_ERR_INVALID, "'messages' is missing");
@@ -273,8 +274,9 @@ int parse_prompts(struct parse *p)
         err = parse_texts(p);
     } else {
         err = add_runs(p, 1);
+        const struct lodge_adapter_version *adapter = p->g->req.adapters[0].version;
         if (!err)
-            err = parse_chat(p->c->server, p->o, &p->g->runs[0].prompt, p->r);
+            err = parse_chat(p->c->server, p->o, adapter, &p->g->runs[0].prompt, p->r);
     }
     if (!err)
         err = truncate_prompts(p);

@@ -138,6 +138,7 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
         .max_seqs = (uint32_t)c->max_num_seqs,
         .max_step_tokens = (uint32_t)c->max_num_batched_tokens,
         .pool_bytes = c->pool_bytes,
+        .host_cache_bytes = c->host_cache_bytes,
         .reserve_tokens = (uint32_t)c->reserve_tokens,
         .max_queue = (uint32_t)c->max_queue,
         .no_prefix_cache = c->no_prefix_cache,
@@ -184,8 +185,14 @@ static int open_engine(struct server *s, const char *chat_template, struct lodge
     char hex[65];
     lodge_digest_hex(&s->info.fingerprint, hex);
     snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%.12s", hex);
-    atomic_store(&s->engine, en);
-    return 0;
+    err = adapters_open(s, en, e);
+    if (!err) {
+        atomic_store(&s->engine, en);
+        return 0;
+    }
+    adapters_close(s);
+    lodge_engine_close(en);
+    return err;
 }
 
 static void wait_for_signal(void)
@@ -255,6 +262,7 @@ static int run(struct server *s, const char *chat_template, struct lodge_error *
     http_stop(s);
     prepare_stop(s);
     notify_stop(s);
+    adapters_close(s);
     lodge_engine_close(atomic_load(&s->engine));
     notify_close(s);
     return err;
@@ -272,6 +280,7 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
     lodge_random_bytes(&s->boot, sizeof s->boot);
     pthread_mutex_init(&s->calls_lock, NULL);
     pthread_mutex_init(&s->connections_lock, NULL);
+    pthread_mutex_init(&s->adapters.lock, NULL);
     metrics_init(&s->metrics);
     json_object_seed(0);
     int err = load_keys(s, e);

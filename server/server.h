@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "engine/engine.h"
+#include "server/adapters.h"
 #include "server/config.h"
 
 #include <microhttpd.h>
@@ -59,6 +60,7 @@ struct server {
     const char *const *names; /* served model names */
     uint32_t n_names;
     char fingerprint[24];
+    struct adapter_names adapters;
 
     struct lodge_digest *keys; /* SHA-256 of the accepted keys */
     uint32_t n_keys;

@@ -15,16 +15,14 @@ static int get_bool(const json_t *o, const char *key, bool *out, struct refusal 
     return lodge_json_get_bool(o, key, out, &r->e);
 }
 
-static int check_model(const struct call *c, struct refusal *r)
+/* The adapter whose template counts, with a reference, or NULL. */
+static int check_model(struct call *c, struct lodge_adapter_version **adapter, struct refusal *r)
 {
     const char *model = NULL;
+    *adapter = NULL;
     snprintf(r->param, sizeof r->param, "model");
     int err = lodge_json_get_string(c->json, "model", &model, &r->e);
-    if (!err && model && !model_known(c->server, model))
-        err = lodge_fail(&r->e, LODGE_ERR_NOT_FOUND,
-                         "the model '%.200s' does not exist; GET /v1/models lists what there is",
-                         model);
-    return err;
+    return err || !model ? err : model_resolve(c, model, adapter, r);
 }
 
 /* What /tokenize may be asked for. */
@@ -55,11 +53,10 @@ static int encode_text(struct call *c, struct lodge_ids *ids, struct wish *w, st
                                        parse, MAX_TOKENS, ids, &r->e);
 }
 
-static int encode(struct call *c, struct lodge_ids *ids, struct wish *w, struct refusal *r)
+static int encode(struct call *c, const struct lodge_adapter_version *adapter,
+                  struct lodge_ids *ids, struct wish *w, struct refusal *r)
 {
-    int err = check_model(c, r);
-    if (!err)
-        err = get_bool(c->json, "return_token_strs", &w->strs, r);
+    int err = get_bool(c->json, "return_token_strs", &w->strs, r);
     if (err)
         return err;
     if (!lodge_json_member(c->json, "messages"))
@@ -74,7 +71,7 @@ static int encode(struct call *c, struct lodge_ids *ids, struct wish *w, struct 
         snprintf(r->param, sizeof r->param, "tools");
         err = lodge_fail(&r->e, LODGE_ERR_UNSUPPORTED, "'tools' is not supported by this server");
     }
-    return err ? err : parse_chat(c->server, c->json, ids, r);
+    return err ? err : parse_chat(c->server, c->json, adapter, ids, r);
 }
 
 static void put_piece(const struct lodge_engine *en, struct lodge_buf *out, uint32_t id)
@@ -120,7 +117,12 @@ void handle_tokenize(struct call *c)
     struct refusal r = {0};
     struct lodge_ids ids = {0};
     struct wish w = {0};
-    if (encode(c, &ids, &w, &r)) {
+    struct lodge_adapter_version *adapter;
+    int err = check_model(c, &adapter, &r);
+    if (!err)
+        err = encode(c, adapter, &ids, &w, &r);
+    lodge_adapter_version_unref(adapter);
+    if (err) {
         reply_lodge_error(c, &r);
     } else {
         struct lodge_buf out;
@@ -137,7 +139,9 @@ static int decode(struct call *c, struct lodge_buf *text, struct refusal *r)
     struct parse p = {.c = c, .g = &g, .o = c->json, .r = r};
     const uint32_t *ids = NULL;
     uint32_t n = 0;
-    int err = check_model(c, r);
+    struct lodge_adapter_version *adapter;
+    int err = check_model(c, &adapter, r);
+    lodge_adapter_version_unref(adapter);
     if (err)
         return err;
     lodge_arena_init(&g.arena, (size_t)256 << 20);

@@ -77,7 +77,7 @@ static void add(struct model *m)
     }
     if (!n)
         return;
-    lodge_prefix_add(&m->cache, &m->keys[key], pages);
+    lodge_prefix_add(&m->cache, &m->keys[key], pages, LODGE_OWNER_NONE);
     for (uint32_t g = 0; g < m->n_groups; g++)
         if (m->pages[key][g] == NONE && pages[g] != NONE) {
             m->pages[key][g] = pages[g];
