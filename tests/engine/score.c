@@ -31,6 +31,13 @@ static bool take(const struct lodge_event *ev, struct scored *s, uint32_t n, uin
 int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
           struct scored *out, struct lodge_error *e)
 {
+    return score_with(en, NULL, 0, ids, n, n_greedy, out, e);
+}
+
+int score_with(struct lodge_engine *en, const struct lodge_request_adapter *adapters,
+               uint32_t n_adapters, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
+               struct scored *out, struct lodge_error *e)
+{
     struct lodge_request r;
     struct lodge_stream *stream = NULL;
     uint64_t id;
@@ -41,6 +48,8 @@ int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_g
     r.want_prompt_scores = true;
     r.n_prompt_tops = 1;
     r.ignore_eos = true;
+    for (r.n_adapters = 0; r.n_adapters < n_adapters; r.n_adapters++)
+        r.adapters[r.n_adapters] = adapters[r.n_adapters];
     int err = lodge_engine_submit(en, &r, &stream, &id, e);
     if (err)
         return err;

@@ -16,6 +16,10 @@ struct scored {
  * scored_finish when 0 is returned. */
 int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
           struct scored *out, struct lodge_error *e);
+/* The same with adapters. */
+int score_with(struct lodge_engine *en, const struct lodge_request_adapter *adapters,
+               uint32_t n_adapters, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
+               struct scored *out, struct lodge_error *e);
 void scored_finish(struct scored *s);
 
 #endif
