@@ -26,7 +26,8 @@ static struct lodge_adapter_version *find(struct lodge_adapters *a, const struct
                                           const struct lodge_digest *scope)
 {
     struct lodge_adapter_version *v = *bucket(a, d);
-    while (v && (memcmp(&v->info.digest, d, sizeof *d) || memcmp(&v->scope, scope, sizeof *scope)))
+    while (v && (memcmp(&v->info.digest, d, sizeof *d) != 0 ||
+                 memcmp(&v->scope, scope, sizeof *scope) != 0))
         v = v->chain;
     return v;
 }
@@ -109,10 +110,10 @@ static bool register_version(struct lodge_adapters *a, struct lodge_adapter_vers
     return true;
 }
 
-/* Where the files are now; also the way back from files that were lost. */
+/* Files of the same content stand in for those that were lost. */
 static void move_files(struct lodge_adapter_version *v, struct lodge_adapter_version *fresh)
 {
-    if (v->image_state == LODGE_IMAGE_QUEUED)
+    if (v->image_state != LODGE_IMAGE_FAILED)
         return;
     char *path = v->path;
     int fd = v->fd;
@@ -218,6 +219,7 @@ static int new_version(struct lodge_adapters *a, const char *path, int fd, const
     v->layout = r->layout;
     r->layout = (struct lodge_lora_layout){0};
     v->width = lodge_lora_width(&v->layout, a->plan);
+    v->step_bytes = lodge_lora_bytes(&v->layout, a->plan);
     v->path = strdup(path);
     v->name = strdup(name);
     v->base_model = from->base_model ? strdup(from->base_model) : NULL;
@@ -326,13 +328,15 @@ lodge_adapter_version_info(const struct lodge_adapter_version *v)
     return &v->info;
 }
 
-void lodge_adapter_version_place(const struct lodge_adapter_version *v, bool *host, bool *resident)
+struct lodge_adapter_place lodge_adapter_version_place(const struct lodge_adapter_version *v)
 {
     struct lodge_adapters *a = v->owner;
+    struct lodge_adapter_place place = {.resident = atomic_load(&v->resident)};
     pthread_mutex_lock(&a->lock);
-    *host = v->image != NULL;
+    place.host = v->image != NULL;
+    place.lost = v->image_state == LODGE_IMAGE_FAILED && !place.resident;
     pthread_mutex_unlock(&a->lock);
-    *resident = atomic_load(&v->resident);
+    return place;
 }
 
 /* ---- the loader ---- */

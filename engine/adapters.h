@@ -37,7 +37,8 @@ struct lodge_adapter_version {
     char *name, *base_model;
     char warning[256];
     struct lodge_lora_layout layout;
-    uint32_t width; /* lodge_lora_width */
+    uint32_t width;      /* lodge_lora_width */
+    uint64_t step_bytes; /* lodge_lora_bytes */
     struct lodge_template *chat_template;
 
     /* Guarded by owner->lock; path and fd do not change while the loader has the version. */
@@ -59,6 +60,7 @@ struct lodge_adapter_version {
     uint32_t slot, n_uploaded; /* cells */
     uint32_t n_users;          /* running sequences */
     uint64_t wanted;           /* the last plan that wanted it */
+    uint64_t stepped;          /* the last step that read it */
     uint64_t hits;
     double value;                              /* of keeping it: lowest leaves first */
     struct lodge_adapter_version *next, *prev; /* of those with pages */

@@ -141,8 +141,13 @@ void lodge_adapter_version_unref(struct lodge_adapter_version *v);
 /* Valid while the reference is held. */
 const struct lodge_adapter_version_info *
 lodge_adapter_version_info(const struct lodge_adapter_version *v);
-/* Where it lies now: host image present, and share of its pages that are filled (0..1). */
-void lodge_adapter_version_place(const struct lodge_adapter_version *v, bool *host, bool *resident);
+/* Where it is now. */
+struct lodge_adapter_place {
+    bool host;     /* its image is in the host cache */
+    bool resident; /* it is in the pool */
+    bool lost;     /* in neither, and its files have changed or are gone: open it again */
+};
+struct lodge_adapter_place lodge_adapter_version_place(const struct lodge_adapter_version *v);
 
 struct lodge_request_adapter {
     struct lodge_adapter_version *version;

@@ -96,6 +96,21 @@ static uint32_t pages_held(const struct lodge_engine *en, const struct lodge_seq
     return n;
 }
 
+/* Bytes of the distinct adapters of the planned rows. */
+static uint64_t adapter_bytes(struct lodge_engine *en, uint64_t step)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; en->sched.n_step_ranks && i < en->sched.n_rows; i++) {
+        const struct lodge_inflight *q = en->sched.rows[i].seq->req;
+        for (uint32_t k = 0; k < q->r.n_adapters; k++) {
+            struct lodge_adapter_version *v = q->versions[k];
+            sum += v->stepped == step ? 0 : v->step_bytes;
+            v->stepped = step;
+        }
+    }
+    return sum;
+}
+
 static void count_step(struct lodge_engine *en, const struct lodge_step *s,
                        const struct lodge_step_result *res)
 {
@@ -104,6 +119,7 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     st->step_tokens_sum += s->n_tokens;
     st->n_steps++;
     st->step_ns += res->end_ns - res->begin_ns;
+    st->adapter_rank_bytes = adapter_bytes(en, st->n_steps);
     double ns = (double)(res->end_ns - res->begin_ns);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)

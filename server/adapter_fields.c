@@ -18,10 +18,12 @@ int model_resolve(struct call *c, const char *model, struct lodge_adapter_versio
                   struct refusal *r)
 {
     *out = NULL;
-    snprintf(r->param, sizeof r->param, "model");
-    return model_known(c->server, model)
-               ? 0
-               : adapters_resolve(c->server, call_tenant(c), model, out, &r->e);
+    int err = model_known(c->server, model)
+                  ? 0
+                  : adapters_resolve(c->server, call_tenant(c), model, out, &r->e);
+    if (err)
+        snprintf(r->param, sizeof r->param, "model");
+    return err;
 }
 
 static void add_adapter(struct generation *g, struct lodge_adapter_version *v, float scale)

@@ -181,17 +181,17 @@ int adapters_remove(struct server *s, uint64_t tenant, const char *name, struct 
 
 /* ---- finding ---- */
 
-/* The directory's adapter of this name becomes a published name. */
-static int load_from_dir(struct server *s, const char *name, struct lodge_adapter_version **out,
-                         struct lodge_error *e)
+/* The directory's adapter of this name becomes a published name; `replace`: again. */
+static int load_from_dir(struct server *s, const char *name, bool replace,
+                         struct lodge_adapter_version **out, struct lodge_error *e)
 {
     char path[64];
     int fd = -1;
     struct lodge_digest published = {{0}};
     int err = lodge_engine_adapter_locate(s->adapters.dir_fd, name, &fd, path, e);
     return err ? err
-               : add(s, new_name(ADAPTERS_PUBLISHED, name, name), path, fd, &published, false, true,
-                     out, e);
+               : add(s, new_name(ADAPTERS_PUBLISHED, name, name), path, fd, &published, replace,
+                     true, out, e);
 }
 
 static bool in_dir(const struct adapter_names *a, const char *name)
@@ -208,19 +208,25 @@ int adapters_resolve(struct server *s, uint64_t tenant, const char *name,
                      struct lodge_adapter_version **out, struct lodge_error *e)
 {
     struct adapter_names *a = &s->adapters;
+    bool lost = false;
     pthread_mutex_lock(&a->lock);
     const struct adapter_name *n = find_for(a, tenant, name);
     *out = n ? n->version : NULL;
-    if (n)
+    if (n) {
         lodge_adapter_version_ref(n->version);
+        lost = n->tenant == ADAPTERS_PUBLISHED && lodge_adapter_version_place(n->version).lost;
+    }
     pthread_mutex_unlock(&a->lock);
-    if (*out)
-        return 0;
-    if (in_dir(a, name))
-        return load_from_dir(s, name, out, e);
-    return lodge_fail(e, LODGE_ERR_NOT_FOUND,
-                      "the model '%.200s' does not exist; GET /v1/models lists what there is",
-                      name);
+    /* The directory says what its names mean, also when that has changed. */
+    if ((!*out || lost) && in_dir(a, name)) {
+        lodge_adapter_version_unref(*out);
+        return load_from_dir(s, name, lost, out, e);
+    }
+    return *out
+               ? 0
+               : lodge_fail(e, LODGE_ERR_NOT_FOUND,
+                            "the model '%.200s' does not exist; GET /v1/models lists what there is",
+                            name);
 }
 
 bool adapters_known(struct server *s, uint64_t tenant, const char *name)
@@ -291,10 +297,9 @@ void adapters_resident_names(struct server *s, char *out, size_t n)
     pthread_mutex_lock(&a->lock);
     for (uint32_t i = 0; i < ADAPTER_BUCKETS; i++)
         for (const struct adapter_name *k = a->buckets[i]; k; k = k->chain) {
-            bool host, resident;
             size_t size = strlen(k->name) + 2;
-            lodge_adapter_version_place(k->version, &host, &resident);
-            if (k->tenant == ADAPTERS_PUBLISHED && resident && at + size < n)
+            if (k->tenant == ADAPTERS_PUBLISHED && at + size < n &&
+                lodge_adapter_version_place(k->version).resident)
                 at += (size_t)snprintf(out + at, n - at, "%s%s", at ? "," : "", k->name);
         }
     pthread_mutex_unlock(&a->lock);

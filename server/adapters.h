@@ -5,7 +5,8 @@
  * whose adapters are read when they are first named. A name changes its version in one step;
  * requests keep the version that they began with.
  *
- * Threads: all functions from any thread; `lock` is a leaf and never held while files are read.
+ * Threads: all functions from any thread; `lock` is never held while files are read, and nothing
+ * but the engine's lock of versions is taken under it.
  */
 #ifndef LODGE_SERVER_ADAPTERS_H
 #define LODGE_SERVER_ADAPTERS_H

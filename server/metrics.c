@@ -1,4 +1,5 @@
 /* Prometheus text: vLLM's names where they apply, and our own for what vLLM has not. */
+#include "base/clock.h"
 #include "server/server.h"
 
 #include <string.h>
@@ -119,6 +120,16 @@ static void put_head(struct writer *w, const char *name, const char *type, const
                      type);
 }
 
+/* Label values: backslash, quote and newline are escaped. */
+static void put_label(struct lodge_buf *out, const char *text)
+{
+    for (const char *p = text; *p; p++) {
+        if (*p == '"' || *p == '\\')
+            lodge_buf_append(out, "\\", 1);
+        lodge_buf_append(out, *p == '\n' ? "\\n" : p, *p == '\n' ? 2 : 1);
+    }
+}
+
 static void put_histogram(struct writer *w, const struct histogram *h)
 {
     put_head(w, h->name, "histogram", h->help);
@@ -184,7 +195,8 @@ static void put_engine(struct writer *w, const struct lodge_engine_stats *st)
         {"lodge_step_seconds_total", "counter", "time in steps", (double)st->step_ns * 1e-9},
     };
     put_lines(w, lines, N(lines));
-    const struct part waiting[] = {{"capacity", st->n_waiting}, {"deferred", 0}};
+    uint32_t deferred = st->n_deferred < st->n_waiting ? st->n_deferred : st->n_waiting;
+    const struct part waiting[] = {{"capacity", st->n_waiting - deferred}, {"deferred", deferred}};
     put_parts(w, "vllm:num_requests_waiting_by_reason", "gauge", "requests in the queue", true,
               "reason", waiting, 2);
     const struct part source[] = {
@@ -219,6 +231,44 @@ static void put_pool(struct writer *w, const struct lodge_engine_stats *st,
                      w->label, info->page_tokens, info->n_pages);
 }
 
+static void put_adapters(struct server *s, struct writer *w, const struct lodge_engine_stats *st)
+{
+    const struct part adapters[] = {{"known", st->adapters_known},
+                                    {"host", st->adapters_host},
+                                    {"resident", st->adapters_resident}};
+    put_parts(w, "lodge_adapters", "gauge", "adapter versions by where they are", false, "state",
+              adapters, 3);
+    const struct part bytes[] = {{"host", st->adapter_host_bytes},
+                                 {"resident", st->adapter_resident_bytes}};
+    put_parts(w, "lodge_adapter_bytes", "gauge", "bytes of adapters by where they are", false,
+              "state", bytes, 2);
+    const struct line lines[] = {
+        {"lodge_adapter_loads_total", "counter", "adapters read from the disk",
+         (double)st->adapter_loads},
+        {"lodge_adapter_load_seconds_total", "counter", "time spent on that",
+         st->adapter_load_seconds},
+        {"lodge_adapter_host_hits_total", "counter", "uploads that found the image in memory",
+         (double)st->adapter_host_hits},
+        {"lodge_adapter_uploads_total", "counter", "adapters copied into the pool",
+         (double)st->adapter_uploads},
+        {"lodge_adapter_evictions_total", "counter", "adapters evicted from the pool",
+         (double)st->adapter_evictions},
+        {"lodge_adapter_rank_bytes", "gauge", "bytes of adapters that the last step read",
+         (double)st->adapter_rank_bytes},
+    };
+    put_lines(w, lines, N(lines));
+    if (!s->loopback)
+        return;
+    /* Only the newest series of this family counts: one it is. */
+    char names[16384];
+    adapters_resident_names(s, names, sizeof names);
+    put_head(w, "vllm:lora_requests_info", "gauge", "resident adapters; the value is the time");
+    lodge_buf_printf(w->out, "vllm:lora_requests_info{%s,max_lora=\"%u\",running_lora_adapters=\"",
+                     w->label, st->pages_total);
+    put_label(w->out, names);
+    lodge_buf_printf(w->out, "\",waiting_lora_adapters=\"\"} %.3f\n", lodge_unix_time());
+}
+
 static void put_steps(struct writer *w, const struct lodge_engine_stats *st)
 {
     struct histogram h = {.name = "vllm:iteration_tokens_total",
@@ -246,15 +296,10 @@ static void put_http(struct server *s, struct writer *w)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Label values: backslash, quote and newline are escaped. */
 static void label_text(const struct server *s, struct lodge_buf *out)
 {
     lodge_buf_puts(out, "model_name=\"");
-    for (const char *p = s->names[0]; *p; p++) {
-        if (*p == '"' || *p == '\\')
-            lodge_buf_append(out, "\\", 1);
-        lodge_buf_append(out, *p == '\n' ? "\\n" : p, *p == '\n' ? 2 : 1);
-    }
+    put_label(out, s->names[0]);
     lodge_buf_puts(out, "\",engine=\"0\"");
 }
 
@@ -271,6 +316,7 @@ void metrics_text(struct server *s, struct lodge_buf *out, bool open_metrics)
         w.label = lodge_buf_text(&label);
         put_engine(&w, &st);
         put_pool(&w, &st, &s->info);
+        put_adapters(s, &w, &st);
         put_steps(&w, &st);
         pthread_mutex_lock(&s->metrics.lock);
         for (uint32_t i = 0; i < LODGE_HISTOGRAMS; i++)

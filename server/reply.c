@@ -222,6 +222,7 @@ static const struct {
     {LODGE_ERR_CANCELLED, 503, "overloaded_error", "draining"},
     {LODGE_ERR_NOMEM, 503, "overloaded_error", "out_of_memory"},
     {LODGE_ERR_TIMEOUT, 503, "overloaded_error", "timeout"},
+    {LODGE_ERR_ADAPTER_LOST, 503, "overloaded_error", "adapter_lost"},
 };
 
 void reply_lodge_error(struct call *c, const struct refusal *r)

@@ -3,8 +3,14 @@
  * 16 columns of a row and rank. */
 #include "kernels/x86/vec.h"
 
-/* Rows of one pass over a cell: 4 chains each, in the registers of half a line. */
-#define SHRINK_ROWS (MAX_ROWS / 2)
+/* Rows of one pass over a cell, 4 chains each in registers. */
+#if LANES == 16
+#define SHRINK_ROWS 6
+#define SWITCH_SHRINK SWITCH_ROWS_6
+#else
+#define SHRINK_ROWS 2
+#define SWITCH_SHRINK SWITCH_ROWS_2
+#endif
 
 INLINE void shrink_rows(const uint8_t *cell, uint32_t n_lines, const uint16_t *x, size_t ldx,
                         float (*chains)[4][16], const uint32_t part, const unsigned m)
@@ -39,11 +45,7 @@ static void lora_shrink(const uint8_t *cell, uint32_t n_lines, const uint16_t *x
         for (uint32_t part = 0; part < VECS16; part++) {
             unsigned n = m - i < SHRINK_ROWS ? m - i : SHRINK_ROWS;
 #define CALL(rows) shrink_rows(cell, n_lines, x + i * ldx, ldx, chains + i, part, rows)
-#if MAX_ROWS == 12
-            SWITCH_ROWS_6(n, CALL)
-#else
-            SWITCH_ROWS_3(n, CALL)
-#endif
+            SWITCH_SHRINK(n, CALL)
 #undef CALL
         }
 }

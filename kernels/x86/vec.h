@@ -110,12 +110,11 @@ void RUNG(lora)(struct lodge_cpu_kernels *k);
     case n:                                                                                        \
         CALL(n);                                                                                   \
         break;
-#define SWITCH_ROWS_3(m, CALL)                                                                     \
+#define SWITCH_ROWS_2(m, CALL)                                                                     \
     switch (m) {                                                                                   \
         ROW_CASE(1, CALL)                                                                          \
-        ROW_CASE(2, CALL)                                                                          \
     default:                                                                                       \
-        CALL(3);                                                                                   \
+        CALL(2);                                                                                   \
     }
 #define SWITCH_ROWS_4(m, CALL)                                                                     \
     switch (m) {                                                                                   \

@@ -3,7 +3,7 @@
 #define RUNG(name) lodge_avx2_##name
 #define RUNG_FILL lodge_kernels_fill_avx2
 #define RUNG_NAME "avx2"
-#define LANES 8u
+#define LANES 8
 #define MAX_ROWS 6 /* of activations that a kernel keeps in 16 registers, two vectors each */
 
 typedef __m256 vec;

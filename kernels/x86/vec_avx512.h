@@ -6,7 +6,7 @@
  * the dot instruction equals two fused multiply-adds, odd element first.
  */
 
-#define LANES 16u
+#define LANES 16
 #define MAX_ROWS 12 /* of activations that a kernel keeps in 32 registers, two vectors each */
 
 typedef __m512 vec;

@@ -215,7 +215,7 @@ class Fields(lab.ServerCase):
         self.bad(CHAT, "tools", [])
         for path in (CHAT, TEXT):
             for field in ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar",
-                          "json_schema", "regex", "ebnf", "adapters", "adapter_id", "lora", "kv_transfer_params",
+                          "json_schema", "regex", "ebnf", "adapter_id", "lora", "kv_transfer_params",
                           "thinking_token_budget", "logits_processors", "use_beam_search", "merged_adapters"):
                 self.bad(path, field, [1], code="unsupported_parameter")
                 self.good(path, field, None)
