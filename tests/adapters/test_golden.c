@@ -134,11 +134,9 @@ static struct lodge_digest digest_of(const char *file, const char *shape_name)
 
 static const struct {
     const char *peft, *gguf, *shape;
-} twins[] = {{"plain", "plain.gguf", "llama2"},
-             {"rslora", "rslora.gguf", "llama2"},
-             {"table", "table.gguf", "llama2"},
-             {"tied", "tied.gguf", "smollm2"},
-             {"regex", "regex.gguf", "llama3"}};
+} twins[] = {{"plain", "plain.gguf", "llama2"}, {"rslora", "rslora.gguf", "llama2"},
+             {"table", "table.gguf", "llama2"}, {"tied", "tied.gguf", "smollm2"},
+             {"regex", "regex.gguf", "llama3"}, {"one", "one.gguf", "llama2"}};
 
 START_TEST(both_forms_have_one_digest)
 {
