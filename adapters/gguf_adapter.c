@@ -67,7 +67,7 @@ static int read_metadata(const struct in *in, double *alpha)
     lodge_gguf_get_string(in->g, "general.base_model.0.name", &made_for, NULL);
     if (made_for.n)
         in->r->adapter->base_model =
-            lodge_arena_strndup(&in->r->adapter->_arena, made_for.data, made_for.n);
+            lodge_adapter_keep_text(in->r->adapter, made_for.data, made_for.n);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #define MAX_CONFIG_BYTES ((uint64_t)4 << 20)
 #define MAX_TEMPLATE_BYTES ((uint64_t)4 << 20)
 #define MAX_TOKENIZER_CONFIG_BYTES ((uint64_t)64 << 20)
+#define MAX_TEXT 1024u
 #define DEFAULT_FILE_BYTES ((uint64_t)16 << 30)
 
 /* ---- helpers of all parts ---- */
@@ -55,6 +56,27 @@ const struct lodge_adapter_module *lodge_adapter_find_module(const struct lodge_
             return &base->modules[i];
     }
     return NULL;
+}
+
+/* Names and texts of files get into error texts, logs and replies: what is no printable UTF-8
+ * becomes '?'. */
+static void clean(char *text)
+{
+    size_t n = text ? strlen(text) : 0;
+    for (size_t i = 0; i < n;) {
+        uint32_t cp = 0;
+        int len = lodge_utf8_decode((const uint8_t *)text + i, n - i, &cp);
+        if (len <= 0 || cp < 0x20 || cp == 0x7F)
+            text[i] = '?';
+        i += len > 0 ? (size_t)len : 1;
+    }
+}
+
+char *lodge_adapter_keep_text(struct lodge_adapter *a, const char *text, size_t n)
+{
+    char *out = lodge_arena_strndup(&a->_arena, text, n < MAX_TEXT ? n : MAX_TEXT);
+    clean(out);
+    return out;
 }
 
 /* ---- files ---- */
@@ -249,6 +271,9 @@ int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,
     lodge_arena_init(&r.scratch, 0);
     int err = run_checks(&r, config, tensors, chat_template);
     lodge_arena_finish(&r.scratch);
+    clean(a->warning);
+    if (err && e)
+        clean(e->text);
     if (err)
         lodge_adapter_destroy(a);
     else

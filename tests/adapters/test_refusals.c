@@ -3,6 +3,7 @@
 #include "adapters/adapter.h"
 #include "base/buf.h"
 #include "base/file.h"
+#include "base/utf8.h"
 #include "tests/adapters/base_table.h"
 #include "tests/adapters/tensor_files.h"
 
@@ -464,6 +465,38 @@ START_TEST(gguf_of_another_base_is_refused)
 }
 END_TEST
 
+/* What a name holds that is no text does not get into the error. */
+START_TEST(texts_are_utf8)
+{
+    size_t n;
+    struct lodge_adapter *a;
+    struct lodge_error e;
+    char *data = read_fixture("plain.gguf", &n);
+    char *at = memmem(data, n, "blk.0.attn_q.weight.lora_a", 26);
+    memcpy(at + 20, "\xff\n\x1b[", 4);
+    ck_assert_int_eq(read_gguf_bytes(data, n, &a, &e), LODGE_ERR_FORMAT);
+    ck_assert_msg(lodge_utf8_valid((const uint8_t *)e.text, strlen(e.text)), "%s", e.text);
+    ck_assert(!strpbrk(e.text, "\n\x1b") && strstr(e.text, "???["));
+    free(data);
+}
+END_TEST
+
+START_TEST(a_file_without_tensors_is_refused)
+{
+    static const struct config_change no_config = NO_CONFIG_CHANGE;
+    static const struct tensor_change no_change = NO_CHANGE;
+    struct folder f;
+    struct lodge_error e;
+    struct lodge_adapter *a;
+    folder_make(&f);
+    write_adapter(&f, &no_config, &no_change);
+    folder_write(&f, TENSORS, "\2\0\0\0\0\0\0\0{}", 10);
+    ck_assert_int_eq(read_at(f.path, NULL, &a, &e), LODGE_ERR_FORMAT);
+    ck_assert_msg(strstr(e.text, TENSORS) && strstr(e.text, "no LoRA tensor"), "%s", e.text);
+    folder_remove(&f);
+}
+END_TEST
+
 /* Both forms made for a base of more layers: the module is named, and what there is. */
 START_TEST(unknown_modules_are_refused)
 {
@@ -549,6 +582,8 @@ int main(int argc, char **argv)
     tcase_add_loop_test(t, it_is_refused, 0, sizeof cases / sizeof *cases);
     tcase_add_loop_test(t, gguf_is_refused, 0, sizeof gguf_cases / sizeof *gguf_cases);
     tcase_add_loop_test(t, gguf_of_another_base_is_refused, 0, 3);
+    tcase_add_test(t, texts_are_utf8);
+    tcase_add_test(t, a_file_without_tensors_is_refused);
     tcase_add_test(t, unknown_modules_are_refused);
     tcase_add_test(t, what_is_no_adapter_is_refused);
     tcase_add_test(t, limits_hold);
