@@ -310,13 +310,13 @@ MATCHING = [
     {"target_modules": ".*", "rank_pattern": {"q_proj": 4, "layers.1.self_attn.q_proj": 5, "self_attn.[kv]_proj": 6}},
     {"target_modules": ".*", "rank_pattern": {"layers.1.self_attn.q_proj": 5, "q_proj": 4}, "alpha_pattern": {".*mlp.*": 3, "proj": 9}},
     {"target_modules": ".*", "rank_pattern": {"^model.layers.0.self_attn.q_proj": 4, "^layers.0.self_attn.k_proj": 7}},
-    {"target_modules": ".*", "alpha_pattern": {"mlp.up_proj|self_attn.v_proj": 2.5, "up_prox": 4, "model.layers.1.mlp.up.proj": 5}},
+    {"target_modules": ".*", "alpha_pattern": {"mlp.up_proj|self_attn.v_proj": 2.5, "up_prox": 4, "model.layers.1.mlp.down.proj": 5}},
     {"target_modules": ".*", "alpha_pattern": {"(?!model).*head": 2, r"model\.layers\.\d{2}\.mlp\.(gate|up)_proj": 3}},
 ]
 
 
 def matching():
-    names = ["model.embed_tokens", "lm_head", "head"]
+    names = ["model.embed_tokens", "lm_head", "head", "model.layers.1.experts.0.q_proj", "layers.1.q_proj"]
     for layer in (0, 1, 11):
         for m in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
             names += [f"model.layers.{layer}.{m}", f"{WRAPPED}layers.{layer}.{m}"]
