@@ -33,8 +33,8 @@ void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
     va_end(args);
 }
 
-void lodge_adapter_list_modules(const struct lodge_adapter_base *base, bool gguf, char *out,
-                                size_t n)
+/* Modules of the base for an error text: all of the first layer, and those outside the layers. */
+static void list_modules(const struct lodge_adapter_base *base, bool gguf, char *out, size_t n)
 {
     size_t at = 0;
     out[0] = 0;
@@ -45,6 +45,20 @@ void lodge_adapter_list_modules(const struct lodge_adapter_base *base, bool gguf
             continue;
         at += (size_t)snprintf(out + at, n - at, "%s%s", at ? ", " : "", name);
     }
+}
+
+int lodge_adapter_refuse_module(const struct lodge_adapter_reading *r, bool gguf,
+                                const char *tensor, const char *module)
+{
+    char known[400];
+    list_modules(r->base, gguf, known, sizeof known);
+    bool head = strcmp(module, gguf ? "output" : "lm_head") == 0;
+    return lodge_fail(
+        r->e, LODGE_ERR_FORMAT,
+        "%s: tensor '%.150s' is for module '%.120s', which base '%s' (%u layers) does not "
+        "have%s; it has %s",
+        r->tensors_where, tensor, module, r->base->name, r->base->n_layers,
+        head ? " (its head is tied to the table of embeddings)" : "", known);
 }
 
 const struct lodge_adapter_module *lodge_adapter_find_module(const struct lodge_adapter_base *base,
@@ -360,6 +374,8 @@ int lodge_adapter_read(const char *path, const char *name, const struct lodge_ad
     }
     if (err)
         lodge_error_prefix(e, "adapter \"%s\" rejected", name);
+    if (err && e)
+        clean(e->text); /* paths may be anything, too */
     return err;
 }
 

@@ -221,6 +221,14 @@ START_TEST(both_ends_of_a_tied_base_are_refused)
     write_config(&f, "\"r\": 2, \"target_modules\": [\"embed_tokens\", \"lm_head\"]");
     read_at(f.path, &tied_shape, LODGE_ERR_UNSUPPORTED, &e);
     ck_assert_msg(strstr(e.text, "tied") && strstr(e.text, "lm_head"), "%s", e.text);
+    /* The same where the engine lists no head of its own. */
+    struct base_table base;
+    struct lodge_adapter *a = NULL;
+    base_table_init(&base, &tied_shape);
+    base.base.n_modules--;
+    ck_assert_int_eq(lodge_adapter_read(f.path, "x", &base.base, NULL, &a, &e), LODGE_ERR_FORMAT);
+    ck_assert_msg(strstr(e.text, "lm_head") && strstr(e.text, "tied"), "%s", e.text);
+    base_table_finish(&base);
     write_config(&f, "\"r\": 2, \"ensure_weight_tying\": true");
     read_at(f.path, &tied_shape, LODGE_ERR_UNSUPPORTED, &e);
     ck_assert_msg(strstr(e.text, "ensure_weight_tying"), "%s", e.text);

@@ -394,6 +394,10 @@ static const struct {
      S("blk.0.attn_r.weight.lora_a"),
      LODGE_ERR_FORMAT,
      {"attn_q.weight.lora_b", "no partner", "blk.0.attn_q.weight.lora_a"}},
+    {S("blk.0.attn_q.weight.lora_a\2\0\0\0\x24\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0\0"),
+     S("blk.0.attn_q.weight.lora_a\2\0\0\0\x24\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0\x1a"),
+     LODGE_ERR_UNSUPPORTED,
+     {"blk.0.attn_q.weight.lora_a", "I32", "Q8_0"}},
     {S("blk.0.attn_q.weight.lora_a\2\0\0\0\x24"),
      S("blk.0.attn_q.weight.lora_a\2\0\0\0\x25"),
      LODGE_ERR_FORMAT,
@@ -462,6 +466,17 @@ START_TEST(gguf_of_another_base_is_refused)
         ck_assert_msg(strstr(e.text, others[_i].words[i]) != NULL, "%s", e.text);
     printf("%s\n", e.text);
     free(data);
+}
+END_TEST
+
+START_TEST(activated_gguf_is_refused)
+{
+    struct lodge_adapter *a;
+    struct lodge_error e;
+    char *path = lodge_path_join(data_dir, "activated.gguf");
+    ck_assert_int_eq(read_at(path, NULL, &a, &e), LODGE_ERR_UNSUPPORTED);
+    ck_assert_msg(strstr(e.text, "adapter.alora.invocation_tokens"), "%s", e.text);
+    free(path);
 }
 END_TEST
 
@@ -582,6 +597,7 @@ int main(int argc, char **argv)
     tcase_add_loop_test(t, it_is_refused, 0, sizeof cases / sizeof *cases);
     tcase_add_loop_test(t, gguf_is_refused, 0, sizeof gguf_cases / sizeof *gguf_cases);
     tcase_add_loop_test(t, gguf_of_another_base_is_refused, 0, 3);
+    tcase_add_test(t, activated_gguf_is_refused);
     tcase_add_test(t, texts_are_utf8);
     tcase_add_test(t, a_file_without_tensors_is_refused);
     tcase_add_test(t, unknown_modules_are_refused);

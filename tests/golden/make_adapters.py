@@ -183,6 +183,22 @@ def write_gguf(path, model, config, types):
     w.close()
 
 
+def write_activated(path):
+    """What is refused: weights that count only after certain tokens."""
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+    w.add_float32("adapter.lora.alpha", 1)
+    w.add_array("adapter.alora.invocation_tokens", [1, 2])
+    w.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((1, 36), np.float32))
+    w.add_tensor("blk.0.attn_q.weight.lora_b", np.ones((36, 1), np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    os.chmod(path, 0o644)
+
+
 def sha(t, dtype):
     if t is None:
         return None
@@ -352,6 +368,7 @@ def main():
     adapters = [m for i, spec in enumerate(ADAPTERS) for m in make(models, out, i, spec)]
     cases = [make_case(models, out, i, spec) for i, spec in enumerate(CASES)]
     os.remove(f"{out}/blocks.pt")
+    write_activated(f"{out}/activated.gguf")
 
     def lines(items):
         return ",\n".join(json.dumps(x, separators=(",", ":")) for x in items)
