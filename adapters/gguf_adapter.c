@@ -67,7 +67,7 @@ static int read_metadata(const struct in *in, double *alpha)
     lodge_gguf_get_string(in->g, "general.base_model.0.name", &made_for, NULL);
     if (made_for.n)
         in->r->adapter->base_model =
-            lodge_arena_strndup(&in->r->adapter->_arena, made_for.data, made_for.n);
+            lodge_adapter_keep_text(in->r->adapter, made_for.data, made_for.n);
     return 0;
 }
 
@@ -173,14 +173,10 @@ static int set_tensor(const struct in *in, const struct lodge_gguf_tensor *t,
 
 static int refuse_module(const struct in *in, const struct lodge_span *name, const struct part *p)
 {
-    char known[400];
-    lodge_adapter_list_modules(in->r->base, true, known, sizeof known);
-    return lodge_fail(
-        in->r->e, LODGE_ERR_FORMAT,
-        "%s: tensor '%.*s' is for module '%.*s', which base '%s' (%u layers) does not "
-        "have; it has %s",
-        in->r->tensors_where, (int)name->n, name->data, (int)p->n, p->module, in->r->base->name,
-        in->r->base->n_layers, known);
+    char tensor[MAX_NAME + 1] = "", module[MAX_NAME + 1] = "";
+    memcpy(tensor, name->data, name->n);
+    memcpy(module, p->module, p->n);
+    return lodge_adapter_refuse_module(in->r, true, tensor, module);
 }
 
 /* Entry of the pair whose A is tensor i; GGUF swaps the roles for the table of embeddings: A is

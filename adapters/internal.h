@@ -86,9 +86,12 @@ int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,
 /* Adds a sentence to the warning; what does not fit is cut. */
 void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
-/* Modules of the base for an error text: all of the first layer, and those outside the layers. */
-void lodge_adapter_list_modules(const struct lodge_adapter_base *base, bool gguf, char *out,
-                                size_t n);
+/* A copy for the adapter's life of at most 1 KiB, with '?' for what is not printable UTF-8. NULL
+ * without memory. */
+char *lodge_adapter_keep_text(struct lodge_adapter *a, const char *text, size_t n);
+/* Refuses the tensor of a module that the base does not have, and lists what it has. */
+int lodge_adapter_refuse_module(const struct lodge_adapter_reading *r, bool gguf,
+                                const char *tensor, const char *module);
 /* The module of that name, or NULL. */
 const struct lodge_adapter_module *lodge_adapter_find_module(const struct lodge_adapter_base *base,
                                                              bool gguf, const char *name, size_t n);

@@ -277,7 +277,7 @@ static int load(struct lodge_peft_config *c, struct lodge_adapter *a, struct lod
         lodge_adapter_warn(a,
                            "adapter_config.json names no target_modules to compare tensors with");
     if (c->base_model)
-        a->base_model = lodge_arena_strndup(&a->_arena, c->base_model, strlen(c->base_model));
+        a->base_model = lodge_adapter_keep_text(a, c->base_model, strlen(c->base_model));
     return 0;
 }
 

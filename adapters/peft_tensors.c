@@ -249,18 +249,6 @@ static const char *name_like(const struct in *in, const struct group *known, con
     return out;
 }
 
-static int refuse_module(const struct in *in, const struct group *g)
-{
-    char known[400];
-    lodge_adapter_list_modules(in->r->base, false, known, sizeof known);
-    return lodge_fail(
-        in->r->e, LODGE_ERR_FORMAT,
-        "%s: tensor '%.150s' is for module '%.120s', which base '%s' (%u layers) does "
-        "not have; it has %s",
-        in->r->tensors_where, first_of(g)->name, g->name, in->r->base->name, in->r->base->n_layers,
-        known);
-}
-
 static int check_site(const struct in *in, const struct group *g)
 {
     bool table = g->module->site == LODGE_SITE_EMBED;
@@ -346,7 +334,7 @@ static int check_modules(struct in *in)
         struct group *g = &in->groups[i];
         g->module = find(in, g->name);
         if (!g->module)
-            return refuse_module(in, g);
+            return lodge_adapter_refuse_module(in->r, false, first_of(g)->name, g->name);
         size_t index = (size_t)(g->module - base->modules);
         if (has[index])
             return lodge_fail(in->r->e, LODGE_ERR_FORMAT,

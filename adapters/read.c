@@ -15,6 +15,7 @@
 #define MAX_CONFIG_BYTES ((uint64_t)4 << 20)
 #define MAX_TEMPLATE_BYTES ((uint64_t)4 << 20)
 #define MAX_TOKENIZER_CONFIG_BYTES ((uint64_t)64 << 20)
+#define MAX_TEXT 1024u
 #define DEFAULT_FILE_BYTES ((uint64_t)16 << 30)
 
 /* ---- helpers of all parts ---- */
@@ -32,8 +33,8 @@ void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
     va_end(args);
 }
 
-void lodge_adapter_list_modules(const struct lodge_adapter_base *base, bool gguf, char *out,
-                                size_t n)
+/* Modules of the base for an error text: all of the first layer, and those outside the layers. */
+static void list_modules(const struct lodge_adapter_base *base, bool gguf, char *out, size_t n)
 {
     size_t at = 0;
     out[0] = 0;
@@ -46,6 +47,20 @@ void lodge_adapter_list_modules(const struct lodge_adapter_base *base, bool gguf
     }
 }
 
+int lodge_adapter_refuse_module(const struct lodge_adapter_reading *r, bool gguf,
+                                const char *tensor, const char *module)
+{
+    char known[400];
+    list_modules(r->base, gguf, known, sizeof known);
+    bool head = strcmp(module, gguf ? "output" : "lm_head") == 0;
+    return lodge_fail(
+        r->e, LODGE_ERR_FORMAT,
+        "%s: tensor '%.150s' is for module '%.120s', which base '%s' (%u layers) does not "
+        "have%s; it has %s",
+        r->tensors_where, tensor, module, r->base->name, r->base->n_layers,
+        head ? " (its head is tied to the table of embeddings)" : "", known);
+}
+
 const struct lodge_adapter_module *lodge_adapter_find_module(const struct lodge_adapter_base *base,
                                                              bool gguf, const char *name, size_t n)
 {
@@ -55,6 +70,27 @@ const struct lodge_adapter_module *lodge_adapter_find_module(const struct lodge_
             return &base->modules[i];
     }
     return NULL;
+}
+
+/* Names and texts of files get into error texts, logs and replies: what is no printable UTF-8
+ * becomes '?'. */
+static void clean(char *text)
+{
+    size_t n = text ? strlen(text) : 0;
+    for (size_t i = 0; i < n;) {
+        uint32_t cp = 0;
+        int len = lodge_utf8_decode((const uint8_t *)text + i, n - i, &cp);
+        if (len <= 0 || cp < 0x20 || cp == 0x7F)
+            text[i] = '?';
+        i += len > 0 ? (size_t)len : 1;
+    }
+}
+
+char *lodge_adapter_keep_text(struct lodge_adapter *a, const char *text, size_t n)
+{
+    char *out = lodge_arena_strndup(&a->_arena, text, n < MAX_TEXT ? n : MAX_TEXT);
+    clean(out);
+    return out;
 }
 
 /* ---- files ---- */
@@ -249,6 +285,9 @@ int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,
     lodge_arena_init(&r.scratch, 0);
     int err = run_checks(&r, config, tensors, chat_template);
     lodge_arena_finish(&r.scratch);
+    clean(a->warning);
+    if (err && e)
+        clean(e->text);
     if (err)
         lodge_adapter_destroy(a);
     else
@@ -335,6 +374,8 @@ int lodge_adapter_read(const char *path, const char *name, const struct lodge_ad
     }
     if (err)
         lodge_error_prefix(e, "adapter \"%s\" rejected", name);
+    if (err && e)
+        clean(e->text); /* paths may be anything, too */
     return err;
 }
 

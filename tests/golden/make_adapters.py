@@ -12,6 +12,7 @@ golden.json holds
     adapters  for each file form what its modules hold: rank, scale, and SHA-256 of A (rank, inputs) and
               B (outputs, rank) as bf16 of the tensors that PEFT loaded (blocks: that gguf decoded), of the
               magnitudes and biases as fp32
+    names, matching    names of modules; for settings, which of them PEFT targets, with what r and alpha
     cases     for a base (a directory or a GGUF file of other weights) and an adapter: the log-probability
               of each token given the ones before it, by PEFT in fp32 on the stored weights
                   base   without the adapter
@@ -33,6 +34,8 @@ import gguf  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from peft.tuners.tuners_utils import check_target_module_exists  # noqa: E402
+from peft.utils.other import get_pattern_key  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from make_models import VOCAB, config_of, gguf_name  # noqa: E402
@@ -59,6 +62,7 @@ ADAPTERS = [
     ("tied", "smollm2", "F32", {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "gate_proj"]}, ("F32", "F32")),
     ("regex", "llama3", "F32",
      {"r": 9, "lora_alpha": 9, "target_modules": r"model\.layers\.1\..*(q|k|down)_proj"}, ("F32", "F32")),
+    ("one", "llama2", "F32", {"r": 1, "lora_alpha": 2, "target_modules": ["k_proj", "up_proj"]}, ("F32", "F32")),
     ("blocks", "smollm2", "F32", {"r": 32, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}, ("Q8_0", "Q4_0")),
 ]
 # base, adapter (its directory where it has one), lengths of the prompts
@@ -163,7 +167,10 @@ def write_gguf(path, model, config, types):
             if suffix == "lora_b" and heads:
                 a = to_pairs(a, heads)
             turned = name.endswith("embed_tokens") and suffix == "lora_a"
-            raw = gguf.quants.quantize(np.ascontiguousarray(a.T if turned else a), TYPES[kind])
+            stored = np.ascontiguousarray(a.T if turned else a)
+            if stored.shape[0] == 1:  # as programs over ggml write it
+                stored = stored.reshape(-1)
+            raw = gguf.quants.quantize(stored, TYPES[kind])
             w.add_tensor(f"{gguf_name(name + '.weight')}.{suffix}", raw, raw_dtype=TYPES[kind])
             back = gguf.quants.dequantize(raw, TYPES[kind])
             back = back.T if turned else back.reshape(a.shape)
@@ -174,6 +181,22 @@ def write_gguf(path, model, config, types):
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+
+
+def write_activated(path):
+    """What is refused: weights that count only after certain tokens."""
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+    w.add_float32("adapter.lora.alpha", 1)
+    w.add_array("adapter.alora.invocation_tokens", [1, 2])
+    w.add_tensor("blk.0.attn_q.weight.lora_a", np.ones((1, 36), np.float32))
+    w.add_tensor("blk.0.attn_q.weight.lora_b", np.ones((36, 1), np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    os.chmod(path, 0o644)
 
 
 def sha(t, dtype):
@@ -284,6 +307,48 @@ def make_case(models, out, i, spec):
     return case
 
 
+# ---- which modules a configuration means ----------------------------------------------------------
+
+WRAPPED = "model.language_model."
+MATCHING = [
+    {"target_modules": ["q_proj"]}, {"target_modules": ["proj"]}, {"target_modules": ["self_attn.v_proj", "lm_head"]},
+    {"target_modules": ["model.layers.1.mlp.up_proj", "o_proj"]}, {"target_modules": "q_proj"},
+    {"target_modules": ".*q_proj"}, {"target_modules": ".*(q|v)_proj$"}, {"target_modules": "model.layers.1.mlp.up_proj"},
+    {"target_modules": r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:k_proj|up_proj).*?)|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:q_proj|down_proj)))"},
+    {"target_modules": ".*", "exclude_modules": ".*mlp.*"}, {"target_modules": ["q_proj", "up_proj"], "exclude_modules": ["0.mlp.up_proj"]},
+    {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]},
+    {"target_modules": ["q_proj"], "layers_to_transform": 1}, {"target_modules": ["q_proj"], "layers_to_transform": [0, 11]},
+    {"target_modules": ["q_proj", "lm_head"], "layers_to_transform": [1]},
+    {"target_modules": ["model.layers.0.self_attn.q_proj", "v_proj"], "layers_to_transform": [1]},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": ["h", "lay.rs"]},
+    {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "h"},
+    {"target_modules": ".*", "rank_pattern": {"q_proj": 4, "layers.1.self_attn.q_proj": 5, "self_attn.[kv]_proj": 6}},
+    {"target_modules": ".*", "rank_pattern": {"layers.1.self_attn.q_proj": 5, "q_proj": 4}, "alpha_pattern": {".*mlp.*": 3, "proj": 9}},
+    {"target_modules": ".*", "rank_pattern": {"^model.layers.0.self_attn.q_proj": 4, "^layers.0.self_attn.k_proj": 7}},
+    {"target_modules": ".*", "alpha_pattern": {"mlp.up_proj|self_attn.v_proj": 2.5, "up_prox": 4, "model.layers.1.mlp.down.proj": 5}},
+    {"target_modules": ".*", "alpha_pattern": {"(?!model).*head": 2, r"model\.layers\.\d{2}\.mlp\.(gate|up)_proj": 3}},
+]
+
+
+def matching():
+    names = ["model.embed_tokens", "lm_head", "head", "model.layers.1.experts.0.q_proj", "layers.1.q_proj"]
+    for layer in (0, 1, 11):
+        for m in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+            names += [f"model.layers.{layer}.{m}", f"{WRAPPED}layers.{layer}.{m}"]
+    out = []
+    for settings in MATCHING:
+        config = LoraConfig(**settings)
+        hits, ranks, alphas = [], [], []
+        for n in names:
+            hit = check_target_module_exists(config, n)
+            hits.append(bool(hit) and type(hit).__name__ != "_ExcludedModule")
+            ranks.append(config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), n), config.r))
+            alphas.append(config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), n), config.lora_alpha))
+        out.append({"config": {"peft_type": "LORA", **settings}, "hits": hits, "ranks": ranks, "alphas": alphas})
+    return names, out
+
+
 def shapes():
     out = {}
     for shape in sorted({a[1] for a in ADAPTERS}):
@@ -303,12 +368,14 @@ def main():
     adapters = [m for i, spec in enumerate(ADAPTERS) for m in make(models, out, i, spec)]
     cases = [make_case(models, out, i, spec) for i, spec in enumerate(CASES)]
     os.remove(f"{out}/blocks.pt")
+    write_activated(f"{out}/activated.gguf")
 
     def lines(items):
         return ",\n".join(json.dumps(x, separators=(",", ":")) for x in items)
 
+    names, matches = matching()
     with open(f"{out}/golden.json", "w") as f:
-        f.write(f'{{"shapes": {json.dumps(shapes())},\n"adapters": [\n{lines(adapters)}\n],\n"cases": [\n{lines(cases)}\n]}}\n')
+        f.write(f'{{"shapes": {json.dumps(shapes())},\n"names": {json.dumps(names)},\n"matching": [\n{lines(matches)}\n],\n"adapters": [\n{lines(adapters)}\n],\n"cases": [\n{lines(cases)}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 
 import gguf
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 TYPES = gguf.GGMLQuantizationType
 
@@ -77,6 +77,65 @@ def small_tokenizer(doc):
     return doc
 
 
+def peft_adapter(path, settings, tensors):
+    """Length, adapter_config.json, safetensors: what fuzz_adapter_peft takes apart."""
+    config = json.dumps({"peft_type": "LORA", **settings}).encode()
+    prefix = "base_model.model."
+    arrays = {prefix + k: np.linspace(-1, 1, int(np.prod(shape)), dtype=kind).reshape(shape)
+              for k, (shape, kind) in tensors.items()}
+    with open(path, "wb") as f:
+        f.write(len(config).to_bytes(2, "little") + config + save(arrays))
+
+
+def peft_adapters(out):
+    """For a base of width 8, MLP 12, one layer, heads of 4 (2 and 1), vocabulary 10."""
+    def pair(module, n_in, n_out, r, kind=np.float32):
+        return {f"{module}.lora_A.weight": ((r, n_in), kind), f"{module}.lora_B.weight": ((n_out, r), kind)}
+
+    q, v = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
+    both = {**pair(q, 8, 8, 2), **pair(v, 8, 4, 2, np.float16)}
+    peft_adapter(f"{out}/plain", {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}, both)
+    peft_adapter(f"{out}/patterns", {
+        "r": 3, "use_rslora": True, "target_modules": r".*\.self_attn\.(q|v)_proj", "exclude_modules": "lm_head",
+        "rank_pattern": {"(q|v)_proj": 2, "x": 9}, "alpha_pattern": {"layers.0.self_attn.q_proj": 1.5}}, both)
+    peft_adapter(f"{out}/layers", {"r": 2, "target_modules": ["q_proj"], "layers_to_transform": [0],
+                                   "layers_pattern": ["h", "layers"], "exclude_modules": ["k_proj"]}, pair(q, 8, 8, 2))
+    peft_adapter(f"{out}/dora", {"r": 1, "use_dora": True, "target_modules": ["q_proj"]},
+                 {**pair(q, 8, 8, 1), f"{q}.lora_magnitude_vector": ((8,), np.float32)})
+    peft_adapter(f"{out}/bias", {"r": 1, "lora_bias": True, "target_modules": ["v_proj"]},
+                 {**pair(v, 8, 4, 1), f"{v}.lora_B.bias": ((4,), np.float32)})
+    peft_adapter(f"{out}/table", {"r": 2, "target_modules": ["embed_tokens", "lm_head"]},
+                 {"model.embed_tokens.lora_embedding_A": ((2, 10), np.float32),
+                  "model.embed_tokens.lora_embedding_B": ((8, 2), np.float32),
+                  "model.embed_tokens.base_layer.weight": ((10, 8), np.float16), **pair("lm_head", 8, 10, 2)})
+    peft_adapter(f"{out}/wrapped", {"r": 2}, pair("model.language_model.layers.0.mlp.up_proj", 8, 12, 2))
+
+
+def gguf_adapter(path, tensors, alpha=4.0):
+    """For a base of width and MLP 32, one layer, heads of 16 (2 and 1), vocabulary 10."""
+    w = gguf.GGUFWriter(path, "llama")
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+    w.add_float32("adapter.lora.alpha", alpha)
+    for name, (shape, kind) in tensors.items():
+        a = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        w.add_tensor(name, gguf.quants.quantize(a, TYPES[kind]), raw_dtype=TYPES[kind])
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def gguf_adapters(out):
+    gguf_adapter(f"{out}/plain", {"blk.0.attn_q.weight.lora_a": ((2, 32), "F32"), "blk.0.attn_q.weight.lora_b": ((32, 2), "F16"),
+                                  "blk.0.attn_k.weight.lora_a": ((2, 32), "BF16"), "blk.0.attn_k.weight.lora_b": ((16, 2), "F32")})
+    gguf_adapter(f"{out}/blocks", {"blk.0.ffn_up.weight.lora_a": ((32, 32), "Q8_0"), "blk.0.ffn_up.weight.lora_b": ((32, 32), "Q4_0"),
+                                   "blk.0.ffn_down.weight.lora_a": ((32, 32), "Q4_1"), "blk.0.ffn_down.weight.lora_b": ((32, 32), "Q8_0")}, 0.0)
+    gguf_adapter(f"{out}/table", {"token_embd.weight.lora_a": ((10, 3), "F32"), "token_embd.weight.lora_b": ((32, 3), "F32"),
+                                  "output.weight.lora_a": ((1, 32), "F32"), "output.weight.lora_b": ((10, 1), "F32"),
+                                  "blk.0.attn_norm.weight": ((32,), "F32")})
+
+
 def main():
     data, out = sys.argv[1:]
     all_values(f"{out}/gguf/values")
@@ -96,6 +155,9 @@ def main():
                 doc = small_tokenizer(json.load(f))
             with open(f"{out}/tokenizer/{name.removesuffix('.json')}", "w") as seed:
                 json.dump(doc, seed, ensure_ascii=False, separators=(",", ":"))
+    for name, make in (("adapter_peft", peft_adapters), ("adapter_gguf", gguf_adapters)):
+        os.makedirs(f"{out}/{name}", exist_ok=True)
+        make(f"{out}/{name}")
     for folder, _, files in os.walk(out):
         for name in files:
             os.chmod(f"{folder}/{name}", 0o644)
