@@ -99,7 +99,7 @@ static uint32_t take_number(struct lodge_adapters *a, struct lodge_adapter_versi
     return i + 1;
 }
 
-static bool register_version(struct lodge_adapters *a, struct lodge_adapter_version *v)
+bool lodge_adapters_register(struct lodge_adapters *a, struct lodge_adapter_version *v)
 {
     v->number = take_number(a, v);
     if (!v->number)
@@ -272,7 +272,7 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     struct lodge_adapter_version *v = find(a, &fresh->info.digest, scope);
     if (v) {
         move_files(v, fresh);
-    } else if (register_version(a, fresh)) {
+    } else if (lodge_adapters_register(a, fresh)) {
         v = fresh;
         fresh = NULL;
     }
@@ -362,57 +362,77 @@ static uint8_t *read_again(struct lodge_adapters *a, const struct lodge_adapter_
     return image;
 }
 
-/* One version; called with the lock held, which is let go meanwhile. */
-static void load(struct lodge_adapters *a, struct lodge_adapter_version *v)
+struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *a)
 {
-    struct lodge_error e = {0};
-    uint64_t begin = lodge_now_ns();
-    bool needed = v->refs > 0;
+    pthread_mutex_lock(&a->lock);
+    struct lodge_adapter_version *v = a->stop ? NULL : a->first;
+    if (v) {
+        a->first = v->queued;
+        if (!a->first)
+            a->last = NULL;
+        v->queued = NULL;
+    }
     pthread_mutex_unlock(&a->lock);
-    uint8_t *image = needed ? read_again(a, v, &e) : NULL;
-    if (needed && !image)
-        lodge_log_text(a->log, LODGE_LOG_ERROR, "adapters", "%s", e.text);
+    return v;
+}
+
+void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_version *v,
+                           uint8_t *image, const struct lodge_error *e)
+{
     pthread_mutex_lock(&a->lock);
     v->image_state = LODGE_IMAGE_NONE;
     if (image) {
-        a->n_loads++;
-        a->load_seconds += (double)(lodge_now_ns() - begin) * 1e-9;
-        v->n_pins++; /* until the engine thread has taken it, or no longer wants it */
+        v->n_pins++; /* not the first to leave: somebody waits for it */
         put_image(a, v, image);
         v->n_pins--;
-    } else if (needed) {
+    } else if (e) {
         v->image_state = LODGE_IMAGE_FAILED;
-        v->error = e;
+        v->error = *e;
     }
     if (!v->refs) {
         v->queued = a->dead;
         a->dead = v;
     }
+    pthread_mutex_unlock(&a->lock);
+    a->on_news(a->cookie);
+}
+
+static void load(struct lodge_adapters *a, struct lodge_adapter_version *v)
+{
+    struct lodge_error e = {0};
+    uint64_t begin = lodge_now_ns();
+    pthread_mutex_lock(&a->lock);
+    bool needed = v->refs > 0;
+    pthread_mutex_unlock(&a->lock);
+    uint8_t *image = needed ? read_again(a, v, &e) : NULL;
+    if (needed && !image)
+        lodge_log_text(a->log, LODGE_LOG_ERROR, "adapters", "%s", e.text);
+    if (image) {
+        pthread_mutex_lock(&a->lock);
+        a->n_loads++;
+        a->load_seconds += (double)(lodge_now_ns() - begin) * 1e-9;
+        pthread_mutex_unlock(&a->lock);
+    }
+    lodge_adapters_loaded(a, v, image, needed ? &e : NULL);
 }
 
 static void *loader_main(void *arg)
 {
     struct lodge_adapters *a = arg;
+    struct lodge_adapter_version *v;
     /* Linux keeps priorities by thread. */
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOADER_NICE);
-    pthread_mutex_lock(&a->lock);
-    while (!a->stop) {
-        struct lodge_adapter_version *v = a->first;
-        if (!v) {
-            pthread_cond_wait(&a->queued, &a->lock);
-            continue;
-        }
-        a->first = v->queued;
-        if (!a->first)
-            a->last = NULL;
-        v->queued = NULL;
-        load(a, v);
-        pthread_mutex_unlock(&a->lock);
-        a->on_news(a->cookie);
+    for (;;) {
+        while ((v = lodge_adapters_next_wanted(a)))
+            load(a, v);
         pthread_mutex_lock(&a->lock);
+        while (!a->stop && !a->first)
+            pthread_cond_wait(&a->queued, &a->lock);
+        bool stop = a->stop;
+        pthread_mutex_unlock(&a->lock);
+        if (stop)
+            return NULL;
     }
-    pthread_mutex_unlock(&a->lock);
-    return NULL;
 }
 
 /* ---- for the engine thread ---- */

@@ -114,6 +114,18 @@ void lodge_adapters_finish(struct lodge_adapters *a);
 /* Fills the counts of versions, images and loads. */
 void lodge_adapters_count(struct lodge_adapters *a, struct lodge_engine_stats *out);
 
+/* Puts a complete version into the registry; the lock is held. False without memory. */
+bool lodge_adapters_register(struct lodge_adapters *a, struct lodge_adapter_version *v);
+
+/* ---- for the loader ---- */
+
+/* The next version whose image is wanted, taken out of the queue; NULL when none is. */
+struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *a);
+/* Its image was read (taken over), or not: then `e` says why (NULL: nobody refers to it any more).
+ */
+void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_version *v,
+                           uint8_t *image, const struct lodge_error *e);
+
 /* ---- for the engine thread ---- */
 
 /* Version with this number, or NULL. */
