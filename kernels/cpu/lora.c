@@ -128,8 +128,6 @@ static bool add_span(struct planning *p, uint32_t first, uint32_t n,
     p->t += (uint64_t)n * a->width;
     if (p->t > p->most)
         return false;
-    d->lora_sites |= a->sites;
-    d->lora_gains |= a->layout->scaled_once;
     if (alone && last && last->first + last->n == first && last->slot == ra->adapter &&
         last->scale == ra->scale && last->t + (uint64_t)last->n * a->width == t) {
         last->n += n;
@@ -173,6 +171,11 @@ bool lodge_cpu_lora_plan(struct lodge_device *d, const struct lodge_step *s)
             (uint64_t)row->first_adapter + row->n_adapters > s->n_adapters ||
             !add_row(&p, s, row, row->first_token, row->n_tokens))
             return false;
+    }
+    for (uint32_t i = 0; i < d->lora.n; i++) {
+        const struct lora_adapter *a = &d->adapters[d->lora.spans[i].slot];
+        d->lora_sites |= a->sites;
+        d->lora_gains |= a->layout->scaled_once;
     }
     index_rows(&d->lora, s->n_tokens);
     return true;
