@@ -27,10 +27,12 @@ struct lodge_serve_config {
     struct lodge_conf_list cors_origins;
     const char *tls_cert, *tls_key;
     bool strict;
+    const char *store, *policy, *admin_host, *admin_key_file;
+    int64_t admin_port;
+    bool metrics_names, has_metrics_names;
     /* Named by the contract, not built yet: refused when given. */
     struct lodge_conf_list lora_modules;
-    const char *adapter_dir, *store, *policy, *admin_host, *admin_key_file;
-    int64_t admin_port;
+    const char *adapter_dir;
     uint64_t host_cache_bytes;
 };
 

@@ -83,9 +83,15 @@ void generate_prepare(struct call *c, enum call_kind kind)
         g->created = (int64_t)lodge_unix_time();
         snprintf(g->id, sizeof g->id, "%s-%s", kind == CALL_CHAT ? "chatcmpl" : "cmpl",
                  c->request_id + 4);
+        g->req.tenant_salt = c->principal.salt;
+        if (!account_admit(c, g)) {
+            generation_free(g);
+            return;
+        }
         err = submit_all(c, g, &r.e);
     }
     if (err) {
+        account_undo(c);
         generation_free(g);
         reply_lodge_error(c, &r);
     }
@@ -125,6 +131,7 @@ static void observe_token(struct call *c, struct run *r, const struct lodge_even
 static void take_event(struct call *c, uint32_t run, const struct lodge_event *ev)
 {
     struct generation *g = c->gen;
+    account_event(c, run, ev);
     if (ev->head.kind == LODGE_EVENT_STARTED)
         g->admitted = true;
     if (ev->head.kind == LODGE_EVENT_TOKEN)
@@ -171,6 +178,8 @@ static const struct run *failed_run(const struct generation *g)
 static void reply_failed(struct call *c, int error)
 {
     struct refusal r = {.e.code = error ? error : LODGE_ERR_INTERNAL};
+    if (!account_settled(c, reply_status(r.e.code)))
+        return;
     if (error == LODGE_ERR_TIMEOUT)
         lodge_fail(&r.e, error, "the request's deadline passed before it was finished");
     if (error == LODGE_ERR_CANCELLED)
@@ -181,12 +190,15 @@ static void reply_failed(struct call *c, int error)
 static void reply_whole(struct call *c)
 {
     struct lodge_buf out;
+    if (!account_settled(c, 200))
+        return;
     lodge_buf_init(&out, (size_t)1 << 30);
     format_reply(c, &out);
     reply_buf(c, 200, "application/json", &out);
 }
 
-/* Something to send now? Fills c->reply, or starts the stream. The head of a stream waits until the
+/* Something to send now? Fills c->reply, or starts the stream. A reply waits until its row of the
+ * ledger is committed. The head of a stream waits until the
  * request has left the queue, so that a refusal is a status and not an event. */
 static bool is_due(struct call *c)
 {
