@@ -28,7 +28,10 @@ void handle_models(struct call *c)
     const struct server *s = c->server;
     if (strncmp(c->url, prefix, sizeof prefix - 1) == 0 && c->url[sizeof prefix - 1]) {
         const char *tail = c->url + sizeof prefix - 1, *name = named(s, tail);
-        if (name)
+        if (name && !principal_may_use(&c->principal, name))
+            reply_error(c, 403, "permission_error", "model", "model_not_allowed",
+                        "this key may not use the model '%.200s'", name);
+        else if (name)
             reply_json(c, 200, model_card(s, name));
         else
             reply_error(c, 404, "not_found_error", "model", "model_not_found",
@@ -38,7 +41,8 @@ void handle_models(struct call *c)
     }
     json_t *list = json_array();
     for (uint32_t i = 0; i < s->n_names; i++)
-        json_array_append_new(list, model_card(s, s->names[i]));
+        if (principal_may_use(&c->principal, s->names[i]))
+            json_array_append_new(list, model_card(s, s->names[i]));
     reply_json(c, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 

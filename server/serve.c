@@ -327,7 +327,11 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory");
     s->cfg = cfg;
     s->created = (int64_t)lodge_unix_time();
+    /* Ids are the ledger's keys: another process must not make them again. */
+    uint64_t first;
     lodge_random_bytes(&s->boot, sizeof s->boot);
+    lodge_random_bytes(&first, sizeof first);
+    atomic_store(&s->next_call, first);
     pthread_mutex_init(&s->calls_lock, NULL);
     pthread_mutex_init(&s->connections_lock, NULL);
     metrics_init(&s->metrics);

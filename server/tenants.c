@@ -68,6 +68,7 @@ int tenants_add(struct tenants *t, const struct store_project *p, struct tenant 
     n->created_at = p->created_at;
     n->archived_at = p->archived_at;
     n->day = tenant_today();
+    n->limits.budget_period = BUDGET_MONTH;
     if (t->has_store) {
         struct lodge_digest secret;
         store_secret(t->ledger.store, &secret);
