@@ -287,7 +287,8 @@ void admin_list_reply(struct call *c, struct admin_list *l)
         admin_bad(c, "after", "'after' names no item of this list");
         return;
     }
-    json_t *first = id_of(json_array_get(l->data, 0)), *last = id_of(json_array_get(l->data, n - 1));
+    json_t *first = id_of(json_array_get(l->data, 0)),
+           *last = id_of(json_array_get(l->data, n - 1));
     reply_json(c, 200,
                json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", l->data, "first_id",
                          first, "last_id", last, "has_more", l->more));

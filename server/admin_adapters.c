@@ -103,7 +103,8 @@ static void add_adapter(struct call *c, struct tenant *who)
     else if (lodge_json_get_string(c->json, "path", &path, &e))
         admin_bad(c, "path", "%s", e.text);
     else if (!path || !path_allowed(path))
-        admin_bad(c, "path", "'path' must be the absolute path of the adapter's folder, without ..");
+        admin_bad(c, "path",
+                  "'path' must be the absolute path of the adapter's folder, without ..");
     else if (h->publish && h->publish(h->cookie, who, name, path, digest, &e))
         admin_bad(c, "path", "%s", e.text);
     else if (tenants_put_adapter(&s->tenants, who, name, path, *digest ? digest : NULL, &e))

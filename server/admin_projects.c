@@ -163,8 +163,8 @@ static void reply_limits(struct call *c, struct tenant *who)
 {
     struct tenant_limits l;
     int64_t *fields[N_LIMITS], used;
-    json_t *o = json_pack("{s:s, s:s}", "object", "organization.project.limits", "project_id",
-                          who->id);
+    json_t *o =
+        json_pack("{s:s, s:s}", "object", "organization.project.limits", "project_id", who->id);
     used = tenant_budget_used(who, &l);
     limit_fields(&l, fields);
     for (int i = 0; i < N_LIMITS; i++)

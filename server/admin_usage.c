@@ -15,9 +15,8 @@ static const struct width {
 static const struct {
     const char *name;
     unsigned bit;
-} groups[] = {{"project_id", USAGE_BY_PROJECT},
-              {"api_key_id", USAGE_BY_KEY},
-              {"model", USAGE_BY_MODEL}};
+} groups[] = {
+    {"project_id", USAGE_BY_PROJECT}, {"api_key_id", USAGE_BY_KEY}, {"model", USAGE_BY_MODEL}};
 
 struct usage_page {
     struct usage_query q;
@@ -122,15 +121,14 @@ static json_t *text_or_null(const char *text)
 static int add_sum(void *cookie, const struct usage_sum *u)
 {
     struct usage_page *p = cookie;
-    json_t *o = json_pack("{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "object",
-                          "organization.usage.completions.result", "input_tokens",
-                          (json_int_t)u->input_tokens, "output_tokens",
-                          (json_int_t)u->output_tokens, "input_cached_tokens",
-                          (json_int_t)u->cached_tokens, "num_model_requests",
-                          (json_int_t)u->requests, "project_id", text_or_null(u->project_id),
-                          "api_key_id", text_or_null(u->key_id), "model", text_or_null(u->model),
-                          "page_seconds", u->page_seconds, "joules",
-                          u->joules < 0 ? json_null() : json_real(u->joules));
+    json_t *o =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:o}", "object",
+                  "organization.usage.completions.result", "input_tokens",
+                  (json_int_t)u->input_tokens, "output_tokens", (json_int_t)u->output_tokens,
+                  "input_cached_tokens", (json_int_t)u->cached_tokens, "num_model_requests",
+                  (json_int_t)u->requests, "project_id", text_or_null(u->project_id), "api_key_id",
+                  text_or_null(u->key_id), "model", text_or_null(u->model), "page_seconds",
+                  u->page_seconds, "joules", u->joules < 0 ? json_null() : json_real(u->joules));
     json_t *list = json_array_get(p->lists, (size_t)u->bucket);
     return o && list && !json_array_append_new(list, o) ? 0 : LODGE_ERR_NOMEM;
 }
@@ -142,10 +140,10 @@ static void reply_page(struct call *c, struct usage_page *p)
     json_array_foreach(p->lists, i, list)
     {
         int64_t from = p->q.start + (int64_t)i * p->q.width, to = from + p->q.width;
-        json_array_append_new(data, json_pack("{s:s, s:I, s:I, s:O}", "object", "bucket",
-                                              "start_time", (json_int_t)from, "end_time",
-                                              (json_int_t)(to < p->end ? to : p->end), "results",
-                                              list));
+        json_array_append_new(data,
+                              json_pack("{s:s, s:I, s:I, s:O}", "object", "bucket", "start_time",
+                                        (json_int_t)from, "end_time",
+                                        (json_int_t)(to < p->end ? to : p->end), "results", list));
     }
     char next[32];
     bool more = p->q.end < p->end;

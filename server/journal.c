@@ -16,7 +16,8 @@ struct head {
     uint32_t version, slot_bytes, n_slots, _pad;
 };
 
-static const struct head expected = {.magic = "lodgejnl", .version = 1, .slot_bytes = JOURNAL_SLOT_BYTES};
+static const struct head expected = {
+    .magic = "lodgejnl", .version = 1, .slot_bytes = JOURNAL_SLOT_BYTES};
 
 static uint32_t check_of(const struct ledger_row *r)
 {
@@ -55,8 +56,9 @@ static bool recover_slot(const struct journal_slot *s, struct ledger_row *out, u
     return ok;
 }
 
-int journal_recover(const uint8_t *bytes, size_t n, int (*found)(void *cookie, struct ledger_row *r),
-                    void *cookie, uint32_t *n_damaged, struct lodge_error *e)
+int journal_recover(const uint8_t *bytes, size_t n,
+                    int (*found)(void *cookie, struct ledger_row *r), void *cookie,
+                    uint32_t *n_damaged, struct lodge_error *e)
 {
     struct head h;
     *n_damaged = 0;

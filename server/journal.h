@@ -46,8 +46,9 @@ struct journal {
 /* Calls `found` for every request that the bytes of a journal tell of, in the order of slots; its
  * error ends the walk. Bytes may be anything: damaged slots are counted in *n_damaged and left
  * out. FORMAT when this is no journal. An empty one has no slots. */
-int journal_recover(const uint8_t *bytes, size_t n, int (*found)(void *cookie, struct ledger_row *r),
-                    void *cookie, uint32_t *n_damaged, struct lodge_error *e);
+int journal_recover(const uint8_t *bytes, size_t n,
+                    int (*found)(void *cookie, struct ledger_row *r), void *cookie,
+                    uint32_t *n_damaged, struct lodge_error *e);
 
 /* Opens or makes the file and locks it. RESOURCE when another process has it. */
 int journal_open(const char *path, struct journal *out, struct lodge_error *e);

@@ -254,8 +254,8 @@ static int parse_model(struct parse *p)
     }
     if (!principal_may_use(&p->c->principal, model)) {
         parse_at(p, "model", LODGE_ERR_NOT_FOUND);
-        return lodge_fail(&p->r->e, LODGE_ERR_FORBIDDEN,
-                          "this key may not use the model '%.200s'", model);
+        return lodge_fail(&p->r->e, LODGE_ERR_FORBIDDEN, "this key may not use the model '%.200s'",
+                          model);
     }
     p->g->model = lodge_arena_strndup(&p->g->arena, model, strlen(model));
     return p->g->model ? 0 : lodge_fail(&p->r->e, LODGE_ERR_NOMEM, "no memory for the request");

@@ -58,8 +58,8 @@ struct prepare_queue {
 /* What happens to adapters that the admin API registers and withdraws. Admin threads call these;
  * any may be NULL, and then the store alone knows them. */
 struct adapter_hooks {
-    /* Before the store takes it: checks what lies at `path` and fills in the content's digest (hex).
-     * An error refuses it (400). */
+    /* Before the store takes it: checks what lies at `path` and fills in the content's digest
+     * (hex). An error refuses it (400). */
     int (*publish)(void *cookie, const struct tenant *owner, const char *name, const char *path,
                    char digest[65], struct lodge_error *e);
     /* Stored; from here on requests may name it. */

@@ -139,7 +139,7 @@ struct usage_query {
 struct usage_sum {
     int64_t bucket; /* from 0 */
     int64_t input_tokens, cached_tokens, output_tokens, requests;
-    double page_seconds, joules; /* joules < 0: not measured */
+    double page_seconds, joules;             /* joules < 0: not measured */
     const char *project_id, *key_id, *model; /* NULL where not grouped by it */
 };
 

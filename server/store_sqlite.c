@@ -224,8 +224,7 @@ static int load_secret(struct store *s, struct lodge_error *e)
 {
     struct lodge_digest fresh;
     lodge_random_bytes(&fresh, sizeof fresh);
-    int err =
-        run(s, e, "INSERT OR IGNORE INTO meta(key, value) VALUES('secret', ?)", "b", &fresh);
+    int err = run(s, e, "INSERT OR IGNORE INTO meta(key, value) VALUES('secret', ?)", "b", &fresh);
     sqlite3_stmt *st = NULL;
     if (err)
         return err;
@@ -465,11 +464,11 @@ int store_put_project(struct store *s, struct store_project *p, struct lodge_err
                    " archived_at = ? WHERE number = ?",
                    "tidtii", p->name, (int64_t)p->tier, p->weight, p->metadata, p->archived_at,
                    (int64_t)p->number);
-    int err = run(s, e,
-                  "INSERT INTO projects(id, name, tier, weight, metadata, created_at)"
-                  " VALUES(?,?,?,?,?,?)",
-                  "ttidti", p->id, p->name, (int64_t)p->tier, p->weight, p->metadata,
-                  p->created_at);
+    int err =
+        run(s, e,
+            "INSERT INTO projects(id, name, tier, weight, metadata, created_at)"
+            " VALUES(?,?,?,?,?,?)",
+            "ttidti", p->id, p->name, (int64_t)p->tier, p->weight, p->metadata, p->created_at);
     if (!err)
         p->number = (uint64_t)sqlite3_last_insert_rowid(s->db);
     return err;

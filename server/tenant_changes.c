@@ -29,8 +29,8 @@ static bool name_taken(struct tenants *t, const char *name, const struct tenant 
     bool taken = false;
     pthread_rwlock_rdlock(&t->lock);
     for (uint32_t i = 0; i < t->n_tenants && !taken; i++)
-        taken = t->all[i] != except && !t->all[i]->archived_at &&
-                strcmp(t->all[i]->name, name) == 0;
+        taken =
+            t->all[i] != except && !t->all[i]->archived_at && strcmp(t->all[i]->name, name) == 0;
     pthread_rwlock_unlock(&t->lock);
     return taken;
 }
@@ -230,10 +230,9 @@ int tenants_create_key(struct tenants *t, struct tenant *who, const char *name, 
                        int64_t expires_at, char value[KEY_LENGTH + 1], struct tenant_key **out,
                        struct lodge_error *e)
 {
-    struct key_change c = {.fresh = {.project = who->number,
-                                     .name = name,
-                                     .models = models,
-                                     .expires_at = expires_at}};
+    struct key_change c = {
+        .fresh = {
+            .project = who->number, .name = name, .models = models, .expires_at = expires_at}};
     pthread_mutex_lock(&t->change);
     int err = make_key(t, &c, value, out, e);
     pthread_mutex_unlock(&t->change);

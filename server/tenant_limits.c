@@ -1,4 +1,5 @@
-/* What a tenant may use: buckets, concurrency, budget. Admission and settlement touch memory only. */
+/* What a tenant may use: buckets, concurrency, budget. Admission and settlement touch memory only.
+ */
 #include "server/tenants.h"
 
 #include "base/clock.h"
@@ -100,7 +101,8 @@ static struct throttled bucket_refusal(enum throttle why, const struct bucket *b
                               .left = whole(bucket_level(b, now_ns))};
 }
 
-/* What stands in the way; THROTTLE_NONE when nothing does. What waiting does not cure comes first. */
+/* What stands in the way; THROTTLE_NONE when nothing does. What waiting does not cure comes first.
+ */
 static struct throttled obstacle(const struct tenant *t, int64_t tokens, uint64_t now_ns)
 {
     const struct tenant_limits *l = &t->limits;

@@ -10,8 +10,8 @@
 enum { KIND_PROMPT, KIND_CACHED, KIND_OUTPUT, N_KINDS };
 
 static const char *const kinds[N_KINDS] = {"prompt", "cached", "output"};
-static const char *const reasons[N_THROTTLES] = {"", "requests", "tokens", "concurrent", "loads",
-                                                 "budget"};
+static const char *const reasons[N_THROTTLES] = {"",           "requests", "tokens",
+                                                 "concurrent", "loads",    "budget"};
 
 struct numbers {
     char name[NAME_MAX_BYTES];

@@ -370,7 +370,8 @@ bool tenants_authenticate(struct tenants *t, const char *key, size_t n, struct p
     lodge_sha256(key, n, &d);
     pthread_rwlock_rdlock(&t->lock);
     struct tenant_key *k = lookup(t, &d);
-    bool ok = k && !k->revoked && !k->tenant->archived_at && (!k->expires_at || k->expires_at > now);
+    bool ok =
+        k && !k->revoked && !k->tenant->archived_at && (!k->expires_at || k->expires_at > now);
     if (ok) {
         fill(out, k->tenant, k);
         atomic_store_explicit(&k->last_used_at, now, memory_order_relaxed);

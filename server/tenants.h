@@ -49,8 +49,8 @@ struct tenant {
     struct tenant_limits limits;
     struct bucket requests, tokens, loads;
     uint32_t n_running;
-    int64_t reserved_tokens; /* of running requests, for the budget */
-    int64_t day;             /* since 1970, UTC, that used_day is of */
+    int64_t reserved_tokens;                  /* of running requests, for the budget */
+    int64_t day;                              /* since 1970, UTC, that used_day is of */
     int64_t used_day, used_month, used_total; /* tokens */
     uint64_t n_requests, prompt_tokens, cached_tokens, output_tokens;
     uint64_t n_throttled[N_THROTTLES];
@@ -184,7 +184,8 @@ int tenants_revoke_key(struct tenants *t, struct tenant_key *k, struct lodge_err
 int tenants_rotate_key(struct tenants *t, struct tenant_key *k, int64_t overlap_s,
                        char value[KEY_LENGTH + 1], struct tenant_key **out, struct lodge_error *e);
 
-/* NULL when the tenant has none of that name. What is found stays readable, also when it is deleted. */
+/* NULL when the tenant has none of that name. What is found stays readable, also when it is
+ * deleted. */
 struct tenant_adapter *tenants_find_adapter(struct tenants *t, const struct tenant *who,
                                             const char *name);
 int tenants_put_adapter(struct tenants *t, struct tenant *who, const char *name, const char *path,

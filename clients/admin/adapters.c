@@ -5,10 +5,8 @@
 #include <string.h>
 
 static const struct admin_column columns[] = {
-    {"NAME", "name", AS_TEXT},
-    {"PATH", "path", AS_TEXT},
-    {"DIGEST", "digest", AS_TEXT},
-    {"SHARED WITH", "shared_with", AS_LIST},
+    {"NAME", "name", AS_TEXT},          {"PATH", "path", AS_TEXT},
+    {"DIGEST", "digest", AS_TEXT},      {"SHARED WITH", "shared_with", AS_LIST},
     {"CREATED", "created_at", AS_TIME},
 };
 #define N_COLUMNS (sizeof columns / sizeof *columns)
@@ -30,8 +28,9 @@ static int add(struct admin *a, struct lodge_error *e)
     json_t *reply;
     int err = admin_find_project(a, e);
     if (!err)
-        err = admin_post(a, "/adapters",
-                         json_pack("{s:s, s:s}", "name", a->args[1], "path", a->args[2]), &reply, e);
+        err =
+            admin_post(a, "/adapters",
+                       json_pack("{s:s, s:s}", "name", a->args[1], "path", a->args[2]), &reply, e);
     if (!err)
         admin_print(a, reply, columns, N_COLUMNS);
     return err;
@@ -86,10 +85,7 @@ static const struct admin_verb verbs[] = {
 };
 
 const struct admin_noun admin_adapters = {
-    "adapters",
-    "Adapters of a tenant, which is named by its name or id.",
-    verbs,
-    sizeof verbs / sizeof *verbs,
-    NULL,
-    0,
+    "adapters", "Adapters of a tenant, which is named by its name or id.",
+    verbs,      sizeof verbs / sizeof *verbs,
+    NULL,       0,
 };

@@ -58,8 +58,7 @@ int admin_get(struct admin *a, const char *tail, json_t **out, struct lodge_erro
     return http_get(&a->http, path, out, e);
 }
 
-int admin_post(struct admin *a, const char *tail, json_t *body, json_t **out,
-               struct lodge_error *e)
+int admin_post(struct admin *a, const char *tail, json_t *body, json_t **out, struct lodge_error *e)
 {
     char path[MAX_PATH_BYTES];
     path_of(a, tail, path, sizeof path);

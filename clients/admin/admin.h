@@ -51,8 +51,8 @@ int admin_main(const char *noun, int argc, char *const *argv);
 
 /* ---- for the nouns ---- */
 
-/* GET, POST (body not NULL; stolen) or DELETE of PROJECTS + "/" + the project's id + `tail`; without
- * a project, of PROJECTS + `tail`. The reply in *out (new reference). */
+/* GET, POST (body not NULL; stolen) or DELETE of PROJECTS + "/" + the project's id + `tail`;
+ * without a project, of PROJECTS + `tail`. The reply in *out (new reference). */
 int admin_get(struct admin *a, const char *tail, json_t **out, struct lodge_error *e);
 int admin_post(struct admin *a, const char *tail, json_t *body, json_t **out,
                struct lodge_error *e);

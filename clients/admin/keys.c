@@ -110,10 +110,7 @@ static const struct admin_verb verbs[] = {
 };
 
 const struct admin_noun admin_keys = {
-    "keys",
-    "API keys of a tenant, which is named by its name or id.",
-    verbs,
-    sizeof verbs / sizeof *verbs,
-    flags,
-    sizeof flags / sizeof *flags,
+    "keys", "API keys of a tenant, which is named by its name or id.",
+    verbs,  sizeof verbs / sizeof *verbs,
+    flags,  sizeof flags / sizeof *flags,
 };

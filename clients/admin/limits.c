@@ -52,8 +52,9 @@ static int read_limit(json_t *body, uint32_t i, const char *text, struct lodge_e
     if (strcmp(text, "none") == 0)
         return json_object_set_new(body, fields[i], json_null());
     if (lodge_size_parse(text, &n) || n > INT64_MAX)
-        return lodge_fail(e, LODGE_ERR_CONFIG, "%s: '%s' is no number such as 600, 20k or 4G, nor none",
-                          flags[i].name, text);
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "%s: '%s' is no number such as 600, 20k or 4G, nor none", flags[i].name,
+                          text);
     return json_object_set_new(body, fields[i], json_integer((json_int_t)n));
 }
 
@@ -84,10 +85,7 @@ static const struct admin_verb verbs[] = {
 };
 
 const struct admin_noun admin_limits = {
-    "limits",
-    "Rates and budgets of a tenant, which is named by its name or id.",
-    verbs,
-    sizeof verbs / sizeof *verbs,
-    flags,
-    sizeof flags / sizeof *flags,
+    "limits", "Rates and budgets of a tenant, which is named by its name or id.",
+    verbs,    sizeof verbs / sizeof *verbs,
+    flags,    sizeof flags / sizeof *flags,
 };

@@ -16,8 +16,8 @@ static const struct lodge_conf_setting flags[] = {
 };
 
 static const struct admin_column columns[] = {
-    {"ID", "id", AS_TEXT},         {"NAME", "name", AS_TEXT},     {"STATUS", "status", AS_TEXT},
-    {"TIER", "tier", AS_TEXT},     {"WEIGHT", "weight", AS_TEXT}, {"CREATED", "created_at", AS_TIME},
+    {"ID", "id", AS_TEXT},     {"NAME", "name", AS_TEXT},     {"STATUS", "status", AS_TEXT},
+    {"TIER", "tier", AS_TEXT}, {"WEIGHT", "weight", AS_TEXT}, {"CREATED", "created_at", AS_TIME},
 };
 #define N_COLUMNS (sizeof columns / sizeof *columns)
 
@@ -124,10 +124,7 @@ static const struct admin_verb verbs[] = {
 };
 
 const struct admin_noun admin_tenants = {
-    "tenants",
-    "The tenants (projects) that share a server.",
-    verbs,
-    sizeof verbs / sizeof *verbs,
-    flags,
-    sizeof flags / sizeof *flags,
+    "tenants", "The tenants (projects) that share a server.",
+    verbs,     sizeof verbs / sizeof *verbs,
+    flags,     sizeof flags / sizeof *flags,
 };

@@ -11,7 +11,8 @@
 #define DEFAULT_PAST_S (7 * 86400)
 
 static const struct lodge_conf_setting flags[] = {
-    {"start", LODGE_CONF_STRING, F(start), .help = "unix seconds, or so long ago: 12h (default 7d)"},
+    {"start", LODGE_CONF_STRING, F(start),
+     .help = "unix seconds, or so long ago: 12h (default 7d)"},
     {"end", LODGE_CONF_STRING, F(end), .help = "the same (default: now)"},
     {"bucket", LODGE_CONF_CHOICE, F(bucket), "1d", "1m|1h|1d", .help = "width of a row in time"},
     {"group-by", LODGE_CONF_LIST, F(group_by),
@@ -56,8 +57,9 @@ static int find_one(struct admin *a, char *out, size_t room, struct lodge_error 
         return 0;
     int err = admin_find_project(&other, e);
     if (!err)
-        err = admin_tail(out, room, "&project_ids=",
-                         json_string_value(json_object_get(other.project, "id")), "", e);
+        err = admin_tail(out, room,
+                         "&project_ids=", json_string_value(json_object_get(other.project, "id")),
+                         "", e);
     json_decref(other.project);
     return err;
 }
@@ -123,10 +125,6 @@ static const struct admin_verb verbs[] = {
 };
 
 const struct admin_noun admin_usage = {
-    "usage",
-    "What tenants used, from the ledger.",
-    verbs,
-    sizeof verbs / sizeof *verbs,
-    flags,
-    sizeof flags / sizeof *flags,
+    "usage", "What tenants used, from the ledger.", verbs, sizeof verbs / sizeof *verbs,
+    flags,   sizeof flags / sizeof *flags,
 };
