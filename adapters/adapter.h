@@ -31,8 +31,8 @@ struct lodge_adapter_part {
 
 /* A module that an adapter may target. */
 struct lodge_adapter_module {
-    const char *hf;       /* "model.layers.3.self_attn.q_proj", "model.embed_tokens", "lm_head" */
-    const char *gguf;     /* "blk.3.attn_q", "token_embd", "output" */
+    const char *hf;   /* "model.layers.3.self_attn.q_proj", "model.embed_tokens", "lm_head" */
+    const char *gguf; /* "blk.3.attn_q", "token_embd", "output" */
     enum lodge_site site; /* of its first part */
     int32_t layer;        /* LODGE_NONE outside the layers */
     uint32_t n_rows, n_cols;

@@ -47,8 +47,8 @@ int lodge_lora_layout_init(struct lodge_lora_layout *l, const struct lodge_plan 
         if (t->linear >= p->n_linears || (i && t->linear <= lora->targets[i - 1].linear) ||
             !t->rank || t->rank > LODGE_MAX_RANK) {
             lodge_lora_layout_finish(l);
-            return lodge_fail(e, LODGE_ERR_INVALID,
-                              "target %u of an adapter does not fit the model", i);
+            return lodge_fail(e, LODGE_ERR_INVALID, "target %u of an adapter does not fit the model",
+                              i);
         }
         at = place(&p->linears[t->linear], t, at, &l->places[l->n_places++]);
         l->scaled_once |= t->magnitude != NULL;

@@ -30,11 +30,11 @@
 
 /* One adapted linear as files give it, in the plan's row order. Pointers are not owned. */
 struct lodge_lora_target {
-    uint32_t linear;        /* index in the plan */
-    uint32_t rank;          /* 1..LODGE_MAX_RANK */
-    float scale;            /* alpha / r, or alpha / sqrt(r) */
-    const uint16_t *a;      /* (rank, K) bf16 */
-    const uint16_t *b;      /* (N, rank) bf16 */
+    uint32_t linear; /* index in the plan */
+    uint32_t rank;   /* 1..LODGE_MAX_RANK */
+    float scale;     /* alpha / r, or alpha / sqrt(r) */
+    const uint16_t *a; /* (rank, K) bf16 */
+    const uint16_t *b; /* (N, rank) bf16 */
     const float *magnitude; /* DoRA: (N) lengths of the rows of W + sBA; NULL: none */
     const float *offset;    /* c: (N); NULL: none */
 };
@@ -47,7 +47,7 @@ struct lodge_lora {
 /* Place of one target. */
 struct lodge_lora_place {
     uint32_t linear;
-    uint32_t rank;             /* padded to 8 */
+    uint32_t rank;       /* padded to 8 */
     uint32_t first_a, first_b; /* cells */
     uint32_t first_gain;       /* g, UINT32_MAX: none */
     uint32_t first_offset;     /* c, UINT32_MAX: none */

@@ -119,6 +119,11 @@ static int check(const struct lodge_conf *c, struct lodge_serve_config *s, struc
     s->has_metrics_names = lodge_conf_given(c, "metrics-names");
     if (!s->tls_cert != !s->tls_key)
         return lodge_fail(e, LODGE_ERR_CONFIG, "--tls-cert and --tls-key belong together");
+    if (s->store && (!*s->store || *s->store == ':' || strstr(s->store, "://")))
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--store '%.100s' must be the path of a file; other databases are not "
+                          "built yet",
+                          s->store);
     return refuse_unbuilt(c, e);
 }
 

@@ -105,8 +105,6 @@ static int load_admin_keys(struct server *s, struct lodge_error *e)
 {
     const struct lodge_serve_config *cfg = s->cfg;
     struct key_list l;
-    if (!cfg->admin_port)
-        return 0;
     int err = read_keys(NULL, "admin-key-file", cfg->admin_key_file, &l, e);
     if (err)
         return err;
@@ -115,7 +113,7 @@ static int load_admin_keys(struct server *s, struct lodge_error *e)
     if (cfg->admin_key_file && !l.n)
         return lodge_fail(e, LODGE_ERR_CONFIG, "--admin-key-file %s: there is no key in it",
                           cfg->admin_key_file);
-    if (!is_loopback(cfg->admin_host) && !l.n)
+    if (cfg->admin_port && !is_loopback(cfg->admin_host) && !l.n)
         return lodge_fail(e, LODGE_ERR_CONFIG,
                           "--admin-host %s is reachable from other machines, so a key is required: "
                           "give --admin-key-file FILE, or use 127.0.0.1",

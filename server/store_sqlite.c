@@ -2,12 +2,15 @@
  * that reads usage beside it. */
 #include "server/store.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define APPLICATION_ID 0x4C4F4447 /* "LODG" in the file's header */
 #define BUSY_MS 5000
@@ -255,10 +258,22 @@ static int prepare_hot(struct store *s, struct lodge_error *e)
     return 0;
 }
 
+/* SQLite gives its side files the same mode; all hold hashes of keys. */
+static int make_private(const char *path, struct lodge_error *e)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return lodge_fail(e, LODGE_ERR_NOT_FOUND, "cannot be opened: %s", strerror(errno));
+    close(fd);
+    return 0;
+}
+
 static int open_writer(struct store *s, const char *path, struct lodge_error *e)
 {
     int64_t version = 0;
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX;
+    if (make_private(path, e))
+        return LODGE_ERR_NOT_FOUND;
     if (sqlite3_open_v2(path, &s->db, flags, NULL))
         return lodge_fail(e, LODGE_ERR_NOT_FOUND, "cannot be opened: %s",
                           s->db ? sqlite3_errmsg(s->db) : "no memory");

@@ -280,7 +280,12 @@ int tenants_open(struct tenants *t, const char *path, uint32_t n_live, struct lo
                                                .weight = 1};
     *t = (struct tenants){.has_store = path != NULL};
     pthread_mutex_init(&t->change, NULL);
-    pthread_rwlock_init(&t->lock, NULL);
+    /* A change must not wait for a pause between requests. */
+    pthread_rwlockattr_t writers_first;
+    pthread_rwlockattr_init(&writers_first);
+    pthread_rwlockattr_setkind_np(&writers_first, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&t->lock, &writers_first);
+    pthread_rwlockattr_destroy(&writers_first);
     if (!path)
         return tenants_add(t, &alone, NULL)
                    ? lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the tenants")

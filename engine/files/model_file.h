@@ -6,8 +6,8 @@
 #ifndef LODGE_ENGINE_FILES_MODEL_FILE_H
 #define LODGE_ENGINE_FILES_MODEL_FILE_H
 
-#include "base/gguf.h"
 #include "base/hash.h"
+#include "base/gguf.h"
 #include "kernels/plan.h"
 
 struct lodge_model_file;

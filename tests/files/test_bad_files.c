@@ -3,8 +3,8 @@
  * Besides the table, every file is cut at many places and hit by random bytes: it opens or is
  * refused, and nothing else (run under AddressSanitizer, that is the point). */
 #include "base/file.h"
-#include "base/span.h"
 #include "engine/engine.h"
+#include "base/span.h"
 
 #include <check.h>
 #include <dirent.h>

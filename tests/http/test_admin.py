@@ -1,5 +1,7 @@
 """The admin API: its routes, their shapes, their faults, and who may use it."""
 import json
+import socket
+import subprocess
 import time
 import unittest
 
@@ -236,15 +238,40 @@ class Access(unittest.TestCase):
             self.assertEqual((r.status, r.error["code"]), (403, "host_not_allowed"))
         self.assertEqual(server.admin("GET", "projects", Host="localhost:1").status, 200)
 
-    def test_while_the_model_loads(self):
-        """The listener is there from the first moment, and outlives what clients do."""
-        server = self.start()
-        socks = [server.connect() for _ in range(3)]
-        for s in socks:
-            s.sendall(b"GET /nothing HTTP/1.1\r\n")
+    def test_slow_clients_hold_nobody_up(self):
+        server = self.start("--body-timeout", "1")
+        socks = []
+        for head in (b"", b"GET /nothing HTTP/1.1\r\n", lab.raw_post("/v1/organization/projects", {"name": "x"})[:-3]):
+            s = socket.create_connection(("127.0.0.1", server.admin_port), timeout=30 * lab.SLOW)
+            s.sendall(head)
+            socks.append(s)
         self.assertEqual(server.admin("GET", "projects").status, 200)
         for s in socks:
+            lab.read_all(s)  # ends: the server closes them
             s.close()
+
+    def test_stop_with_open_connections(self):
+        server = tenancy.Server()
+        s = socket.create_connection(("127.0.0.1", server.admin_port))
+        s.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertEqual(lab.read_reply(s)[0], 200)
+        self.assertEqual(server.stop(), 0)
+        s.close()
+
+    def refused(self, *flags):
+        p = subprocess.run([lab.LODGE, "serve", lab.MODEL, "--port", "0", *flags], text=True, capture_output=True,
+                           timeout=60, env=lab.clean_env())
+        self.assertEqual(p.returncode, 2, p.stderr)
+        return p.stderr
+
+    def test_settings(self):
+        self.assertIn("a key is required", self.refused("--admin-port", "1", "--admin-host", "0.0.0.0"))
+        self.assertIn("--admin-key-file", self.refused("--admin-port", "1", "--admin-key-file", "/nonexistent"))
+        self.assertIn("no key in it", self.refused("--admin-port", "1", "--admin-key-file", lab.path_of("none", "\n\n")))
+        self.assertIn("--admin-host", self.refused("--admin-port", "1", "--admin-host", "no such host", "--admin-key-file",
+                                                   lab.path_of("one", "k")))
+        for store in ("", ":memory:", "postgres://db/lodge"):
+            self.assertIn("must be the path of a file", self.refused("--store", store))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Who may ask for what: keys of tenants from their making to their end, and what tenants cannot see of each other."""
+import os
 import re
 import sqlite3
 import subprocess
@@ -230,6 +231,14 @@ class Start(unittest.TestCase):
         db.commit()
         db.close()
         self.fails(3, "newer Lodge", "--store", path)
+
+    def test_files_are_private(self):
+        server = tenancy.Server()
+        folder = os.path.dirname(server.store)
+        self.assertGreaterEqual(len(os.listdir(folder)), 3)
+        for name in os.listdir(folder):
+            self.assertEqual(os.stat(os.path.join(folder, name)).st_mode & 0o077, 0, name)
+        self.assertEqual(server.stop(), 0)
 
     def test_one_server_a_store(self):
         server = tenancy.Server()
