@@ -117,8 +117,8 @@ static int judge(const struct transfer *t, const char *url, CURLcode rc, struct 
     return status == 200 ? 0 : status_error(t, status, e);
 }
 
-static int perform(const struct http_client *c, const char *path, const char *post,
-                   struct transfer *t, struct lodge_error *e)
+static int perform(const struct http_client *c, const char *method, const char *path,
+                   const char *post, struct transfer *t, struct lodge_error *e)
 {
     char url[2048];
     snprintf(url, sizeof url, "%s%s", c->url, path);
@@ -135,19 +135,21 @@ static int perform(const struct http_client *c, const char *path, const char *po
     curl_easy_setopt(t->curl, CURLOPT_WRITEDATA, t);
     if (post)
         curl_easy_setopt(t->curl, CURLOPT_POSTFIELDS, post);
+    if (method)
+        curl_easy_setopt(t->curl, CURLOPT_CUSTOMREQUEST, method);
     int err = judge(t, url, perform_until(c, t->curl), e);
     curl_easy_cleanup(t->curl);
     curl_slist_free_all(h);
     return err;
 }
 
-/* A request whose reply is one JSON text. */
-static int exchange(const struct http_client *c, const char *path, const char *post, json_t **out,
-                    struct lodge_error *e)
+/* A request whose reply is one JSON text. A NULL method: GET, or POST with a body. */
+static int exchange(const struct http_client *c, const char *method, const char *path,
+                    const char *post, json_t **out, struct lodge_error *e)
 {
     struct transfer t = {0};
     lodge_buf_init(&t.body, MAX_REPLY);
-    int err = perform(c, path, post, &t, e);
+    int err = perform(c, method, path, post, &t, e);
     if (!err) {
         *out = json_loadb(lodge_buf_text(&t.body), t.body.n, 0, NULL);
         if (!*out)
@@ -159,14 +161,19 @@ static int exchange(const struct http_client *c, const char *path, const char *p
 
 int http_get(const struct http_client *c, const char *path, json_t **out, struct lodge_error *e)
 {
-    return exchange(c, path, NULL, out, e);
+    return exchange(c, NULL, path, NULL, out, e);
+}
+
+int http_delete(const struct http_client *c, const char *path, json_t **out, struct lodge_error *e)
+{
+    return exchange(c, "DELETE", path, NULL, out, e);
 }
 
 int http_post(const struct http_client *c, const char *path, const json_t *body, json_t **out,
               struct lodge_error *e)
 {
     char *text = json_dumps(body, JSON_COMPACT);
-    int err = text ? exchange(c, path, text, out, e)
+    int err = text ? exchange(c, NULL, path, text, out, e)
                    : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a request");
     free(text);
     return err;
@@ -178,7 +185,7 @@ int http_stream(const struct http_client *c, const char *path, const json_t *bod
     struct transfer t = {.sse = sse};
     lodge_buf_init(&t.body, MAX_REPLY);
     char *text = json_dumps(body, JSON_COMPACT);
-    int err = text ? perform(c, path, text, &t, e)
+    int err = text ? perform(c, NULL, path, text, &t, e)
                    : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a request");
     free(text);
     lodge_buf_finish(&t.body);

@@ -23,6 +23,7 @@ struct http_client {
 
 /* GET path; the parsed body in *out (new reference). RESOURCE when nobody answers. */
 int http_get(const struct http_client *c, const char *path, json_t **out, struct lodge_error *e);
+int http_delete(const struct http_client *c, const char *path, json_t **out, struct lodge_error *e);
 /* POST a body; the parsed reply in *out (new reference). Errors as http_stream. */
 int http_post(const struct http_client *c, const char *path, const json_t *body, json_t **out,
               struct lodge_error *e);

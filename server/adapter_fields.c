@@ -14,15 +14,29 @@ bool model_known(const struct server *s, const char *name)
     return false;
 }
 
+static int allowed(const struct call *c, const char *model, struct lodge_error *e)
+{
+    return principal_may_use(&c->principal, model)
+               ? 0
+               : lodge_fail(e, LODGE_ERR_FORBIDDEN, "this key may not use the model '%.200s'",
+                            model);
+}
+
 int model_resolve(struct call *c, const char *model, struct lodge_adapter_version **out,
                   struct refusal *r)
 {
     *out = NULL;
+    /* What is not listed does not exist, whatever the key may do. */
     int err = model_known(c->server, model)
                   ? 0
-                  : adapters_resolve(c->server, call_tenant(c), model, out, &r->e);
-    if (err)
+                  : adapters_resolve(c->server, &c->principal, model, out, &r->e);
+    if (!err)
+        err = allowed(c, model, &r->e);
+    if (err) {
+        lodge_adapter_version_unref(*out);
+        *out = NULL;
         snprintf(r->param, sizeof r->param, "model");
+    }
     return err;
 }
 
@@ -68,11 +82,12 @@ static int parse_one(struct parse *p, const json_t *o, size_t i)
         return parse_at(p, param, LODGE_ERR_INVALID);
     if (!name)
         return parse_bad(p, param, "'%s' is missing", param);
-    int err = adapters_resolve(p->c->server, call_tenant(p->c), name, &v, &p->r->e);
-    if (err)
-        return parse_at(p, param, err);
-    add_adapter(p->g, v, (float)scale);
-    return 0;
+    int err = adapters_resolve(p->c->server, &p->c->principal, name, &v, &p->r->e);
+    if (!err) {
+        add_adapter(p->g, v, (float)scale);
+        err = allowed(p->c, name, &p->r->e);
+    }
+    return parse_at(p, param, err);
 }
 
 int parse_adapters(struct parse *p)

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "server/adapter_table.h"
 #include "server/server.h"
 
 #include <dirent.h>
@@ -12,83 +13,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- the table; all under `lock` ---- */
-
-static struct adapter_name **bucket(struct adapter_names *a, uint64_t tenant, const char *name)
+static bool is_base(const struct server *s, const char *name)
 {
-    uint64_t h = 14695981039346656037u ^ tenant; /* FNV-1a */
-    for (const char *c = name; *c; c++)
-        h = (h ^ (uint8_t)*c) * 1099511628211u;
-    return &a->buckets[(h ^ h >> 32) % ADAPTER_BUCKETS];
-}
-
-static struct adapter_name *find(struct adapter_names *a, uint64_t tenant, const char *name)
-{
-    struct adapter_name *n = *bucket(a, tenant, name);
-    while (n && (n->tenant != tenant || strcmp(n->name, name) != 0))
-        n = n->chain;
-    return n;
-}
-
-static struct adapter_name *find_for(struct adapter_names *a, uint64_t tenant, const char *name)
-{
-    struct adapter_name *own = find(a, tenant, name);
-    return own ? own : find(a, ADAPTERS_PUBLISHED, name);
-}
-
-static void free_name(struct adapter_name *n)
-{
-    lodge_adapter_version_unref(n->version);
-    free(n->path);
-    free(n);
-}
-
-/* Gives the name this version, whose reference it takes; `replace` says what happens to a name that
- * is there. Returns the version that lost its name, or the one that found it taken. */
-static struct lodge_adapter_version *put(struct adapter_names *a, struct adapter_name *fresh,
-                                         bool replace, bool *taken)
-{
-    struct adapter_name *old = find(a, fresh->tenant, fresh->name);
-    struct lodge_adapter_version *loser = NULL;
-    *taken = old && !replace;
-    if (!old) {
-        struct adapter_name **at = bucket(a, fresh->tenant, fresh->name);
-        fresh->chain = *at;
-        *at = fresh;
-        a->n++;
-        return NULL;
-    }
-    if (*taken) {
-        loser = fresh->version;
-    } else {
-        loser = old->version;
-        old->version = fresh->version;
-        char *path = old->path;
-        old->path = fresh->path;
-        fresh->path = path;
-        old->created = fresh->created;
-    }
-    free(fresh->path);
-    free(fresh);
-    return loser;
-}
-
-/* ---- adding ---- */
-
-static struct adapter_name *new_name(uint64_t tenant, const char *name, const char *path)
-{
-    size_t n = strlen(name) + 1;
-    struct adapter_name *out = calloc(1, sizeof *out + n);
-    if (!out)
-        return NULL;
-    out->tenant = tenant;
-    out->created = (int64_t)lodge_unix_time();
-    out->path = strdup(path);
-    memcpy(out->name, name, n);
-    if (out->path)
-        return out;
-    free(out);
-    return NULL;
+    for (uint32_t i = 0; i < s->n_names; i++)
+        if (strcmp(s->names[i], name) == 0)
+            return true;
+    return false;
 }
 
 static int check_name(const struct server *s, const char *name, struct lodge_error *e)
@@ -102,139 +32,322 @@ static int check_name(const struct server *s, const char *name, struct lodge_err
                           "adapter names have 1 to %u characters, without spaces, commas and "
                           "control characters",
                           ADAPTER_NAME_MAX);
-    for (uint32_t i = 0; i < s->n_names; i++)
-        if (strcmp(s->names[i], name) == 0)
-            return lodge_fail(e, LODGE_ERR_INVALID, "'%s' is the name of the base model", name);
+    if (is_base(s, name))
+        return lodge_fail(e, LODGE_ERR_INVALID, "'%s' is the name of the base model", name);
     return 0;
 }
 
-/* Reads and names. `fd` as lodge_engine_adapter_open. The version comes back with a reference of
- * its own if `out` is given. */
-static int add(struct server *s, struct adapter_name *fresh, const char *path, int fd,
-               const struct lodge_digest *scope, bool replace, bool quiet,
-               struct lodge_adapter_version **out, struct lodge_error *e)
+/* ---- reading ---- */
+
+static const struct lodge_digest *scope_of(struct server *s, uint64_t owner)
 {
-    struct adapter_names *a = &s->adapters;
-    if (!fresh) {
-        if (fd >= 0)
-            close(fd);
-        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the name of an adapter");
-    }
-    int err =
-        lodge_engine_adapter_open(a->engine, path, fd, fresh->name, scope, &fresh->version, e);
-    if (err) {
-        free(fresh->path);
-        free(fresh);
-        return err;
-    }
-    const struct lodge_adapter_version_info *info = lodge_adapter_version_info(fresh->version);
-    if (*info->warning)
-        lodge_log_text(s->log, LODGE_LOG_WARN, "adapters", "%s: %s", fresh->name, info->warning);
-    if (out) {
-        *out = fresh->version;
-        lodge_adapter_version_ref(*out);
-    }
-    bool taken;
-    pthread_mutex_lock(&a->lock);
-    struct lodge_adapter_version *loser = put(a, fresh, replace, &taken);
-    pthread_mutex_unlock(&a->lock);
-    lodge_adapter_version_unref(loser);
-    return taken && !quiet ? lodge_fail(e, LODGE_ERR_INVALID, "the name is taken already") : 0;
+    static const struct lodge_digest published;
+    const struct tenant *t = owner ? tenants_number(&s->tenants, owner) : NULL;
+    return t ? &t->salt : &published;
 }
 
-int adapters_add(struct server *s, uint64_t tenant, const char *name, const char *path,
-                 const struct lodge_digest *scope, bool replace, struct lodge_error *e)
+/* "name" or "name.gguf" of the directory. */
+static int locate(const struct adapter_names *a, const char *name, int *fd, char path[64],
+                  struct lodge_error *e)
 {
-    struct lodge_digest published = {{0}};
-    int err = check_name(s, name, e);
-    if (err)
-        return err;
-    pthread_mutex_lock(&s->adapters.lock);
-    bool taken = find(&s->adapters, tenant, name) && !replace;
-    pthread_mutex_unlock(&s->adapters.lock);
-    if (taken)
-        return lodge_fail(e, LODGE_ERR_INVALID,
-                          "the adapter name '%s' is taken; unload it first, or load in place",
-                          name);
-    return add(s, new_name(tenant, name, path), path, -1, scope ? scope : &published, replace,
-               false, NULL, e);
-}
-
-int adapters_remove(struct server *s, uint64_t tenant, const char *name, struct lodge_error *e)
-{
-    struct adapter_names *a = &s->adapters;
-    pthread_mutex_lock(&a->lock);
-    struct adapter_name **at = bucket(a, tenant, name);
-    while (*at && ((*at)->tenant != tenant || strcmp((*at)->name, name) != 0))
-        at = &(*at)->chain;
-    struct adapter_name *n = *at;
-    if (n) {
-        *at = n->chain;
-        a->n--;
-    }
-    pthread_mutex_unlock(&a->lock);
-    if (!n)
-        return lodge_fail(e, LODGE_ERR_NOT_FOUND, "the adapter '%.200s' is not loaded", name);
-    free_name(n);
-    return 0;
-}
-
-/* ---- finding ---- */
-
-/* The directory's adapter of this name becomes a published name; `replace`: again. */
-static int load_from_dir(struct server *s, const char *name, bool replace,
-                         struct lodge_adapter_version **out, struct lodge_error *e)
-{
-    char path[64];
-    int fd = -1;
-    struct lodge_digest published = {{0}};
-    int err = lodge_engine_adapter_locate(s->adapters.dir_fd, name, &fd, path, e);
-    return err ? err
-               : add(s, new_name(ADAPTERS_PUBLISHED, name, name), path, fd, &published, replace,
-                     true, out, e);
+    char file[ADAPTER_NAME_MAX + 8];
+    if (!a->has_dir)
+        return LODGE_ERR_NOT_FOUND;
+    int err = lodge_engine_adapter_locate(a->dir_fd, name, fd, path, e);
+    if (err && snprintf(file, sizeof file, "%s.gguf", name) < (int)sizeof file)
+        err = lodge_engine_adapter_locate(a->dir_fd, file, fd, path, e);
+    return err;
 }
 
 static bool in_dir(const struct adapter_names *a, const char *name)
 {
     char path[64];
     int fd = -1;
-    if (!a->has_dir || lodge_engine_adapter_locate(a->dir_fd, name, &fd, path, NULL))
+    if (locate(a, name, &fd, path, NULL))
         return false;
     close(fd);
     return true;
 }
 
-int adapters_resolve(struct server *s, uint64_t tenant, const char *name,
+/* The version at n->path, checked against what it must be. */
+static int read_version(struct server *s, const struct adapter_name *n,
+                        struct lodge_adapter_version **out, struct lodge_error *e)
+{
+    struct adapter_names *a = &s->adapters;
+    char link[64], hex[65];
+    int fd = -1;
+    int err = n->in_dir ? locate(a, n->path, &fd, link, e) : 0;
+    if (!err)
+        err = lodge_engine_adapter_open(a->engine, n->in_dir ? link : n->path, fd, n->name,
+                                        scope_of(s, n->owner), out, e);
+    if (err)
+        return err;
+    const struct lodge_adapter_version_info *info = lodge_adapter_version_info(*out);
+    lodge_digest_hex(&info->digest, hex);
+    if (*n->digest && strcmp(hex, n->digest) != 0) {
+        lodge_adapter_version_unref(*out);
+        *out = NULL;
+        return lodge_fail(e, LODGE_ERR_ADAPTER_LOST,
+                          "the files of adapter '%.200s' have changed since it was registered; "
+                          "register it again",
+                          n->name);
+    }
+    if (*info->warning)
+        lodge_log_text(s->log, LODGE_LOG_WARN, "adapters", "%s: %s", n->name, info->warning);
+    return 0;
+}
+
+/* ---- limits ---- */
+
+static int take_load(const struct principal *p, struct lodge_error *e)
+{
+    struct throttled why;
+    if (tenant_take_load(p->tenant, lodge_now_ns(), &why))
+        return 0;
+    return lodge_fail(e, LODGE_ERR_THROTTLED,
+                      "the project's limit is reached: adapter loads per minute: limit %lld; try "
+                      "again in %.3g s",
+                      (long long)why.limit, why.retry_s);
+}
+
+/* May the owner have this version in memory beside its others? */
+static int check_host_bytes(struct server *s, const struct adapter_name *n,
+                            const struct lodge_adapter_version *v, struct lodge_error *e)
+{
+    struct tenant *owner = n->owner ? tenants_number(&s->tenants, n->owner) : NULL;
+    struct tenant_limits limits;
+    if (!owner)
+        return 0;
+    tenant_get_limits(owner, &limits);
+    uint64_t bytes = lodge_adapter_version_info(v)->bytes;
+    pthread_mutex_lock(&s->adapters.lock);
+    uint64_t others = adapter_table_owned_bytes(&s->adapters, n->owner, v);
+    pthread_mutex_unlock(&s->adapters.lock);
+    if (limits.host_bytes < 0 || others + bytes <= (uint64_t)limits.host_bytes)
+        return 0;
+    return lodge_fail(e, LODGE_ERR_THROTTLED,
+                      "the project's limit is reached: bytes of adapters in memory: limit %lld, in "
+                      "use %llu, adapter '%.200s' needs %llu; delete an adapter first",
+                      (long long)limits.host_bytes, (unsigned long long)others, n->name,
+                      (unsigned long long)bytes);
+}
+
+bool adapters_begin(struct server *s, struct tenant *t, const struct lodge_request *r,
+                    struct lodge_error *e)
+{
+    struct tenant_limits limits;
+    if (!r->n_adapters)
+        return true;
+    tenant_get_limits(t, &limits);
+    uint64_t most = limits.resident_bytes < 0 ? UINT64_MAX : (uint64_t)limits.resident_bytes;
+    pthread_mutex_lock(&s->adapters.lock);
+    uint64_t bytes = 0;
+    int err = adapter_table_use(&s->adapters, t->number, r, most, &bytes);
+    pthread_mutex_unlock(&s->adapters.lock);
+    if (err == LODGE_ERR_NOMEM)
+        lodge_fail(e, err, "no memory for the request");
+    else if (err)
+        lodge_fail(e, err,
+                   "the project's limit is reached: bytes of adapters in use: limit %llu, needed "
+                   "%llu; try again when its other requests have finished",
+                   (unsigned long long)most, (unsigned long long)bytes);
+    return !err;
+}
+
+void adapters_end(struct server *s, const struct tenant *t, const struct lodge_request *r)
+{
+    pthread_mutex_lock(&s->adapters.lock);
+    adapter_table_unuse(&s->adapters, t->number, r);
+    pthread_mutex_unlock(&s->adapters.lock);
+}
+
+/* ---- finding ---- */
+
+/* A copy of what the caller means by the name, and its version if it is there to be used. */
+static struct adapter_name *look_up(struct server *s, const struct principal *p, const char *name,
+                                    struct lodge_adapter_version **out)
+{
+    struct adapter_names *a = &s->adapters;
+    struct adapter_name *copy = NULL;
+    *out = NULL;
+    pthread_mutex_lock(&a->lock);
+    const struct adapter_name *n = adapter_table_find_for(a, p->tenant->number, name);
+    if (n && n->version && !lodge_adapter_version_place(n->version).lost) {
+        *out = n->version;
+        lodge_adapter_version_ref(*out);
+    } else if (n) {
+        copy = adapter_table_new(n->tenant, n->owner, n->name, n->path, n->in_dir, n->digest);
+    }
+    pthread_mutex_unlock(&a->lock);
+    return copy;
+}
+
+int adapters_resolve(struct server *s, const struct principal *p, const char *name,
                      struct lodge_adapter_version **out, struct lodge_error *e)
 {
     struct adapter_names *a = &s->adapters;
-    bool lost = false;
-    pthread_mutex_lock(&a->lock);
-    const struct adapter_name *n = find_for(a, tenant, name);
-    *out = n ? n->version : NULL;
-    if (n) {
-        lodge_adapter_version_ref(n->version);
-        lost = n->tenant == ADAPTERS_PUBLISHED && lodge_adapter_version_place(n->version).lost;
-    }
-    pthread_mutex_unlock(&a->lock);
-    /* The directory says what its names mean, also when that has changed. */
-    if ((!*out || lost) && in_dir(a, name)) {
+    struct adapter_name *n = look_up(s, p, name, out);
+    if (*out)
+        return 0;
+    if (!n && in_dir(a, name))
+        n = adapter_table_new(ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name, name, true, "");
+    if (!n)
+        return lodge_fail(e, LODGE_ERR_NOT_FOUND,
+                          "the model '%.200s' does not exist; GET /v1/models lists what there is",
+                          name);
+    int err = take_load(p, e);
+    if (!err)
+        err = read_version(s, n, out, e);
+    if (!err && (err = check_host_bytes(s, n, *out, e))) {
         lodge_adapter_version_unref(*out);
-        return load_from_dir(s, name, lost, out, e);
+        *out = NULL;
     }
-    return *out
-               ? 0
-               : lodge_fail(e, LODGE_ERR_NOT_FOUND,
-                            "the model '%.200s' does not exist; GET /v1/models lists what there is",
-                            name);
+    if (err) {
+        adapter_table_free(n);
+        return err;
+    }
+    n->version = *out;
+    lodge_adapter_version_ref(*out);
+    pthread_mutex_lock(&a->lock);
+    struct lodge_adapter_version *loser = adapter_table_attach(a, n);
+    pthread_mutex_unlock(&a->lock);
+    lodge_adapter_version_unref(loser);
+    return 0;
 }
 
-bool adapters_known(struct server *s, uint64_t tenant, const char *name)
+/* ---- published names ---- */
+
+int adapters_publish(struct server *s, const char *name, const char *path, bool replace,
+                     struct lodge_error *e)
+{
+    struct adapter_names *a = &s->adapters;
+    int err = check_name(s, name, e);
+    if (err)
+        return err;
+    pthread_mutex_lock(&a->lock);
+    bool taken = adapter_table_find(a, ADAPTERS_PUBLISHED, name) && !replace;
+    pthread_mutex_unlock(&a->lock);
+    if (taken)
+        return lodge_fail(e, LODGE_ERR_INVALID,
+                          "the adapter name '%s' is taken; unload it first, or load in place",
+                          name);
+    struct adapter_name *n =
+        adapter_table_new(ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name, path, false, "");
+    if (!n)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the name of an adapter");
+    err = read_version(s, n, &n->version, e);
+    if (err) {
+        adapter_table_free(n);
+        return err;
+    }
+    pthread_mutex_lock(&a->lock);
+    struct adapter_name *old = adapter_table_put(a, n);
+    pthread_mutex_unlock(&a->lock);
+    adapter_table_free(old);
+    return 0;
+}
+
+int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e)
 {
     pthread_mutex_lock(&s->adapters.lock);
-    bool known = find_for(&s->adapters, tenant, name) != NULL;
+    struct adapter_name *n = adapter_table_take(&s->adapters, ADAPTERS_PUBLISHED, name);
     pthread_mutex_unlock(&s->adapters.lock);
-    return known || in_dir(&s->adapters, name);
+    if (!n)
+        return lodge_fail(e, LODGE_ERR_NOT_FOUND, "the adapter '%.200s' is not loaded", name);
+    adapter_table_free(n);
+    return 0;
+}
+
+/* ---- tenants' names: what the admin API tells ---- */
+
+static int on_publish(void *cookie, const struct tenant *owner, const char *name, const char *path,
+                      char digest[65], struct lodge_error *e)
+{
+    struct server *s = cookie;
+    if (!atomic_load(&s->engine)) /* still loading: checked when it is first used */
+        return 0;
+    struct adapter_name *n = adapter_table_new(owner->number, owner->number, name, path, false, "");
+    struct lodge_adapter_version *v = NULL;
+    int err = n ? read_version(s, n, &v, e)
+                : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the name of an adapter");
+    if (!err)
+        err = check_host_bytes(s, n, v, e);
+    if (!err)
+        lodge_digest_hex(&lodge_adapter_version_info(v)->digest, digest);
+    lodge_adapter_version_unref(v);
+    adapter_table_free(n);
+    return err;
+}
+
+static void put_name(struct server *s, uint64_t tenant, uint64_t owner,
+                     const struct tenant_adapter *from)
+{
+    struct adapter_name *n =
+        adapter_table_new(tenant, owner, from->name, from->path, false, from->digest);
+    if (!n) {
+        lodge_log_text(s->log, LODGE_LOG_ERROR, "adapters", "%s: no memory for its name",
+                       from->name);
+        return;
+    }
+    pthread_mutex_lock(&s->adapters.lock);
+    struct adapter_name *old = adapter_table_put(&s->adapters, n);
+    pthread_mutex_unlock(&s->adapters.lock);
+    adapter_table_free(old);
+}
+
+static void put_tenant_adapter(struct server *s, const struct tenant *owner,
+                               const struct tenant_adapter *a)
+{
+    put_name(s, owner->number, owner->number, a);
+    for (uint32_t i = 0; i < a->n_shares; i++)
+        put_name(s, a->shares[i], owner->number, a);
+}
+
+static void on_published(void *cookie, const struct tenant *owner, const struct tenant_adapter *a)
+{
+    struct server *s = cookie;
+    if (!a)
+        return;
+    pthread_rwlock_rdlock(&s->tenants.lock);
+    put_tenant_adapter(s, owner, a);
+    pthread_rwlock_unlock(&s->tenants.lock);
+}
+
+static void on_withdrawn(void *cookie, const struct tenant *owner, const char *name)
+{
+    struct server *s = cookie;
+    pthread_mutex_lock(&s->adapters.lock);
+    struct adapter_name *gone = adapter_table_take_owned(&s->adapters, owner->number, name);
+    pthread_mutex_unlock(&s->adapters.lock);
+    for (struct adapter_name *next; gone; gone = next) {
+        next = gone->chain;
+        adapter_table_free(gone);
+    }
+}
+
+static void on_shared(void *cookie, const struct tenant *owner, const char *name,
+                      const struct tenant *with)
+{
+    struct server *s = cookie;
+    const struct tenant_adapter *a = tenants_find_adapter(&s->tenants, owner, name);
+    pthread_rwlock_rdlock(&s->tenants.lock);
+    if (a)
+        put_name(s, with->number, owner->number, a);
+    pthread_rwlock_unlock(&s->tenants.lock);
+}
+
+static void take_store_names(struct server *s)
+{
+    s->adapter_hooks = (struct adapter_hooks){.publish = on_publish,
+                                              .published = on_published,
+                                              .withdrawn = on_withdrawn,
+                                              .shared = on_shared,
+                                              .cookie = s};
+    pthread_rwlock_rdlock(&s->tenants.lock);
+    for (uint32_t i = 0; i < s->tenants.n_tenants; i++)
+        for (const struct tenant_adapter *a = s->tenants.all[i]->adapters; a; a = a->next)
+            put_tenant_adapter(s, s->tenants.all[i], a);
+    pthread_rwlock_unlock(&s->tenants.lock);
 }
 
 /* ---- cards ---- */
@@ -246,17 +359,17 @@ static json_t *card(const struct server *s, const char *name, int64_t created)
                      s->names[0], "max_model_len", (int)s->info.max_model_len, "permission");
 }
 
-json_t *adapters_card(struct server *s, uint64_t tenant, const char *name)
+json_t *adapters_card(struct server *s, const struct principal *p, const char *name)
 {
     pthread_mutex_lock(&s->adapters.lock);
-    const struct adapter_name *n = find_for(&s->adapters, tenant, name);
+    const struct adapter_name *n = adapter_table_find_for(&s->adapters, p->tenant->number, name);
     int64_t created = n ? n->created : s->created;
     pthread_mutex_unlock(&s->adapters.lock);
     return n || in_dir(&s->adapters, name) ? card(s, name, created) : NULL;
 }
 
-/* Those of the directory that were not named yet. */
-static void list_dir(struct server *s, uint64_t tenant, json_t *list)
+/* Those of the directory that were not named yet, without ".gguf". */
+static void list_dir(struct server *s, const struct principal *p, json_t *list)
 {
     int fd = openat(s->adapters.dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
@@ -265,28 +378,32 @@ static void list_dir(struct server *s, uint64_t tenant, json_t *list)
             close(fd);
         return;
     }
-    for (const struct dirent *d; (d = readdir(dir));) {
+    for (struct dirent *d; (d = readdir(dir));) {
+        size_t n = strlen(d->d_name);
+        if (n > 5 && strcmp(d->d_name + n - 5, ".gguf") == 0)
+            d->d_name[n - 5] = 0;
         pthread_mutex_lock(&s->adapters.lock);
-        bool named = find_for(&s->adapters, tenant, d->d_name) != NULL;
+        bool named = adapter_table_find_for(&s->adapters, p->tenant->number, d->d_name) != NULL;
         pthread_mutex_unlock(&s->adapters.lock);
-        if (!named && d->d_name[0] != '.' && in_dir(&s->adapters, d->d_name))
+        if (!named && d->d_name[0] != '.' && principal_may_use(p, d->d_name) &&
+            in_dir(&s->adapters, d->d_name))
             json_array_append_new(list, card(s, d->d_name, s->created));
     }
     closedir(dir);
 }
 
-void adapters_list(struct server *s, uint64_t tenant, json_t *list)
+void adapters_list(struct server *s, const struct principal *p, json_t *list)
 {
     struct adapter_names *a = &s->adapters;
+    uint64_t tenant = p->tenant->number;
     pthread_mutex_lock(&a->lock);
     for (uint32_t i = 0; i < ADAPTER_BUCKETS; i++)
         for (const struct adapter_name *n = a->buckets[i]; n; n = n->chain)
-            if (n->tenant == tenant ||
-                (n->tenant == ADAPTERS_PUBLISHED && !find(a, tenant, n->name)))
+            if (n == adapter_table_find_for(a, tenant, n->name) && principal_may_use(p, n->name))
                 json_array_append_new(list, card(s, n->name, n->created));
     pthread_mutex_unlock(&a->lock);
     if (a->has_dir)
-        list_dir(s, tenant, list);
+        list_dir(s, p, list);
 }
 
 void adapters_resident_names(struct server *s, char *out, size_t n)
@@ -296,12 +413,10 @@ void adapters_resident_names(struct server *s, char *out, size_t n)
     out[0] = 0;
     pthread_mutex_lock(&a->lock);
     for (uint32_t i = 0; i < ADAPTER_BUCKETS; i++)
-        for (const struct adapter_name *k = a->buckets[i]; k; k = k->chain) {
-            size_t size = strlen(k->name) + 2;
-            if (k->tenant == ADAPTERS_PUBLISHED && at + size < n &&
+        for (const struct adapter_name *k = a->buckets[i]; k; k = k->chain)
+            if (k->tenant == ADAPTERS_PUBLISHED && k->version && at + strlen(k->name) + 2 < n &&
                 lodge_adapter_version_place(k->version).resident)
                 at += (size_t)snprintf(out + at, n - at, "%s%s", at ? "," : "", k->name);
-        }
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -321,7 +436,7 @@ static int load_module(struct server *s, const char *text, struct lodge_error *e
         path = equal + 1;
     }
     int err = name && path && *name && *path
-                  ? adapters_add(s, ADAPTERS_PUBLISHED, name, path, NULL, false, e)
+                  ? adapters_publish(s, name, path, false, e)
                   : lodge_fail(e, LODGE_ERR_CONFIG,
                                "--lora-modules takes NAME=PATH, but got '%.200s'", text);
     if (err == LODGE_ERR_INVALID) {
@@ -347,18 +462,16 @@ int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error 
     }
     for (uint32_t i = 0; i < c->lora_modules.n && !err; i++)
         err = load_module(s, c->lora_modules.items[i], e);
+    if (!err)
+        take_store_names(s);
     return err;
 }
 
 void adapters_close(struct server *s)
 {
     struct adapter_names *a = &s->adapters;
-    for (uint32_t i = 0; i < ADAPTER_BUCKETS; i++)
-        while (a->buckets[i]) {
-            struct adapter_name *n = a->buckets[i];
-            a->buckets[i] = n->chain;
-            free_name(n);
-        }
+    s->adapter_hooks = (struct adapter_hooks){0};
+    adapter_table_clear(a);
     if (a->has_dir)
         close(a->dir_fd);
     a->has_dir = false;

@@ -1,9 +1,12 @@
 /* Names of adapters: (tenant, name) -> version.
  *
  * Adapters from flags, the directory and the load route are published: every tenant may use them
- * (tenant 0 here). A tenant's own names come first, then the published ones, then the directory,
- * whose adapters are read when they are first named. A name changes its version in one step;
- * requests keep the version that they began with.
+ * (tenant 0 here). A tenant's own names and those shared with it come first, then the published
+ * ones, then the directory. What the store and the directory name is read when it is first used. A
+ * name changes its version in one step; requests keep the version that they began with.
+ *
+ * Versions of different owners are never one, also when their content is: nobody can tell by the
+ * time of a load what others have. A share names the owner's version.
  *
  * Threads: all functions from any thread; `lock` is never held while files are read, and nothing
  * but the engine's lock of versions is taken under it.
@@ -12,6 +15,7 @@
 #define LODGE_SERVER_ADAPTERS_H
 
 #include "engine/engine.h"
+#include "server/tenants.h"
 
 #include <jansson.h>
 #include <pthread.h>
@@ -25,46 +29,72 @@ struct server;
 
 struct adapter_name {
     struct adapter_name *chain;
-    uint64_t tenant;
-    struct lodge_adapter_version *version;
-    int64_t created;
+    uint64_t tenant;                       /* who may use the name */
+    uint64_t owner;                        /* whose version it is */
+    struct lodge_adapter_version *version; /* NULL: not read yet */
     char *path;
+    bool in_dir;     /* path is a name in the directory */
+    char digest[65]; /* what it must be; empty: whatever it is */
+    int64_t created;
     char name[];
+};
+
+/* How many requests of a tenant use a version now. */
+struct adapter_use {
+    struct adapter_use *chain;
+    uint64_t tenant;
+    const struct lodge_adapter_version *version;
+    uint32_t n;
 };
 
 struct adapter_names {
     struct lodge_engine *engine;
     pthread_mutex_t lock;
     struct adapter_name *buckets[ADAPTER_BUCKETS];
+    struct adapter_use *uses[ADAPTER_BUCKETS];
     uint32_t n;
     bool has_dir;
     int dir_fd; /* of --adapter-dir */
 };
 
-/* Opens the directory and loads what --lora-modules names. NOT_FOUND, FORMAT, UNSUPPORTED: the
- * adapter (exit 3); CONFIG: the flag. */
+/* Opens the directory, loads what --lora-modules names, and takes the names of the store.
+ * NOT_FOUND, FORMAT, UNSUPPORTED: an adapter (exit 3); CONFIG: a flag. */
 int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error *e);
 /* Ends all references; before the engine closes. */
 void adapters_close(struct server *s);
 
-/* The version a tenant means by this name, with a reference for the caller. NOT_FOUND when there is
- * none; errors of lodge_engine_adapter_open when the directory has it and it is refused. Reads
- * files: for preparing threads. */
-int adapters_resolve(struct server *s, uint64_t tenant, const char *name,
+/* ---- requests ---- */
+
+/* The version that this name means to the caller, with a reference. NOT_FOUND when there is none;
+ * THROTTLED when reading it would pass the tenant's limits; ADAPTER_LOST when it is not what was
+ * registered; errors of lodge_engine_adapter_open. Reads files: for preparing threads. */
+int adapters_resolve(struct server *s, const struct principal *p, const char *name,
                      struct lodge_adapter_version **out, struct lodge_error *e);
-/* Whether the tenant has this name, without reading files; the directory's count as there. */
-bool adapters_known(struct server *s, uint64_t tenant, const char *name);
-/* Reads the files at `path` (the operator's: links are followed) and gives them the name. A taken
- * name is INVALID unless `replace`. */
-int adapters_add(struct server *s, uint64_t tenant, const char *name, const char *path,
-                 const struct lodge_digest *scope, bool replace, struct lodge_error *e);
-/* NOT_FOUND when the tenant has no such name of its own. Running requests go on. */
-int adapters_remove(struct server *s, uint64_t tenant, const char *name, struct lodge_error *e);
-/* Appends cards of what the tenant may name to a JSON list. */
-void adapters_list(struct server *s, uint64_t tenant, json_t *list);
+/* Counts a request's adapters as used by a tenant, until adapters_end. False, and nothing counted,
+ * when together with what its other requests use they pass its limit of resident bytes. */
+bool adapters_begin(struct server *s, struct tenant *t, const struct lodge_request *r,
+                    struct lodge_error *e);
+void adapters_end(struct server *s, const struct tenant *t, const struct lodge_request *r);
+
+/* ---- names ---- */
+
+/* Reads the files at `path` (the operator's: links are followed) and publishes them. A taken name
+ * is INVALID unless `replace`. */
+int adapters_publish(struct server *s, const char *name, const char *path, bool replace,
+                     struct lodge_error *e);
+/* NOT_FOUND when there is no such published name. Running requests go on. */
+int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e);
+/* Appends cards of what the caller may name to a JSON list. */
+void adapters_list(struct server *s, const struct principal *p, json_t *list);
+/* The card of one name, or NULL. */
+json_t *adapters_card(struct server *s, const struct principal *p, const char *name);
 /* Names of resident published adapters, separated by commas, as many as fit. */
 void adapters_resident_names(struct server *s, char *out, size_t n);
-/* The card of one name, or NULL. */
-json_t *adapters_card(struct server *s, uint64_t tenant, const char *name);
+
+/* ---- routes: vLLM's, for admins ---- */
+
+struct call;
+void handle_load_adapter(struct call *c);
+void handle_unload_adapter(struct call *c);
 
 #endif

@@ -41,7 +41,7 @@ struct run {
     struct lodge_ids prompt;
     struct choice *choices;
     struct lodge_buf prompt_logprobs; /* JSON entries */
-    bool ended;
+    bool started, ended;
     struct lodge_event end;
     uint64_t last_token_ns, first_token_ns;
 };
@@ -50,7 +50,9 @@ struct run {
 struct generation {
     enum call_kind kind;
     char id[48];
-    const char *model; /* as asked */
+    const char *model;           /* as asked */
+    struct server *server;       /* with tenant: its adapters count as used */
+    const struct tenant *tenant; /* NULL: not yet */
     int64_t created;
     bool stream, include_usage, continuous_usage;
     bool logprobs, echo, prompt_logprobs, token_ids, tokens_as_ids;
@@ -74,6 +76,17 @@ struct reply {
     int status;
     const char *type; /* Content-Type; NULL: no body */
     struct lodge_buf body;
+    int retry_after_s; /* 0: not told */
+    bool no_retry;     /* tells clients that trying again is of no use */
+};
+
+/* What a generation owes: from its admission on, until the row of the ledger is committed. */
+struct account {
+    bool admitted, settled;
+    int64_t reserved; /* tokens */
+    int64_t time_us;
+    struct ledger_entry *entry; /* NULL without a store */
+    atomic_bool waiting;        /* for the commit */
 };
 
 enum call_phase { CALL_READING, CALL_PREPARING, CALL_WAITING, CALL_ANSWERED };
@@ -87,6 +100,10 @@ struct call {
     char request_id[40];
     const struct route *route;
     const char *method, *url;
+    bool admin;         /* came by the admin listener */
+    uint32_t admin_key; /* number of the key it brought, from 1; 0: none was needed */
+    struct principal principal;
+    struct account account;
     uint64_t begin_ns;
     struct lodge_buf body;
     uint64_t dropped_bytes; /* of a body that is only read to be refused */
@@ -112,6 +129,7 @@ struct route {
     /* Fills c->reply, or leaves a running c->gen. With `body`, runs in a preparing thread. */
     void (*handle)(struct call *c);
     bool open;          /* needs no key */
+    bool by_admin;      /* needs an admin key */
     bool while_loading; /* answers before the engine is there */
     bool body;
 };
@@ -124,6 +142,8 @@ struct refusal {
 
 /* ---- route.c ---- */
 const struct route *route_find(const char *path);
+/* Among the routes of the admin listener. */
+const struct route *admin_route_find(const char *path);
 /* Refuses what the headers of a body say. True when c->reply was filled. */
 bool route_refuse_body(struct call *c);
 /* Parses the body and runs the handler. */
@@ -140,6 +160,8 @@ void reply_error(struct call *c, int status, const char *type, const char *param
                  const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 /* From an engine or parser error. */
 void reply_lodge_error(struct call *c, const struct refusal *r);
+/* The HTTP status that it gives this error. */
+int reply_status(int code);
 /* Polling thread: hands c->reply to libmicrohttpd. */
 enum MHD_Result reply_send(struct call *c);
 void reply_headers(struct call *c, struct MHD_Response *r);
@@ -159,12 +181,6 @@ void put_logprob(struct lodge_buf *out, double lp);
 int parse_generation(struct call *c, struct generation *g, enum call_kind kind, struct refusal *r);
 /* Whether it is a name of the base model. */
 bool model_known(const struct server *s, const char *name);
-/* Whose names this call sees. */
-static inline uint64_t call_tenant(const struct call *c)
-{
-    (void)c;
-    return ADAPTERS_PUBLISHED;
-}
 
 /* ---- generate.c ---- */
 /* Preparing thread: parses and submits. */
@@ -174,6 +190,20 @@ enum MHD_Result generate_advance(struct call *c);
 void generation_free(struct generation *g);
 /* Takes events of all runs into the choices, or some into g->out: a slow reader's stay compact. */
 void generation_take(struct call *c);
+
+/* ---- account.c: limits and the ledger ---- */
+/* Preparing thread, before g is submitted: reserves what it may cost. False when c->reply was
+ * filled: 429 for a limit, 503 when the ledger takes no more. */
+bool account_admit(struct call *c, const struct generation *g);
+/* It was not submitted after all. */
+void account_undo(struct call *c);
+/* An event of a run is about to be formatted: what may be sent is written down first. */
+void account_event(struct call *c, uint32_t run, const struct lodge_event *ev);
+/* The reply is about to end, with this HTTP status: settles what it cost. True when the row is
+ * committed; else the call is woken when it is. */
+bool account_settled(struct call *c, int status);
+/* The call ends, whatever became of it. */
+void account_close(struct call *c);
 
 /* ---- stream.c ---- */
 enum MHD_Result stream_start(struct call *c);

@@ -77,12 +77,18 @@ static const struct lodge_conf_setting settings[] = {
     {"lora-modules", LODGE_CONF_LIST, F(lora_modules), .help = "adapters, NAME=PATH (repeatable)"},
     {"adapter-dir", LODGE_CONF_STRING, F(adapter_dir),
      .help = "adapters by directory name, read when they are first used"},
-    {"store", LODGE_CONF_STRING, F(store), .help = "not built yet"},
+    {"store", LODGE_CONF_STRING, F(store),
+     .help = "database of tenants, keys, limits and usage; made if absent"},
     {"policy", LODGE_CONF_CHOICE, F(policy), "fcfs", "fcfs|priority",
      .help = "queue order; priority lets requests set theirs"},
-    {"admin-host", LODGE_CONF_STRING, F(admin_host), .help = "not built yet"},
-    {"admin-port", LODGE_CONF_INT, F(admin_port), "0", NULL, 0, 65535, NULL, "not built yet"},
-    {"admin-key-file", LODGE_CONF_STRING, F(admin_key_file), .help = "not built yet"},
+    {"admin-host", LODGE_CONF_STRING, F(admin_host), "127.0.0.1",
+     .help = "address of the admin API"},
+    {"admin-port", LODGE_CONF_INT, F(admin_port), "0", NULL, 0, 65535, NULL,
+     "port of the admin API; 0: none"},
+    {"admin-key-file", LODGE_CONF_STRING, F(admin_key_file),
+     .help = "file with one admin key a line"},
+    {"metrics-names", LODGE_CONF_BOOL, F(metrics_names), "true",
+     .help = "names of tenants in /metrics (default: when --host is loopback)"},
     {"host-cache-bytes", LODGE_CONF_SIZE, F(host_cache_bytes), "0", NULL, 0, (int64_t)1 << 50,
      "bytes", "memory for adapters outside the pool; 0: a quarter of the pool"},
 };
@@ -111,8 +117,14 @@ static int check(const struct lodge_conf *c, struct lodge_serve_config *s, struc
             "a Hugging Face directory (a flag that takes a list takes every word up to the next "
             "flag, so put MODEL first)");
     s->has_seed = lodge_conf_given(c, "seed");
+    s->has_metrics_names = lodge_conf_given(c, "metrics-names");
     if (!s->tls_cert != !s->tls_key)
         return lodge_fail(e, LODGE_ERR_CONFIG, "--tls-cert and --tls-key belong together");
+    if (s->store && (!*s->store || *s->store == ':' || strstr(s->store, "://")))
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--store '%.100s' must be the path of a file; other databases are not "
+                          "built yet",
+                          s->store);
     return refuse_unbuilt(c, e);
 }
 

@@ -29,9 +29,9 @@ struct lodge_serve_config {
     bool strict;
     struct lodge_conf_list lora_modules;
     const char *adapter_dir;
-    /* Named by the contract, not built yet: refused when given. */
     const char *store, *policy, *admin_host, *admin_key_file;
     int64_t admin_port;
+    bool metrics_names, has_metrics_names;
 };
 
 /* Reads all layers. argv without the program and the verb. CONFIG with the text; c->help is set

@@ -31,6 +31,8 @@ void generation_free(struct generation *g)
         for (uint32_t k = 0; k < g->best_of; k++)
             finish_choice(&r->choices[k]);
     }
+    if (g->tenant)
+        adapters_end(g->server, g->tenant, &g->req);
     for (uint32_t i = 0; i < g->req.n_adapters; i++)
         lodge_adapter_version_unref(g->req.adapters[i].version);
     lodge_buf_finish(&g->out);
@@ -75,6 +77,18 @@ static int submit_all(struct call *c, struct generation *g, struct lodge_error *
     return err;
 }
 
+/* Within the tenant's limits, or with c->reply filled, or with the error. */
+static int begin(struct call *c, struct generation *g, struct lodge_error *e)
+{
+    if (!account_admit(c, g))
+        return LODGE_ERR_THROTTLED;
+    if (!adapters_begin(c->server, c->principal.tenant, &g->req, e))
+        return LODGE_ERR_THROTTLED;
+    g->tenant = c->principal.tenant;
+    g->server = c->server;
+    return submit_all(c, g, e);
+}
+
 void generate_prepare(struct call *c, enum call_kind kind)
 {
     struct refusal r = {0};
@@ -85,12 +99,18 @@ void generate_prepare(struct call *c, enum call_kind kind)
         g->created = (int64_t)lodge_unix_time();
         snprintf(g->id, sizeof g->id, "%s-%s", kind == CALL_CHAT ? "chatcmpl" : "cmpl",
                  c->request_id + 4);
-        err = submit_all(c, g, &r.e);
+        g->req.tenant = c->principal.tenant->number;
+        g->req.tenant_salt = c->principal.salt;
+        g->req.tier = c->principal.tier;
+        g->req.weight = c->principal.weight;
+        err = begin(c, g, &r.e);
     }
     if (err) {
+        account_undo(c);
         generation_free(g);
-        reply_lodge_error(c, &r);
     }
+    if (err && !c->reply.status)
+        reply_lodge_error(c, &r);
 }
 
 /* ---- events ---- */
@@ -127,6 +147,7 @@ static void observe_token(struct call *c, struct run *r, const struct lodge_even
 static void take_event(struct call *c, uint32_t run, const struct lodge_event *ev)
 {
     struct generation *g = c->gen;
+    account_event(c, run, ev);
     if (ev->head.kind == LODGE_EVENT_STARTED)
         g->admitted = true;
     if (ev->head.kind == LODGE_EVENT_TOKEN)
@@ -173,6 +194,8 @@ static const struct run *failed_run(const struct generation *g)
 static void reply_failed(struct call *c, int error)
 {
     struct refusal r = {.e.code = error ? error : LODGE_ERR_INTERNAL};
+    if (!account_settled(c, reply_status(r.e.code)))
+        return;
     if (error == LODGE_ERR_TIMEOUT)
         lodge_fail(&r.e, error, "the request's deadline passed before it was finished");
     if (error == LODGE_ERR_CANCELLED)
@@ -183,12 +206,15 @@ static void reply_failed(struct call *c, int error)
 static void reply_whole(struct call *c)
 {
     struct lodge_buf out;
+    if (!account_settled(c, 200))
+        return;
     lodge_buf_init(&out, (size_t)1 << 30);
     format_reply(c, &out);
     reply_buf(c, 200, "application/json", &out);
 }
 
-/* Something to send now? Fills c->reply, or starts the stream. The head of a stream waits until the
+/* Something to send now? Fills c->reply, or starts the stream. A reply waits until its row of the
+ * ledger is committed. The head of a stream waits until the
  * request has left the queue, so that a refusal is a status and not an event. */
 static bool is_due(struct call *c)
 {

@@ -17,7 +17,7 @@
 /* ---- calls ---- */
 
 static struct call *call_create(struct server *s, struct MHD_Connection *mc, const char *method,
-                                const char *url)
+                                const char *url, bool admin)
 {
     struct call *c = calloc(1, sizeof *c);
     if (!c)
@@ -27,7 +27,9 @@ static struct call *call_create(struct server *s, struct MHD_Connection *mc, con
     c->begin_ns = lodge_now_ns();
     c->method = method;
     c->url = url;
-    c->route = route_find(url);
+    c->admin = admin;
+    c->route = admin ? admin_route_find(url) : route_find(url);
+    tenants_default(&s->tenants, &c->principal);
     pthread_mutex_init(&c->lock, NULL);
     lodge_buf_init(&c->body, s->cfg->max_body_bytes);
     const union MHD_ConnectionInfo *info =
@@ -52,9 +54,11 @@ static void call_destroy(struct call *c)
     metrics_response(&s->metrics, c->status);
     connection_busy(c->mc, s, false);
     atomic_fetch_sub(&s->body_bytes, c->body.n);
+    account_close(c);
     if (c->gen)
         atomic_fetch_sub(&s->n_generations, 1);
     generation_free(c->gen);
+    json_decref(c->json);
     lodge_buf_finish(&c->body);
     lodge_buf_finish(&c->reply.body);
     pthread_mutex_destroy(&c->lock);
@@ -79,23 +83,43 @@ static const char *header(const struct call *c, const char *name)
     return MHD_lookup_connection_value(c->mc, MHD_HEADER_KIND, name);
 }
 
-static bool key_accepted(const struct call *c)
+static const char *bearer(const struct call *c, size_t *n)
 {
-    const struct server *s = c->server;
     const char *text = header(c, "Authorization");
     if (!text || strncasecmp(text, "bearer ", 7) != 0)
-        return false;
+        return NULL;
     const char *key = text + 7;
     key += strspn(key, " \t");
-    size_t n = strlen(key);
-    while (n && (key[n - 1] == ' ' || key[n - 1] == '\t'))
-        n--;
+    *n = strlen(key);
+    while (*n && (key[*n - 1] == ' ' || key[*n - 1] == '\t'))
+        --*n;
+    return key;
+}
+
+/* The number of the key among these, from 1; 0 when it is none of them. */
+static uint32_t number_of(const struct lodge_digest *keys, uint32_t n_keys, const char *key,
+                          size_t n)
+{
     struct lodge_digest d;
+    uint32_t found = 0;
     lodge_sha256(key, n, &d);
-    int found = 0;
-    for (uint32_t i = 0; i < s->n_keys; i++)
-        found |= lodge_equal_secret(&d, &s->keys[i], sizeof d);
+    for (uint32_t i = 0; i < n_keys; i++)
+        found |= (uint32_t)lodge_equal_secret(&d, &keys[i], sizeof d) * (i + 1);
     return found;
+}
+
+/* Fills in whose key it is; keys of the settings are the default tenant's. */
+static bool key_accepted(struct call *c)
+{
+    struct server *s = c->server;
+    size_t n;
+    const char *key = bearer(c, &n);
+    if (!key)
+        return false;
+    if (c->admin)
+        return (c->admin_key = number_of(s->admin_keys, s->n_admin_keys, key, n)) > 0;
+    return number_of(s->keys, s->n_keys, key, n) ||
+           tenants_authenticate(&s->tenants, key, n, &c->principal);
 }
 
 /* The host of a Host header is this machine's loopback, or what --host says. */
@@ -158,15 +182,33 @@ static bool is_open(const struct call *c)
            (c->route->open || (c->server->loopback && c->route->handle == handle_metrics));
 }
 
+static void refuse_not_admin(struct call *c)
+{
+    const struct server *s = c->server;
+    size_t n;
+    const char *key = bearer(c, &n);
+    if (!s->n_admin_keys)
+        reply_error(c, 403, "permission_error", NULL, "admin_key_not_set",
+                    "this route needs an admin key, and the server has none; start it with "
+                    "--admin-key-file FILE");
+    else if (!key || !(c->admin_key = number_of(s->admin_keys, s->n_admin_keys, key, n)))
+        reply_error(c, 401, "authentication_error", NULL, "invalid_api_key",
+                    "an admin key is needed: Authorization: Bearer KEY");
+}
+
 static void refuse_access(struct call *c)
 {
     const struct server *s = c->server;
-    bool has_key = s->n_keys && key_accepted(c);
+    if (c->route && c->route->by_admin) {
+        refuse_not_admin(c);
+        return;
+    }
+    bool need_key = s->n_keys || s->tenants.has_store, has_key = need_key && key_accepted(c);
     if (!host_accepted(c, has_key))
         reply_error(c, 403, "permission_error", NULL, "host_not_allowed",
                     "this server listens on loopback only, and Host is not a name of it; use "
                     "http://127.0.0.1, or send a key");
-    else if (s->n_keys && !is_open(c) && !has_key)
+    else if (need_key && !is_open(c) && !has_key)
         reply_error(c, 401, "authentication_error", NULL, "invalid_api_key",
                     "a valid key is needed: Authorization: Bearer KEY");
 }
@@ -264,6 +306,59 @@ static enum call_phase phase_of(struct call *c)
     return phase;
 }
 
+/* ---- the admin listener: a thread a connection, so these may wait for the store ---- */
+
+/* Without an admin key there is only the loopback between a web page and the tenants, so what a
+ * browser sends for a page is refused. */
+static void refuse_admin(struct call *c)
+{
+    const struct server *s = c->server;
+    const char *host = header(c, "Host");
+    if (s->n_admin_keys && !key_accepted(c))
+        reply_error(c, 401, "authentication_error", NULL, "invalid_api_key",
+                    "an admin key is needed: Authorization: Bearer KEY");
+    else if (!s->n_admin_keys && (header(c, "Origin") || (host && !host_is_local(s, host))))
+        reply_error(c, 403, "permission_error", NULL, "host_not_allowed",
+                    "without --admin-key-file only programs of this machine may use the admin API");
+    else if (!c->route)
+        reply_error(c, 404, "not_found_error", NULL, "not_found", "no route %.200s", c->url);
+    else if (!method_allowed(c->route, c->method))
+        reply_error(c, 405, "invalid_request_error", NULL, "method_not_allowed",
+                    "%s allows %s only", c->route->path, c->route->methods);
+    else if (content_length(c) > s->cfg->max_body_bytes)
+        reply_error(c, 413, "invalid_request_error", NULL, "body_too_large",
+                    "at most %llu bytes are accepted", (unsigned long long)s->cfg->max_body_bytes);
+    else if (content_length(c) || header(c, "Transfer-Encoding"))
+        route_refuse_body(c);
+}
+
+enum MHD_Result http_admin_request(void *cls, struct MHD_Connection *mc, const char *url,
+                                   const char *method, const char *version, const char *upload,
+                                   size_t *n_upload, void **con_cls)
+{
+    (void)version;
+    struct call *c = *con_cls;
+    if (!c) {
+        *con_cls = c = call_create(cls, mc, method, url, true);
+        return c ? MHD_YES : MHD_NO;
+    }
+    if (*n_upload)
+        return take_body(c, upload, n_upload);
+    if (phase_of(c) == CALL_ANSWERED)
+        return MHD_YES;
+    if (!end_reading(c))
+        return MHD_NO;
+    refuse_admin(c);
+    if (!c->reply.status && (c->body.failed || c->no_room))
+        reply_error(c, 413, "invalid_request_error", NULL, "body_too_large",
+                    "the body is too large");
+    if (!c->reply.status)
+        c->route->handle(c);
+    return reply_send(c);
+}
+
+/* ---- the main listener ---- */
+
 enum MHD_Result http_request(void *cls, struct MHD_Connection *mc, const char *url,
                              const char *method, const char *version, const char *upload,
                              size_t *n_upload, void **con_cls)
@@ -272,7 +367,7 @@ enum MHD_Result http_request(void *cls, struct MHD_Connection *mc, const char *u
     struct server *s = cls;
     struct call *c = *con_cls;
     if (!c) {
-        c = call_create(s, mc, method, url);
+        c = call_create(s, mc, method, url, false);
         if (!c)
             return MHD_NO;
         *con_cls = c;

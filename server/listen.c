@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 #define CONNECTION_MEMORY ((size_t)64 << 10) /* request line and headers */
-#define SPARE_FILES 64u                      /* besides connections */
+#define SPARE_FILES 128u                     /* besides connections */
+#define MAX_ADMIN_CONNECTIONS 32
 
 /* ---- connections without a request ---- */
 
@@ -117,16 +118,23 @@ static int open_socket(const struct addrinfo *a)
     return -1;
 }
 
-static int listen_on(const struct server *s, int *out, uint16_t *port, struct lodge_error *e)
+/* One of the two listeners: `flag` is "" or "admin-". */
+struct listener {
+    const char *flag, *host;
+    int64_t port;
+};
+
+static int listen_on(const struct listener *l, int *out, uint16_t *port, struct lodge_error *e)
 {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *list = NULL;
     char text[16];
-    snprintf(text, sizeof text, "%lld", (long long)s->cfg->port);
-    int rc = getaddrinfo(s->cfg->host, text, &hints, &list);
+    snprintf(text, sizeof text, "%lld", (long long)l->port);
+    int rc = getaddrinfo(l->host, text, &hints, &list);
     if (rc)
-        return lodge_fail(e, LODGE_ERR_CONFIG, "--host %s: %s", s->cfg->host, gai_strerror(rc));
+        return lodge_fail(e, LODGE_ERR_CONFIG, "--%shost %s: %s", l->flag, l->host,
+                          gai_strerror(rc));
     int fd = -1;
     for (const struct addrinfo *a = list; a && fd < 0; a = a->ai_next)
         fd = open_socket(a);
@@ -134,9 +142,9 @@ static int listen_on(const struct server *s, int *out, uint16_t *port, struct lo
     freeaddrinfo(list);
     if (fd < 0)
         return lodge_fail(e, LODGE_ERR_RESOURCE,
-                          "cannot listen on %s port %s: %s; choose another with --port (0 takes a "
-                          "free one)",
-                          s->cfg->host, text, strerror(saved));
+                          "cannot listen on %s port %s: %s; choose another with --%sport%s",
+                          l->host, text, strerror(saved), l->flag,
+                          *l->flag ? "" : " (0 takes a free one)");
     struct sockaddr_storage at;
     socklen_t n = sizeof at;
     getsockname(fd, (struct sockaddr *)&at, &n);
@@ -183,26 +191,32 @@ static int read_pem(const char *flag, const char *path, char **out, struct lodge
     return LODGE_ERR_CONFIG;
 }
 
-static int start_daemon(struct server *s, int fd, const char *cert, const char *key,
+/* The admin listener has a thread for each connection, because its calls wait for the store. */
+static int start_daemon(struct server *s, bool admin, int fd, const char *cert, const char *key,
                         struct lodge_error *e)
 {
     const struct lodge_serve_config *cfg = s->cfg;
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME |
-                     MHD_USE_ERROR_LOG | (cert ? MHD_USE_TLS : 0u);
+    unsigned mode = admin ? MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL
+                          : MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
+    unsigned flags =
+        MHD_USE_INTERNAL_POLLING_THREAD | mode | MHD_USE_ERROR_LOG | (cert ? MHD_USE_TLS : 0u);
+    int64_t most = admin ? MAX_ADMIN_CONNECTIONS : cfg->max_connections;
     struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)cert},
         {MHD_OPTION_HTTPS_MEM_KEY, 0, (void *)(uintptr_t)key},
         {MHD_OPTION_END, 0, NULL},
     };
-    s->daemon = MHD_start_daemon(
-        flags, 0, NULL, NULL, http_request, s, MHD_OPTION_EXTERNAL_LOGGER, quiet, s,
-        MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, http_completed, NULL,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)cfg->idle_timeout, MHD_OPTION_CONNECTION_LIMIT, (unsigned)cfg->max_connections,
-        MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned)cfg->max_connections_per_ip,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_ARRAY, cert ? tls : tls + 2, MHD_OPTION_END);
-    if (s->daemon)
+    struct MHD_Daemon *d = MHD_start_daemon(
+        flags, 0, NULL, NULL, admin ? http_admin_request : http_request, s,
+        MHD_OPTION_EXTERNAL_LOGGER, quiet, s, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_NOTIFY_COMPLETED, http_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, s, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)cfg->idle_timeout,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)most, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        (unsigned)cfg->max_connections_per_ip, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, cert ? tls : tls + 2,
+        MHD_OPTION_END);
+    *(admin ? &s->admin_daemon : &s->daemon) = d;
+    if (d)
         return 0;
     return cert ? lodge_fail(e, LODGE_ERR_CONFIG,
                              "cannot start HTTPS: --tls-cert %s and --tls-key %s are not a PEM "
@@ -212,19 +226,21 @@ static int start_daemon(struct server *s, int fd, const char *cert, const char *
                              strerror(errno));
 }
 
-int http_start(struct server *s, struct lodge_error *e)
+static int start_listener(struct server *s, bool admin, struct lodge_error *e)
 {
+    const struct lodge_serve_config *cfg = s->cfg;
+    struct listener l = {"", cfg->host, cfg->port};
     int fd = -1;
     char *cert = NULL, *key = NULL;
-    int err = raise_file_limit(s, e);
-    if (!err)
-        err = listen_on(s, &fd, &s->port, e);
+    if (admin)
+        l = (struct listener){"admin-", cfg->admin_host, cfg->admin_port};
+    int err = listen_on(&l, &fd, admin ? &s->admin_port : &s->port, e);
     if (!err && s->cfg->tls_cert)
         err = read_pem("tls-cert", s->cfg->tls_cert, &cert, e);
     if (!err && s->cfg->tls_cert)
         err = read_pem("tls-key", s->cfg->tls_key, &key, e);
     if (!err)
-        err = start_daemon(s, fd, cert, key, e);
+        err = start_daemon(s, admin, fd, cert, key, e);
     if (err && fd >= 0)
         close(fd);
     free(cert);
@@ -232,10 +248,24 @@ int http_start(struct server *s, struct lodge_error *e)
     return err;
 }
 
+int http_start(struct server *s, struct lodge_error *e)
+{
+    int err = raise_file_limit(s, e);
+    return err ? err : start_listener(s, false, e);
+}
+
+int admin_start(struct server *s, struct lodge_error *e)
+{
+    return s->cfg->admin_port ? start_listener(s, true, e) : 0;
+}
+
 /* Suspended connections must be resumed before the daemon stops; from `closing` on none suspends
  * but those that are being prepared, and prepare_stop ends these. */
 void http_stop(struct server *s)
 {
+    if (s->admin_daemon)
+        MHD_stop_daemon(s->admin_daemon);
+    s->admin_daemon = NULL;
     if (!s->daemon)
         return;
     atomic_store(&s->closing, true);

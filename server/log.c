@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void set_string(json_t *o, const char *key, const char *value)
@@ -48,6 +49,16 @@ void log_call(struct call *c)
                           (json_int_t)c->bytes_out);
     if (!o)
         return;
+    if (c->admin) {
+        char actor[32] = "local";
+        if (c->server->n_admin_keys)
+            snprintf(actor, sizeof actor, c->admin_key ? "admin-key-%u" : "none", c->admin_key);
+        set_string(o, "actor", actor);
+        set_string(o, "target", c->url);
+    } else if (c->gen) {
+        set_string(o, "tenant", c->principal.tenant->id);
+        set_string(o, "key", principal_key_id(&c->principal));
+    }
     const char *id = MHD_lookup_connection_value(c->mc, MHD_HEADER_KIND, "X-Client-Request-Id");
     if (!id)
         id = MHD_lookup_connection_value(c->mc, MHD_HEADER_KIND, "X-Request-Id");

@@ -324,6 +324,8 @@ void metrics_text(struct server *s, struct lodge_buf *out, bool open_metrics)
         pthread_mutex_unlock(&s->metrics.lock);
     }
     put_http(s, &w);
+    if (s->cfg->has_metrics_names ? s->cfg->metrics_names : s->loopback)
+        tenants_metrics(&s->tenants, out, open_metrics);
     if (open_metrics)
         lodge_buf_puts(out, "# EOF\n");
     lodge_buf_finish(&label);

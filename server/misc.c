@@ -28,9 +28,15 @@ void handle_models(struct call *c)
     struct server *s = c->server;
     if (strncmp(c->url, prefix, sizeof prefix - 1) == 0 && c->url[sizeof prefix - 1]) {
         const char *tail = c->url + sizeof prefix - 1, *name = named(s, tail);
-        json_t *card = name ? model_card(s, name) : adapters_card(s, call_tenant(c), tail);
-        if (card)
+        json_t *card = name ? model_card(s, name) : adapters_card(s, &c->principal, tail);
+        if (card && principal_may_use(&c->principal, name ? name : tail)) {
             reply_json(c, 200, card);
+            return;
+        }
+        json_decref(card);
+        if (card)
+            reply_error(c, 403, "permission_error", "model", "model_not_allowed",
+                        "this key may not use the model '%.200s'", tail);
         else
             reply_error(c, 404, "not_found_error", "model", "model_not_found",
                         "the model '%.200s' does not exist; GET /v1/models lists what there is",
@@ -39,8 +45,9 @@ void handle_models(struct call *c)
     }
     json_t *list = json_array();
     for (uint32_t i = 0; i < s->n_names; i++)
-        json_array_append_new(list, model_card(s, s->names[i]));
-    adapters_list(s, call_tenant(c), list);
+        if (principal_may_use(&c->principal, s->names[i]))
+            json_array_append_new(list, model_card(s, s->names[i]));
+    adapters_list(s, &c->principal, list);
     reply_json(c, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 

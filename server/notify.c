@@ -115,6 +115,16 @@ void notify_all(struct server *s)
     pthread_mutex_unlock(&s->calls_lock);
 }
 
+void notify_committed(void *cookie)
+{
+    struct server *s = cookie;
+    pthread_mutex_lock(&s->calls_lock);
+    for (struct call *c = s->calls; c; c = c->next)
+        if (atomic_load(&c->account.waiting))
+            wake(c);
+    pthread_mutex_unlock(&s->calls_lock);
+}
+
 static int by_value(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;

@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,10 +44,22 @@ static void add_cors(struct call *c, struct MHD_Response *r)
         "x-ratelimit-reset-tokens");
 }
 
-static void add_rate(struct MHD_Response *r, const char *what, uint64_t limit, uint64_t used)
+/* A time as OpenAI writes it: 250ms, 1.5s, 6m0s. */
+static void duration_text(double s, char *out, size_t room)
+{
+    if (s < 1)
+        snprintf(out, room, "%.0fms", ceil(s * 1000));
+    else if (s < 60)
+        snprintf(out, room, "%.3gs", s);
+    else
+        snprintf(out, room, "%dm%ds", (int)s / 60, (int)s % 60);
+}
+
+static void add_rate(struct MHD_Response *r, const char *what, uint64_t limit, uint64_t left,
+                     double reset_s)
 {
     const char *const names[] = {"limit", "remaining"};
-    const uint64_t values[] = {limit, used < limit ? limit - used : 0};
+    const uint64_t values[] = {limit, left};
     char name[64], value[32];
     for (int i = 0; i < 2; i++) {
         snprintf(name, sizeof name, "x-ratelimit-%s-%s", names[i], what);
@@ -54,23 +67,39 @@ static void add_rate(struct MHD_Response *r, const char *what, uint64_t limit, u
         MHD_add_response_header(r, name, value);
     }
     snprintf(name, sizeof name, "x-ratelimit-reset-%s", what);
-    MHD_add_response_header(r, name, values[1] ? "0s" : "1s");
+    duration_text(reset_s, value, sizeof value);
+    MHD_add_response_header(r, name, value);
 }
 
-/* Without quotas of tenants the limit is the server's own: its queue, and its pool. */
-static void add_limits(struct call *c, struct MHD_Response *r)
+/* What the tenant is not limited in has the server's own limit: its queue, and its pool. */
+static void add_rates(const struct call *c, struct MHD_Response *r, struct lodge_engine *en)
 {
     const struct server *s = c->server;
-    struct lodge_engine *en = atomic_load(&s->engine);
-    if (!en || strncmp(c->url, "/v1/", 4) != 0)
-        return;
     struct lodge_engine_stats st;
+    struct tenant_rates t;
     lodge_engine_get_stats(en, &st);
+    tenant_get_rates(c->principal.tenant, lodge_now_ns(), &t);
+    uint64_t places = (uint64_t)(s->cfg->max_queue + s->cfg->max_num_seqs);
+    uint64_t busy = (uint64_t)st.n_running + st.n_waiting, free = busy < places ? places - busy : 0;
     uint64_t tokens = (uint64_t)s->info.page_tokens / s->info.memory.n_layer_groups;
-    uint64_t used = st.pages_total - st.pages_free - st.pages_cached;
-    add_rate(r, "requests", (uint64_t)(s->cfg->max_queue + s->cfg->max_num_seqs),
-             (uint64_t)st.n_running + st.n_waiting);
-    add_rate(r, "tokens", st.pages_total * tokens, used * tokens);
+    uint64_t pages = (uint64_t)st.pages_free + st.pages_cached;
+    if (t.requests)
+        add_rate(r, "requests", (uint64_t)t.limit_requests, (uint64_t)t.left_requests,
+                 t.reset_requests_s);
+    else
+        add_rate(r, "requests", places, free, !free);
+    if (t.tokens)
+        add_rate(r, "tokens", (uint64_t)t.limit_tokens, (uint64_t)t.left_tokens, t.reset_tokens_s);
+    else
+        add_rate(r, "tokens", st.pages_total * tokens, pages * tokens, !pages);
+}
+
+static void add_limits(struct call *c, struct MHD_Response *r)
+{
+    struct lodge_engine *en = atomic_load(&c->server->engine);
+    if (!en || c->admin || strncmp(c->url, "/v1/", 4) != 0)
+        return;
+    add_rates(c, r, en);
     char ms[32];
     snprintf(ms, sizeof ms, "%llu",
              (unsigned long long)((lodge_now_ns() - c->begin_ns) / 1000000u));
@@ -81,7 +110,8 @@ static void add_limits(struct call *c, struct MHD_Response *r)
 void reply_headers(struct call *c, struct MHD_Response *r)
 {
     MHD_add_response_header(r, "x-request-id", c->request_id);
-    add_cors(c, r);
+    if (!c->admin)
+        add_cors(c, r);
     add_limits(c, r);
     if (atomic_load(&c->server->draining))
         MHD_add_response_header(r, "Connection", "close");
@@ -91,8 +121,14 @@ static void add_status_headers(const struct call *c, struct MHD_Response *r)
 {
     if (c->reply.type)
         MHD_add_response_header(r, "Content-Type", c->reply.type);
-    if (c->reply.status == 503)
-        MHD_add_response_header(r, "Retry-After", "2");
+    int wait_s = c->reply.status == 503 || c->reply.status == 429 ? 2 : 0;
+    wait_s = c->reply.no_retry ? 0 : c->reply.retry_after_s ? c->reply.retry_after_s : wait_s;
+    char seconds[16];
+    snprintf(seconds, sizeof seconds, "%d", wait_s);
+    if (wait_s)
+        MHD_add_response_header(r, "Retry-After", seconds);
+    if (c->reply.no_retry)
+        MHD_add_response_header(r, "x-should-retry", "false");
     if (c->reply.status == 401)
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (c->reply.status == 405 || c->reply.status == 204)
@@ -216,6 +252,7 @@ static const struct {
     {LODGE_ERR_FORMAT, 400, "invalid_request_error", NULL},
     {LODGE_ERR_CONTEXT, 400, "invalid_request_error", "context_length_exceeded"},
     {LODGE_ERR_UNSUPPORTED, 400, "invalid_request_error", "unsupported_parameter"},
+    {LODGE_ERR_FORBIDDEN, 403, "permission_error", "model_not_allowed"},
     {LODGE_ERR_NOT_FOUND, 404, "not_found_error", "model_not_found"},
     {LODGE_ERR_FULL, 503, "overloaded_error", "queue_full"},
     {LODGE_ERR_DRAINING, 503, "overloaded_error", "draining"},
@@ -223,7 +260,16 @@ static const struct {
     {LODGE_ERR_NOMEM, 503, "overloaded_error", "out_of_memory"},
     {LODGE_ERR_TIMEOUT, 503, "overloaded_error", "timeout"},
     {LODGE_ERR_ADAPTER_LOST, 503, "overloaded_error", "adapter_lost"},
+    {LODGE_ERR_THROTTLED, 429, "rate_limit_error", "rate_limit_exceeded"},
 };
+
+int reply_status(int code)
+{
+    for (size_t i = 0; i < sizeof failures / sizeof *failures; i++)
+        if (failures[i].code == code)
+            return failures[i].status;
+    return 500;
+}
 
 void reply_lodge_error(struct call *c, const struct refusal *r)
 {

@@ -20,6 +20,8 @@ static const struct route routes[] = {
     {"/v1/models", "GET, HEAD", handle_models},
     {"/tokenize", "POST", handle_tokenize, .body = true},
     {"/detokenize", "POST", handle_detokenize, .body = true},
+    {"/v1/load_lora_adapter", "POST", handle_load_adapter, .body = true, .by_admin = true},
+    {"/v1/unload_lora_adapter", "POST", handle_unload_adapter, .body = true, .by_admin = true},
     {"/health", "GET, HEAD", handle_health, .open = true, .while_loading = true},
     {"/ping", "GET, HEAD", handle_health, .open = true, .while_loading = true},
     {"/ready", "GET, HEAD", handle_health, .open = true, .while_loading = true},

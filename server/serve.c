@@ -61,47 +61,83 @@ static bool is_loopback(const char *host)
     return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
-static void add_key(struct server *s, const char *key, size_t n)
+struct key_list {
+    struct lodge_digest *keys;
+    uint32_t n;
+};
+
+static void add_key(struct key_list *out, const char *key, size_t n)
 {
     if (n)
-        lodge_sha256(key, n, &s->keys[s->n_keys++]);
+        lodge_sha256(key, n, &out->keys[out->n++]);
 }
 
-static int load_keys(struct server *s, struct lodge_error *e)
+/* Digests of the items and of the file's lines; either may be NULL. */
+static int read_keys(const struct lodge_conf_list *items, const char *flag, const char *path,
+                     struct key_list *out, struct lodge_error *e)
 {
-    const struct lodge_conf_list *l = &s->cfg->api_keys;
     char *text = NULL;
     size_t n = 0, lines = 1;
-    if (s->cfg->api_key_file) {
-        int err = lodge_file_read(s->cfg->api_key_file, 1 << 20, &text, &n, e);
-        if (err) {
-            lodge_error_prefix(e, "--api-key-file");
-            return LODGE_ERR_CONFIG;
-        }
-        for (size_t i = 0; i < n; i++)
-            lines += text[i] == '\n';
+    if (path && lodge_file_read(path, 1 << 20, &text, &n, e)) {
+        lodge_error_prefix(e, "--%s", flag);
+        return LODGE_ERR_CONFIG;
     }
-    s->keys = calloc(l->n + lines, sizeof *s->keys);
-    if (!s->keys) {
+    for (size_t i = 0; i < n; i++)
+        lines += text[i] == '\n';
+    *out = (struct key_list){.keys = calloc((items ? items->n : 0) + lines, sizeof *out->keys)};
+    if (!out->keys) {
         free(text);
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the keys");
     }
-    for (uint32_t i = 0; i < l->n; i++)
-        add_key(s, l->items[i], strlen(l->items[i]));
+    for (uint32_t i = 0; items && i < items->n; i++)
+        add_key(out, items->items[i], strlen(items->items[i]));
     for (char *line = text; line && *line;) {
         size_t len = strcspn(line, "\r\n");
-        add_key(s, line, len);
+        add_key(out, line, len);
         line += len;
         line += strspn(line, "\r\n");
     }
     free(text);
-    s->loopback = is_loopback(s->cfg->host);
-    if (!s->loopback && !s->n_keys)
+    return 0;
+}
+
+static int load_admin_keys(struct server *s, struct lodge_error *e)
+{
+    const struct lodge_serve_config *cfg = s->cfg;
+    struct key_list l;
+    int err = read_keys(NULL, "admin-key-file", cfg->admin_key_file, &l, e);
+    if (err)
+        return err;
+    s->admin_keys = l.keys;
+    s->n_admin_keys = l.n;
+    if (cfg->admin_key_file && !l.n)
+        return lodge_fail(e, LODGE_ERR_CONFIG, "--admin-key-file %s: there is no key in it",
+                          cfg->admin_key_file);
+    if (cfg->admin_port && !is_loopback(cfg->admin_host) && !l.n)
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--admin-host %s is reachable from other machines, so a key is required: "
+                          "give --admin-key-file FILE, or use 127.0.0.1",
+                          cfg->admin_host);
+    return 0;
+}
+
+static int load_keys(struct server *s, struct lodge_error *e)
+{
+    const struct lodge_serve_config *cfg = s->cfg;
+    struct key_list l;
+    int err = read_keys(&cfg->api_keys, "api-key-file", cfg->api_key_file, &l, e);
+    if (err)
+        return err;
+    s->keys = l.keys;
+    s->n_keys = l.n;
+    s->loopback = is_loopback(cfg->host);
+    if (!s->loopback && !s->n_keys && !cfg->store)
         return lodge_fail(e, LODGE_ERR_CONFIG,
                           "--host %s is reachable from other machines, so a key is required: give "
-                          "--api-key KEY or --api-key-file FILE, or listen on 127.0.0.1",
-                          s->cfg->host);
-    return 0;
+                          "--api-key KEY, --api-key-file FILE or --store FILE, or listen on "
+                          "127.0.0.1",
+                          cfg->host);
+    return load_admin_keys(s, e);
 }
 
 /* ---- start-up telling ---- */
@@ -229,16 +265,36 @@ static void drain(struct server *s)
     wait_for_replies(s, LAST_WORDS_S);
 }
 
-static void print_ready(const struct server *s)
+static void ready_line(const struct server *s, const char *host, uint16_t port, char *out,
+                       size_t room)
 {
-    const char *host = s->cfg->host;
     if (strcmp(host, "0.0.0.0") == 0)
         host = "127.0.0.1";
     if (strcmp(host, "::") == 0)
         host = "::1";
     const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
-    fprintf(stderr, "ready http%s://%s%s%s:%u\n", s->cfg->tls_cert ? "s" : "", open, host, close,
-            s->port);
+    snprintf(out, room, "ready http%s://%s%s%s:%u\n", s->cfg->tls_cert ? "s" : "", open, host,
+             close, port);
+}
+
+/* In one write: who waits for the last line may stop at the first. */
+static void print_ready(const struct server *s)
+{
+    char admin[300] = "", line[300];
+    if (s->admin_daemon)
+        ready_line(s, s->cfg->admin_host, s->admin_port, admin, sizeof admin);
+    ready_line(s, s->cfg->host, s->port, line, sizeof line);
+    fprintf(stderr, "%s%s", admin, line);
+}
+
+/* More than there are connections: the rows of calls that are gone may still wait. */
+static int open_tenants(struct server *s, struct lodge_error *e)
+{
+    uint32_t n_live = (uint32_t)s->cfg->max_connections * 2;
+    int err = tenants_open(&s->tenants, s->cfg->store, n_live, s->log, e);
+    s->tenants.ledger.on_commit = notify_committed;
+    s->tenants.ledger.cookie = s;
+    return err || !s->tenants.has_store ? err : ledger_start(&s->tenants.ledger, e);
 }
 
 static int run(struct server *s, const char *chat_template, struct lodge_error *e)
@@ -248,6 +304,8 @@ static int run(struct server *s, const char *chat_template, struct lodge_error *
         err = prepare_start(s, e);
     if (!err)
         err = http_start(s, e);
+    if (!err)
+        err = admin_start(s, e);
     if (!err)
         fprintf(stderr, "listening on port %u, not ready yet\n", s->port);
     atomic_store(&nothing_runs, 1);
@@ -277,7 +335,11 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory");
     s->cfg = cfg;
     s->created = (int64_t)lodge_unix_time();
+    /* Ids are the ledger's keys: another process must not make them again. */
+    uint64_t first;
     lodge_random_bytes(&s->boot, sizeof s->boot);
+    lodge_random_bytes(&first, sizeof first);
+    atomic_store(&s->next_call, first);
     pthread_mutex_init(&s->calls_lock, NULL);
     pthread_mutex_init(&s->connections_lock, NULL);
     pthread_mutex_init(&s->adapters.lock, NULL);
@@ -292,11 +354,16 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
         lodge_error_prefix(e, "--chat-template");
         err = LODGE_ERR_CONFIG;
     }
-    if (!err)
-        err = run(s, chat_template, e);
+    if (!err) {
+        err = open_tenants(s, e);
+        if (!err)
+            err = run(s, chat_template, e);
+        tenants_close(&s->tenants);
+    }
     lodge_log_close(s->log);
     free(chat_template);
     free(s->keys);
+    free(s->admin_keys);
     free(s);
     return err;
 }
@@ -309,6 +376,7 @@ static int check_files(struct server *s, struct lodge_error *e)
     const char *const paths[] = {c->tls_cert, c->tls_key, c->chat_template};
     int err = load_keys(s, e);
     free(s->keys);
+    free(s->admin_keys);
     for (int i = 0; i < 3 && !err; i++) {
         char *text = NULL;
         size_t n;

@@ -5,8 +5,11 @@
  * notify thread (notify.c) wakes suspended connections when the engine has news, and watches
  * deadlines and disconnects; the engine thread only signals.
  *
+ * The ledger's writer (ledger.h) owns the store; threads of the admin listener's connections wait
+ * for it, nobody else does.
+ *
  * Lock order: server.calls_lock, then call.lock, then libmicrohttpd's own. All others are leaves;
- * requests are submitted under calls_lock.
+ * requests are submitted under calls_lock. For the locks of tenants see tenants.h.
  */
 #ifndef LODGE_SERVER_SERVER_H
 #define LODGE_SERVER_SERVER_H
@@ -15,6 +18,7 @@
 #include "engine/engine.h"
 #include "server/adapters.h"
 #include "server/config.h"
+#include "server/tenants.h"
 
 #include <microhttpd.h>
 #include <pthread.h>
@@ -52,6 +56,22 @@ struct prepare_queue {
     uint32_t n_threads;
 };
 
+/* What happens to adapters that the admin API registers and withdraws. Admin threads call these;
+ * any may be NULL, and then the store alone knows them. */
+struct adapter_hooks {
+    /* Before the store takes it: checks what lies at `path` and fills in the content's digest
+     * (hex). An error refuses it (400). */
+    int (*publish)(void *cookie, const struct tenant *owner, const char *name, const char *path,
+                   char digest[65], struct lodge_error *e);
+    /* Stored; from here on requests may name it. */
+    void (*published)(void *cookie, const struct tenant *owner, const struct tenant_adapter *a);
+    /* No new request may use it; running ones finish. */
+    void (*withdrawn)(void *cookie, const struct tenant *owner, const char *name);
+    void (*shared)(void *cookie, const struct tenant *owner, const char *name,
+                   const struct tenant *with);
+    void *cookie;
+};
+
 struct server {
     const struct lodge_serve_config *cfg;
     struct lodge_log *log;
@@ -65,8 +85,12 @@ struct server {
     struct lodge_digest *keys; /* SHA-256 of the accepted keys */
     uint32_t n_keys;
     bool loopback;
-    struct MHD_Daemon *daemon;
-    uint16_t port;
+    struct tenants tenants;
+    struct lodge_digest *admin_keys; /* as `keys`, for the admin listener */
+    uint32_t n_admin_keys;
+    struct adapter_hooks adapter_hooks;
+    struct MHD_Daemon *daemon, *admin_daemon; /* the latter may be NULL */
+    uint16_t port, admin_port;
     atomic_bool draining; /* new work is refused */
     atomic_bool aborting; /* running replies end with an error */
     atomic_bool closing;  /* nothing is suspended any more */
@@ -95,6 +119,8 @@ struct server {
 int http_start(struct server *s, struct lodge_error *e);
 /* Ends all calls and connections. */
 void http_stop(struct server *s);
+/* Opens the admin listener, if the settings want one. Errors as http_start. */
+int admin_start(struct server *s, struct lodge_error *e);
 /* Closes connections that do not bring a complete head in time. Notify thread. */
 void connections_expire(struct server *s, uint64_t now_ns);
 
@@ -102,6 +128,10 @@ void connections_expire(struct server *s, uint64_t now_ns);
 enum MHD_Result http_request(void *cls, struct MHD_Connection *mc, const char *url,
                              const char *method, const char *version, const char *upload,
                              size_t *n_upload, void **con_cls);
+/* The same for the admin listener. */
+enum MHD_Result http_admin_request(void *cls, struct MHD_Connection *mc, const char *url,
+                                   const char *method, const char *version, const char *upload,
+                                   size_t *n_upload, void **con_cls);
 void http_completed(void *cls, struct MHD_Connection *mc, void **con_cls,
                     enum MHD_RequestTerminationCode code);
 /* The connection's head was read, or its reply has ended. */
@@ -118,6 +148,8 @@ void notify_stop(struct server *s);
 void notify_close(struct server *s);
 /* on_ready of the engine; cookie is the server. */
 void notify_signal(void *cookie);
+/* on_commit of the ledger: wakes the calls that wait for it. cookie is the server. */
+void notify_committed(void *cookie);
 /* Wakes every call, so that it looks at the server's state again. */
 void notify_all(struct server *s);
 

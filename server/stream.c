@@ -14,10 +14,12 @@ static bool refill(struct call *c)
     struct generation *g = c->gen;
     lodge_buf_clear(&g->out);
     g->out_at = 0;
-    generation_take(c);
+    if (!g->failed)
+        generation_take(c);
     if (!g->failed && g->n_ended < g->n_runs && atomic_load(&c->server->aborting))
         format_stream_error(c, LODGE_ERR_CANCELLED);
-    if (g->failed || g->n_ended == g->n_runs) {
+    /* The end waits until its row of the ledger is committed. */
+    if ((g->failed || g->n_ended == g->n_runs) && account_settled(c, 200)) {
         format_stream_tail(c);
         g->tail_sent = true;
     }

@@ -78,6 +78,8 @@ class Server:
         self.process = subprocess.Popen([LODGE, "serve", model or MODEL, *base, *flags], text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env(**(env or {})))
         self.log, self.told, self.port = [], [], port
+        self.admin_port = None
+        self.listeners = 1 + ("--admin-port" in flags)
         self.ready = threading.Event()
         self.readers = [threading.Thread(target=self.read_log), threading.Thread(target=self.read_told)]
         for t in self.readers:
@@ -94,8 +96,12 @@ class Server:
             self.told.append(line)
             m = re.match(r"listening on port (\d+),|ready https?://\S+:(\d+)$", line)
             if m:
-                self.port = int(m.group(1) or m.group(2))
+                self.port = int(m.group(1) or m.group(2)) if m.group(1) or self.listeners == 1 else self.port
                 if m.group(2):
+                    self.listeners -= 1
+                    if self.listeners:
+                        self.admin_port = int(m.group(2))
+                        continue
                     self.ready.set()
         self.ready.set()
 
@@ -103,8 +109,8 @@ class Server:
         self.ready.wait(120)
         return any(line.startswith("ready ") for line in self.told)
 
-    def request(self, method, path, body=None, headers=None, timeout=120):
-        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+    def request(self, method, path, body=None, headers=None, timeout=120, port=None):
+        c = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=timeout)
         try:
             if not isinstance(body, (str, bytes, type(None))):
                 body = json.dumps(body)

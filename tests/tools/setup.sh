@@ -10,7 +10,7 @@ die() {
 
 # What the build needs on Debian 12.
 build_packages=(gcc libc6-dev binutils meson ninja-build pkg-config libmicrohttpd-dev libjansson-dev
-    libmimalloc-dev libpcre2-dev libutf8proc-dev libcurl4-gnutls-dev nettle-dev)
+    libmimalloc-dev libpcre2-dev libutf8proc-dev libcurl4-gnutls-dev nettle-dev libsqlite3-dev)
 
 # Runs a command as root: directly, or through sudo with the proxy settings kept.
 as_root() {
