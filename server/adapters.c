@@ -123,7 +123,7 @@ static int check_host_bytes(struct server *s, const struct adapter_name *n,
     pthread_mutex_lock(&s->adapters.lock);
     uint64_t others = adapter_table_owned_bytes(&s->adapters, n->owner, v);
     pthread_mutex_unlock(&s->adapters.lock);
-    if (limits.host_bytes < 0 || others + bytes <= (uint64_t)limits.host_bytes)
+    if (limits.host_bytes <= 0 || others + bytes <= (uint64_t)limits.host_bytes)
         return 0;
     return lodge_fail(e, LODGE_ERR_THROTTLED,
                       "the project's limit is reached: bytes of adapters in memory: limit %lld, in "
@@ -139,7 +139,7 @@ bool adapters_begin(struct server *s, struct tenant *t, const struct lodge_reque
     if (!r->n_adapters)
         return true;
     tenant_get_limits(t, &limits);
-    uint64_t most = limits.resident_bytes < 0 ? UINT64_MAX : (uint64_t)limits.resident_bytes;
+    uint64_t most = limits.resident_bytes <= 0 ? UINT64_MAX : (uint64_t)limits.resident_bytes;
     pthread_mutex_lock(&s->adapters.lock);
     uint64_t bytes = 0;
     int err = adapter_table_use(&s->adapters, t->number, r, most, &bytes);

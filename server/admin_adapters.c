@@ -90,9 +90,10 @@ static void add_adapter(struct call *c, struct tenant *who)
     struct server *s = c->server;
     const struct adapter_hooks *h = &s->adapter_hooks;
     const char *name, *path = NULL;
+    bool replace = false;
     char digest[65] = "";
     struct lodge_error e = {0};
-    if (!admin_body(c, "name path") || !admin_name(c, "name", true, &name))
+    if (!admin_body(c, "name path load_inplace") || !admin_name(c, "name", true, &name))
         return;
     if (!name_allowed(name))
         admin_bad(c, "name",
@@ -102,12 +103,18 @@ static void add_adapter(struct call *c, struct tenant *who)
         admin_bad(c, "name", "'%s' is the name of the served model", name);
     else if (lodge_json_get_string(c->json, "path", &path, &e))
         admin_bad(c, "path", "%s", e.text);
+    else if (lodge_json_get_bool(c->json, "load_inplace", &replace, &e))
+        admin_bad(c, "load_inplace", "%s", e.text);
     else if (!path || !path_allowed(path))
         admin_bad(c, "path",
                   "'path' must be the absolute path of the adapter's folder, without ..");
+    else if (!replace && tenants_find_adapter(&s->tenants, who, name))
+        reply_error(c, 409, "conflict_error", "name", "name_taken",
+                    "there is an adapter '%s' already; 'load_inplace': true replaces it", name);
     else if (h->publish && h->publish(h->cookie, who, name, path, digest, &e))
         admin_bad(c, "path", "%s", e.text);
-    else if (tenants_put_adapter(&s->tenants, who, name, path, *digest ? digest : NULL, &e))
+    else if (tenants_put_adapter(&s->tenants, who, name, path, *digest ? digest : NULL, replace,
+                                 &e))
         admin_failed(c, &e);
     if (c->reply.status)
         return;

@@ -315,19 +315,42 @@ static int put_share(struct store *s, void *arg, struct lodge_error *e)
     return store_put_share(s, c->a.project, c->a.name, c->with, e);
 }
 
+/* Out of the list, but readable for whoever looks at it. */
+static void unlist_adapter(struct tenants *t, struct tenant *who, struct tenant_adapter *a)
+{
+    struct tenant_adapter **at = &who->adapters;
+    while (*at != a)
+        at = &(*at)->next;
+    *at = a->next;
+    a->next = t->deleted;
+    t->deleted = a;
+}
+
+/* In memory, what the store has taken; who shared in the old one shares in the new one. */
+static int take_adapter(struct tenants *t, struct tenant *who, const struct store_adapter *a,
+                        struct tenant_adapter *old)
+{
+    pthread_rwlock_wrlock(&t->lock);
+    if (old)
+        unlist_adapter(t, who, old);
+    int err = tenants_add_adapter(t, a);
+    for (uint32_t i = 0; old && i < old->n_shares && !err; i++)
+        err = tenants_add_share(t, who->number, a->name, old->shares[i]);
+    pthread_rwlock_unlock(&t->lock);
+    return err;
+}
+
 int tenants_put_adapter(struct tenants *t, struct tenant *who, const char *name, const char *path,
-                        const char *digest, struct lodge_error *e)
+                        const char *digest, bool replace, struct lodge_error *e)
 {
     struct adapter_change c = {.a = {who->number, name, path, digest, now_s()}};
     pthread_mutex_lock(&t->change);
-    int err = tenants_find_adapter(t, who, name)
+    struct tenant_adapter *old = tenants_find_adapter(t, who, name);
+    int err = old && !replace
                   ? lodge_fail(e, LODGE_ERR_FULL, "there is an adapter '%s' already", name)
                   : ledger_change(&t->ledger, put_adapter, &c, e);
-    if (!err) {
-        pthread_rwlock_wrlock(&t->lock);
-        err = tenants_add_adapter(t, &c.a) ? no_memory(e) : 0;
-        pthread_rwlock_unlock(&t->lock);
-    }
+    if (!err && take_adapter(t, who, &c.a, old))
+        err = no_memory(e);
     pthread_mutex_unlock(&t->change);
     return err;
 }
@@ -346,12 +369,7 @@ int tenants_delete_adapter(struct tenants *t, struct tenant *who, const char *na
     int err = a ? ledger_change(&t->ledger, delete_adapter, &c, e) : no_adapter(name, e);
     if (!err) {
         pthread_rwlock_wrlock(&t->lock);
-        struct tenant_adapter **at = &who->adapters;
-        while (*at != a)
-            at = &(*at)->next;
-        *at = a->next;
-        a->next = t->deleted;
-        t->deleted = a;
+        unlist_adapter(t, who, a);
         pthread_rwlock_unlock(&t->lock);
     }
     pthread_mutex_unlock(&t->change);

@@ -188,8 +188,9 @@ int tenants_rotate_key(struct tenants *t, struct tenant_key *k, int64_t overlap_
  * deleted. */
 struct tenant_adapter *tenants_find_adapter(struct tenants *t, const struct tenant *who,
                                             const char *name);
+/* FULL when the name is taken, unless `replace`: shares stay then. */
 int tenants_put_adapter(struct tenants *t, struct tenant *who, const char *name, const char *path,
-                        const char *digest, struct lodge_error *e);
+                        const char *digest, bool replace, struct lodge_error *e);
 int tenants_delete_adapter(struct tenants *t, struct tenant *who, const char *name,
                            struct lodge_error *e);
 int tenants_share_adapter(struct tenants *t, struct tenant *who, const char *name,

@@ -23,17 +23,28 @@ static int list(struct admin *a, struct lodge_error *e)
     return err;
 }
 
-static int add(struct admin *a, struct lodge_error *e)
+static int put(struct admin *a, bool replace, struct lodge_error *e)
 {
     json_t *reply;
     int err = admin_find_project(a, e);
     if (!err)
-        err =
-            admin_post(a, "/adapters",
-                       json_pack("{s:s, s:s}", "name", a->args[1], "path", a->args[2]), &reply, e);
+        err = admin_post(a, "/adapters",
+                         json_pack("{s:s, s:s, s:b}", "name", a->args[1], "path", a->args[2],
+                                   "load_inplace", replace),
+                         &reply, e);
     if (!err)
         admin_print(a, reply, columns, N_COLUMNS);
     return err;
+}
+
+static int add(struct admin *a, struct lodge_error *e)
+{
+    return put(a, false, e);
+}
+
+static int replace(struct admin *a, struct lodge_error *e)
+{
+    return put(a, true, e);
 }
 
 static int drop(struct admin *a, struct lodge_error *e)
@@ -80,6 +91,8 @@ static int share(struct admin *a, struct lodge_error *e)
 static const struct admin_verb verbs[] = {
     {"list", "TENANT", "its adapters", 1, 1, list},
     {"add", "TENANT NAME PATH", "a folder on the server, by a name", 3, 3, add},
+    {"replace", "TENANT NAME PATH", "the name means this folder from the next request on", 3, 3,
+     replace},
     {"remove", "TENANT NAME", "no new request may use it", 2, 2, drop},
     {"share", "TENANT NAME OTHER", "another tenant may use it, too", 3, 3, share},
 };

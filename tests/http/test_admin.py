@@ -7,6 +7,7 @@ import unittest
 
 import lab
 import tenancy
+import tiny_adapter
 
 JSON = {"Content-Type": "application/json"}
 
@@ -149,16 +150,22 @@ class Resources(tenancy.Case):
         project, _ = self.server.tenant("owns")
         other, _ = self.server.tenant("borrows")
         path = f"projects/{project}/adapters"
-        made = self.server.did("POST", path, {"name": "fin/sql.v2", "path": "/srv/adapters/sql"})
+        sql, second = (tiny_adapter.write(lab.path_of(n), t) for n, t in (("sql", 42), ("second", 43)))
+        made = self.server.did("POST", path, {"name": "fin/sql.v2", "path": sql})
+        digest = made["digest"]
+        self.assertEqual(len(digest), 64)
         self.assertEqual({k: made[k] for k in ("object", "id", "name", "path", "digest", "project_id", "shared_with")},
                          {"object": "organization.project.adapter", "id": "fin/sql.v2", "name": "fin/sql.v2",
-                          "path": "/srv/adapters/sql", "digest": None, "project_id": project, "shared_with": []})
-        self.refused(self.post(path, {"name": "fin/sql.v2", "path": "/x"}), 409, "name", "name_taken", "conflict_error")
+                          "path": sql, "digest": digest, "project_id": project, "shared_with": []})
+        self.refused(self.post(path, {"name": "fin/sql.v2", "path": second}), 409, "name", "name_taken", "conflict_error")
+        self.bad(self.post(path, {"name": "other", "path": "/no/such/folder"}), "path")
         shared = self.server.did("POST", f"{path}/fin/sql.v2/share", {"project": other})
         self.assertEqual(shared, {**made, "shared_with": [other]})
         self.assertEqual(self.server.did("POST", f"{path}/fin%2Fsql.v2/share", {"project": other}), shared)
         self.assertEqual(self.server.did("GET", path)["data"], [shared])
-        for body, param in (({"path": "/x"}, "name"), ({"name": "a"}, "path"), ({"name": "a", "path": "x"}, "path"),
+        flipped = self.server.did("POST", path, {"name": "fin/sql.v2", "path": second, "load_inplace": True})
+        self.assertEqual((flipped["path"], flipped["shared_with"], flipped["digest"] != digest), (second, [other], True))
+        for body, param in (({"path": "/x"}, "name"), ({"name": "a"}, "path"), ({"name": "a", "path": sql, "load_inplace": 1}, "load_inplace"), ({"name": "a", "path": "x"}, "path"),
                             ({"name": "a", "path": "/x/../y"}, "path"), ({"name": "a", "path": "/x/.."}, "path"),
                             ({"name": "a", "path": 1}, "path"), ({"name": "../a", "path": "/x"}, "name"),
                             ({"name": "a//b", "path": "/x"}, "name"), ({"name": ".a", "path": "/x"}, "name"),
@@ -172,7 +179,7 @@ class Resources(tenancy.Case):
         self.assertEqual(self.post(f"{path}/nope/share", {"project": other}).status, 404)
         self.assertEqual(self.server.did("DELETE", f"{path}/fin/sql.v2")["deleted"], True)
         self.assertEqual(self.server.did("GET", path)["data"], [])
-        self.assertEqual(self.server.did("POST", path, {"name": "fin/sql.v2", "path": "/y"})["shared_with"], [])
+        self.assertEqual(self.server.did("POST", path, {"name": "fin/sql.v2", "path": sql})["shared_with"], [])
 
     def test_faults_of_usage(self):
         for query, param in (("", "start_time"), ("start_time=x", "start_time"), ("start_time=5&end_time=5", "end_time"),
@@ -186,7 +193,7 @@ class Resources(tenancy.Case):
     def test_everything_is_there_after_a_start(self):
         project, key = self.server.tenant("lasting", requests_per_minute=7)
         other, _ = self.server.tenant("friend")
-        self.server.did("POST", f"projects/{project}/adapters", {"name": "a", "path": "/a"})
+        self.server.did("POST", f"projects/{project}/adapters", {"name": "a", "path": tiny_adapter.write(lab.path_of("a"), 42)})
         self.server.did("POST", f"projects/{project}/adapters/a/share", {"project": other})
         paths = [f"projects/{project}" + p for p in ("", "/limits", "/api_keys", "/adapters")]
         before = [self.server.did("GET", p) for p in paths]

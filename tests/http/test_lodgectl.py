@@ -6,6 +6,7 @@ import time
 
 import lab
 import tenancy
+import tiny_adapter
 
 LODGECTL = sys.argv.pop(2) if len(sys.argv) > 2 else "build-dev/lodgectl"
 
@@ -49,10 +50,12 @@ class Verbs(tenancy.Case):
         self.assertIsNone(self.json("limits", "set", "acme2", "--requests-per-minute", "none")["requests_per_minute"])
         self.assertEqual(self.json("limits", "show", "acme2")["budget_used_tokens"], 14)
         self.ctl("tenants", "create", "friend")
-        self.ctl("adapters", "add", "acme2", "fin/sql", "/srv/sql")
+        self.ctl("adapters", "add", "acme2", "fin/sql", tiny_adapter.write(lab.path_of("sql"), 42))
         shared = self.json("adapters", "share", "acme2", "fin/sql", "friend")
         self.assertEqual(shared["shared_with"], [self.json("tenants", "show", "friend")["id"]])
         self.assertEqual([a["name"] for a in self.json("adapters", "list", "acme2")["data"]], ["fin/sql"])
+        flipped = self.json("adapters", "replace", "acme2", "fin/sql", tiny_adapter.write(lab.path_of("sql2"), 43))
+        self.assertEqual((flipped["path"], flipped["shared_with"]), (lab.path_of("sql2"), shared["shared_with"]))
         self.assertIn("fin/sql", self.ctl("adapters", "remove", "acme2", "fin/sql"))
         sums = [r for b in self.json("usage", "--group-by", "project_id", "model")["data"] for r in b["results"]]
         self.assertEqual([(r["num_model_requests"], r["input_tokens"], r["output_tokens"], r["model"]) for r in sums

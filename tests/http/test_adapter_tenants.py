@@ -1,0 +1,252 @@
+"""Adapters of tenants: own, shared, published; limits; the load routes; nothing of one is seen by another."""
+import json
+import os
+import statistics
+import threading
+import time
+
+import lab
+import tenancy
+import tiny_adapter
+import tiny_model as tiny
+
+STAR, PLUS, HASH = ord("*"), ord("+"), ord("#")
+ADMIN = "of all admins"
+
+
+def adapter(name, token, **more):
+    return tiny_adapter.write(lab.path_of(name), token, **more)
+
+
+class Case(tenancy.Case):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = os.path.join(lab.FOLDER.name, "shelf")
+        tiny_adapter.write(os.path.join(cls.dir, "common"), HASH)
+        cls.flags = ("--adapter-dir", cls.dir)
+        super().setUpClass()
+
+    def text(self, key, model, **fields):
+        r = self.server.ask(key, model=model, **fields)
+        return r.json["choices"][0]["text"] if r.status == 200 else r.status
+
+    def own(self, project, name, path, **more):
+        return self.server.did("POST", f"projects/{project}/adapters", {"name": name, "path": path, **more})
+
+
+class Owners(Case):
+    def test_equal_names(self):
+        (a, key_a), (b, key_b), (_, key_c) = (self.server.tenant(n) for n in ("eq-a", "eq-b", "eq-c"))
+        self.own(a, "sql", adapter("sql-a", STAR))
+        self.own(b, "sql", adapter("sql-b", PLUS))
+        self.assertEqual([self.text(k, "sql") for k in (key_a, key_b, key_c)], ["******", "++++++", 404])
+        self.assertEqual([self.text(k, "common") for k in (key_a, key_b, key_c)], ["######"] * 3)
+        for key, there in ((key_a, True), (key_b, True), (key_c, False)):
+            cards = [c["id"] for c in self.server.request("GET", "/v1/models", None, {"Authorization": f"Bearer {key}"}).json["data"]]
+            self.assertEqual((cards.count("sql"), cards.count("common")), (int(there), 1))
+            one = self.server.request("GET", "/v1/models/sql", None, {"Authorization": f"Bearer {key}"})
+            self.assertEqual(one.status, 200 if there else 404)
+        # A tenant's own name stands before a published one.
+        self.own(a, "common", adapter("mine", PLUS))
+        self.assertEqual([self.text(k, "common") for k in (key_a, key_b)], ["++++++", "######"])
+
+    def test_what_is_refused_names_nobody(self):
+        (a, _), (_, key) = (self.server.tenant(n) for n in ("secret-owner", "curious"))
+        path = adapter("hidden-folder", STAR)
+        self.own(a, "hidden", path)
+        for r in (self.server.ask(key, model="hidden"), self.server.ask(key, adapters=[{"name": "hidden"}]),
+                  self.server.ask(key, model="nope")):
+            self.assertEqual(r.status, 404)
+            for word in ("secret-owner", a, "hidden-folder", lab.FOLDER.name):
+                self.assertNotIn(word, r.body)
+        a, b = (self.server.ask(key, model=m).body.replace(m, "X") for m in ("hidden", "absent"))
+        self.assertEqual(a, b, "an adapter of somebody else looks like none at all")
+
+    def test_share_and_withdraw(self):
+        (a, key_a), (b, key_b) = (self.server.tenant(n) for n in ("lender", "borrower"))
+        self.own(a, "lent", adapter("lent", STAR))
+        self.assertEqual(self.text(key_b, "lent"), 404)
+        self.server.did("POST", f"projects/{a}/adapters/lent/share", {"project": b})
+        self.assertEqual([self.text(k, "lent") for k in (key_a, key_b)], ["******"] * 2)
+        self.server.did("DELETE", f"projects/{a}/adapters/lent")
+        self.assertEqual([self.text(k, "lent") for k in (key_a, key_b)], [404, 404])
+
+    def test_keys_with_models(self):
+        project, _ = self.server.tenant("strict")
+        self.own(project, "sql", adapter("strict-sql", STAR))
+        self.own(project, "law", adapter("strict-law", PLUS))
+        key = self.server.did("POST", f"projects/{project}/api_keys", {"models": ["sql", tiny.NAME]})["value"]
+        self.assertEqual(self.text(key, "sql"), "******")
+        self.assertEqual(self.text(key, "law"), 403)
+        self.assertEqual(self.text(key, "absent"), 404)
+        self.assertEqual(self.text(key, tiny.NAME, adapters=[{"name": "law"}]), 403)
+
+    def test_flip_under_load(self):
+        """A name changes its version in one step; running requests keep theirs."""
+        project, key = self.server.tenant("flips")
+        paths = {"*": adapter("flip-a", STAR), "+": adapter("flip-b", PLUS)}
+        self.own(project, "now", paths["*"])
+        faults, stop = [], threading.Event()
+
+        def client():
+            while not stop.is_set():
+                text = self.text(key, "now", max_tokens=40)
+                if text not in ("*" * 40, "+" * 40):
+                    faults.append(text)
+
+        threads = [threading.Thread(target=client) for _ in range(4)]
+        for t in threads:
+            t.start()
+        for i in range(6 if lab.SHORT else 30):
+            self.own(project, "now", paths["+*"[i % 2]], load_inplace=True)
+            self.assertEqual(self.text(key, "now"), "+*"[i % 2] * 6)
+        stop.set()
+        for t in threads:
+            t.join()
+        self.assertEqual(faults, [])
+
+    def test_after_a_start(self):
+        """Names of the store are read when they are first used, and must be what was registered."""
+        project, key = self.server.tenant("returns")
+        kept, changed = adapter("kept", STAR), adapter("changed", STAR)
+        self.own(project, "kept", kept)
+        self.own(project, "changed", changed)
+        type(self).server.stop()
+        adapter("changed", PLUS)
+        type(self).server = tenancy.Server(*self.flags, store=self.server.store)
+        self.assertEqual(self.text(key, "kept"), "******")
+        r = self.server.ask(key, model="changed")
+        self.assertEqual((r.status, r.error["code"]), (503, "adapter_lost"))
+        self.assertIn("changed", r.error["message"])
+
+    def test_ledger(self):
+        project, key = self.server.tenant("pays")
+        made = self.own(project, "sql", adapter("paid", STAR))
+        self.assertEqual(self.text(key, "sql"), "******")
+        row = self.server.rows("SELECT * FROM ledger WHERE model = 'sql'")[-1]
+        digest = row["adapter"].hex() if isinstance(row["adapter"], bytes) else row["adapter"]
+        self.assertEqual((digest, row["output_tokens"]), (made["digest"], 6))
+
+
+class Limits(Case):
+    def test_loads(self):
+        project, key = self.server.tenant("loads", loads_per_minute=2)
+        for i in range(4):
+            tiny_adapter.write(os.path.join(self.dir, f"l{i}"), STAR + i)
+        got = [self.server.ask(key, model=f"l{i}") for i in range(4)]
+        self.assertEqual([r.status for r in got], [200, 200, 429, 429])
+        self.assertEqual(got[2].error["code"], "rate_limit_exceeded")
+        self.assertIn("Retry-After", got[2].headers)
+        self.assertEqual(self.text(key, "l0"), "******", "what is loaded costs nothing")
+
+    def test_host_bytes(self):
+        project, key = self.server.tenant("host")
+        made = self.own(project, "one", adapter("h1", STAR))
+        self.assertEqual(self.text(key, "one"), "******")
+        self.server.limit(project, host_bytes=20000)
+        r = self.server.admin("POST", f"projects/{project}/adapters", {"name": "two", "path": adapter("h2", PLUS)})
+        self.assertEqual((r.status, r.error["param"]), (400, "path"), r)
+        self.assertIn("limit 20000", r.error["message"])
+        self.server.did("DELETE", f"projects/{project}/adapters/one")
+        self.own(project, "two", lab.path_of("h2"))
+        self.assertEqual(self.text(key, "two"), "++++++")
+        self.assertTrue(made)
+
+    def test_resident_bytes(self):
+        project, key = self.server.tenant("resident", resident_bytes=20000)
+        self.own(project, "one", adapter("r1", STAR))
+        self.own(project, "two", adapter("r2", PLUS))
+        self.assertEqual(self.text(key, "one"), "******")
+        self.assertEqual(self.text(key, "two"), "++++++")
+        self.assertEqual(self.text(key, "one", adapters=[{"name": "two"}]), 429)
+        s = self.server.connect()
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(model="one"), f"Authorization: Bearer {key}"))
+        self.assertTrue(s.recv(100))
+        r = self.server.ask(key, model="two")
+        self.assertEqual((r.status, r.error["code"]), (429, "rate_limit_exceeded"))
+        self.assertEqual(self.text(key, "one"), "******", "the same adapter counts once")
+        s.close()
+        end = time.time() + 10 * lab.SLOW
+        while self.text(key, "two") == 429 and time.time() < end:
+            time.sleep(0.02)
+        self.assertEqual(self.text(key, "two"), "++++++")
+
+
+class Isolation(Case):
+    def test_prefixes(self):
+        """Two tenants, the same adapter name and content, the same prompts: no hit across, one inside."""
+        (a, key_a), (b, key_b) = (self.server.tenant(n) for n in ("iso-a", "iso-b"))
+        for project in (a, b):
+            self.own(project, "sql", adapter("iso-sql", STAR))
+        prompt = "y" * 300
+        cached = lambda key: self.server.ask(key, prompt, model="sql").json["usage"]["prompt_tokens_details"]["cached_tokens"]
+        self.assertEqual([cached(key_a), cached(key_a) > 200, cached(key_b), cached(key_b) > 200], [0, True, 0, True])
+
+    def test_timing(self):
+        """Does B see by the time to its first token that A asked the same before? Pairs of fresh prompts, one of which A asked
+        a moment ago; the mean difference over its standard error must stay below 4. The power: the same test finds what A
+        itself would see (a hit), by more than 4."""
+        (_, key_a), (_, key_b) = (self.server.tenant(n) for n in ("clock-a", "clock-b"))
+
+        def took(key, prompt):
+            begin = time.perf_counter()
+            self.assertEqual(self.server.ask(key, prompt, max_tokens=1).status, 200)
+            return time.perf_counter() - begin
+
+        def difference(reader, n):
+            out = []
+            for i in range(n):
+                asked, fresh = (f"{chr(97 + k)}{reader}{i:04d}" + "w" * 6000 for k in (0, 1))
+                took(key_a, asked)
+                pair = [(asked, took), (fresh, took)]
+                if i % 2:
+                    pair.reverse()
+                times = {p: f(key_b if reader == "b" else key_a, p) for p, f in pair}
+                out.append(times[fresh] - times[asked])
+            return statistics.mean(out) / (statistics.stdev(out) / len(out) ** 0.5)
+
+        n = 12 if lab.SHORT else 40
+        self.assertGreater(difference("a", n), 4, "the test could not see a hit")
+        self.assertLess(abs(difference("b", n)), 4)
+
+
+class LoadRoutes(lab.unittest.TestCase):
+    def test_routes(self):
+        s = lab.Server("--admin-key-file", lab.path_of("admin-keys", ADMIN + "\n"))
+        head = {"Authorization": "Bearer " + ADMIN}
+        load = lambda **body: s.request("POST", "/v1/load_lora_adapter", body, head)
+        unload = lambda **body: s.request("POST", "/v1/unload_lora_adapter", body, head)
+        star, plus = adapter("route-star", STAR), adapter("route-plus", PLUS)
+        ask = lambda: s.complete(model="r")
+        self.assertEqual(ask().status, 404)
+        r = load(lora_name="r", lora_path=star)
+        self.assertEqual((r.status, r.body), (200, "Success: LoRA adapter 'r' added successfully."))
+        self.assertEqual(ask().json["choices"][0]["text"], "******")
+        for body, status, param in (({"lora_name": "r", "lora_path": plus}, 400, "lora_name"), ({"lora_path": plus}, 400, "lora_name"),
+                                    ({"lora_name": "x"}, 400, "lora_path"), ({"lora_name": "x", "lora_path": "/nope"}, 404, "lora_path"),
+                                    ({"lora_name": "x", "lora_path": lab.FOLDER.name}, 404, "lora_path"),
+                                    ({"lora_name": tiny.NAME, "lora_path": star}, 400, "lora_name"),
+                                    ({"lora_name": "a b", "lora_path": star}, 400, "lora_name"),
+                                    ({"lora_name": 5, "lora_path": star}, 400, "lora_name")):
+            with self.subTest(body=body):
+                r = load(**body)
+                self.assertEqual((r.status, r.error["param"]), (status, param), r)
+        self.assertEqual(load(lora_name="r", lora_path=plus, load_inplace=True).status, 200)
+        self.assertEqual(ask().json["choices"][0]["text"], "++++++")
+        r = unload(lora_name="r")
+        self.assertEqual((r.status, r.body), (200, "Success: LoRA adapter 'r' removed successfully."))
+        self.assertEqual((ask().status, unload(lora_name="r").status), (404, 404))
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            self.assertEqual(s.request("POST", "/v1/load_lora_adapter", {"lora_name": "r", "lora_path": star}, headers).status, 401)
+        self.assertEqual(s.stop(), 0)
+
+    def test_without_admin_keys(self):
+        s = lab.Server("--api-key", "plain")
+        for headers in ({}, {"Authorization": "Bearer plain"}):
+            r = s.request("POST", "/v1/load_lora_adapter", {"lora_name": "r", "lora_path": "/"}, headers)
+            self.assertEqual((r.status, r.error["code"]), (403, "admin_key_not_set"))
+        self.assertEqual(s.stop(), 0)
+
+
+if __name__ == "__main__":
+    lab.main()
