@@ -49,12 +49,38 @@ void lodge_streams_remove(struct lodge_engine *en, struct lodge_stream *s)
 
 /* Prefixes may be shared by requests that agree in all of this. */
 struct root {
+    bool is_public; /* no tenant's salt is like it */
     struct lodge_digest tenant, model, client;
     struct {
         struct lodge_digest digest;
         float scale;
     } adapters[LODGE_MAX_REQUEST_ADAPTERS];
 };
+
+static uint32_t common_tokens(const struct lodge_inflight *q, const struct lodge_id_list *list)
+{
+    uint32_t n = 0;
+    while (n < list->n && n < q->r.n_prompt && q->r.prompt[n] == list->ids[n])
+        n++;
+    return n;
+}
+
+/* Leading blocks of the prompt that lie inside a public prefix. */
+static uint32_t public_blocks(const struct lodge_engine *en, const struct lodge_inflight *q)
+{
+    static const struct lodge_digest published;
+    uint32_t most = 0;
+    if (q->r.cache_salt.n)
+        return 0;
+    for (uint32_t i = 0; i < q->r.n_adapters; i++)
+        if (memcmp(&q->versions[i]->scope, &published, sizeof published) != 0)
+            return 0;
+    for (uint32_t i = 0; i < en->n_public_prefixes; i++) {
+        uint32_t n = common_tokens(q, &en->public_prefixes[i]);
+        most = n > most ? n : most;
+    }
+    return most / en->info.page_tokens;
+}
 
 static void set_root(struct lodge_engine *en, struct lodge_inflight *q)
 {
@@ -69,6 +95,10 @@ static void set_root(struct lodge_engine *en, struct lodge_inflight *q)
         root.adapters[i].scale = q->r.adapters[i].scale;
     }
     lodge_prefix_root(&en->prefix, &root, sizeof root, &q->root);
+    q->n_public = public_blocks(en, q);
+    memset(&root.tenant, 0, sizeof root.tenant);
+    root.is_public = true;
+    lodge_prefix_root(&en->prefix, &root, sizeof root, &q->public_root);
 }
 
 /* The references that submit took become the request's. */
@@ -409,6 +439,23 @@ int lodge_engine_submit(struct lodge_engine *en, const struct lodge_request *r,
     }
     *out = s;
     *id = n;
+    return 0;
+}
+
+int lodge_engine_add_public_prefix(struct lodge_engine *en, const uint32_t *tokens, uint32_t n,
+                                   struct lodge_error *e)
+{
+    size_t room = (size_t)en->n_public_prefixes + 1;
+    uint32_t *ids = malloc((n + 1) * sizeof *ids);
+    struct lodge_id_list *more = realloc(en->public_prefixes, room * sizeof *more);
+    if (more)
+        en->public_prefixes = more;
+    if (!ids || !more) {
+        free(ids);
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a public prefix");
+    }
+    memcpy(ids, tokens, n * sizeof *ids);
+    en->public_prefixes[en->n_public_prefixes++] = (struct lodge_id_list){ids, n};
     return 0;
 }
 

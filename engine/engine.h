@@ -77,6 +77,11 @@ int lodge_engine_plan_memory(const struct lodge_engine_config *cfg, struct lodge
  * 3); NOMEM, RESOURCE: memory or device (exit 4). cfg is copied. */
 int lodge_engine_open(const struct lodge_engine_config *cfg, struct lodge_engine **out,
                       struct lodge_error *e);
+/* Declares a public prefix, in tokens (copied): blocks of prompts that lie inside it are shared
+ * between tenants, unless the request has a cache_salt or an adapter that is not published. For
+ * system prompts that the operator gives to everybody. Before the first request. NOMEM. */
+int lodge_engine_add_public_prefix(struct lodge_engine *en, const uint32_t *tokens, uint32_t n,
+                                   struct lodge_error *e);
 /* Cancels what runs, stops the thread, frees everything. All streams must be closed before. */
 void lodge_engine_close(struct lodge_engine *en);
 /* No new requests (submit returns DRAINING); running ones finish. */

@@ -28,6 +28,8 @@ struct lodge_engine {
     struct lodge_adapters adapters; /* init'ed when the backend runs adapters */
     bool runs_adapters;
     uint32_t max_step_ranks;
+    struct lodge_id_list *public_prefixes; /* set before the first request */
+    uint32_t n_public_prefixes;
 
     /* The engine thread's. */
     struct lodge_pool pool;

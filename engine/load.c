@@ -415,6 +415,9 @@ void lodge_engine_free(struct lodge_engine *en)
     lodge_tokenizer_destroy(en->tokenizer);
     lodge_model_close(en->model);
     free(en->rows);
+    for (uint32_t i = 0; i < en->n_public_prefixes; i++)
+        free((void *)(uintptr_t)en->public_prefixes[i].ids);
+    free(en->public_prefixes);
     free(en->step_adapters);
     free(en->step_tokens);
     free(en->step_pages);

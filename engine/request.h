@@ -78,7 +78,10 @@ struct lodge_inflight {
     struct lodge_seq *seqs;
     uint32_t n_live;
     struct lodge_stop_matcher *stops;
-    struct lodge_digest root;                                           /* of its prefix chain */
+    struct lodge_digest root; /* of its prefix chain, which its first n_public blocks do not follow:
+                                 theirs begins at public_root, and goes on at `root` after them */
+    struct lodge_digest public_root;
+    uint32_t n_public;
     struct lodge_adapter_version *versions[LODGE_MAX_REQUEST_ADAPTERS]; /* referred to */
     bool adapter_lost;   /* its files have changed or are gone */
     uint32_t lora_width; /* workspace that one token takes: sum over its adapters */

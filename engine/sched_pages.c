@@ -132,12 +132,29 @@ uint64_t lodge_sched_own_pages(const struct lodge_sched *s, const struct lodge_s
 
 /* ---- the prefix cache ---- */
 
+/* What the chain of keys follows at this block: the block before, and at the beginning, or behind
+ * what is public, who asks. */
+static struct lodge_digest parent_of(const struct lodge_sched *s, const struct lodge_seq *q,
+                                     uint32_t block)
+{
+    const struct lodge_inflight *r = q->req;
+    if (block == 0)
+        return r->n_public ? r->public_root : r->root;
+    if (block != r->n_public)
+        return q->keys[block - 1];
+    const struct lodge_digest both[2] = {q->keys[block - 1], r->root};
+    struct lodge_digest out;
+    lodge_prefix_root(s->prefix, both, sizeof both, &out);
+    return out;
+}
+
 /* Key of a full block; blocks are asked for in order. */
 static const struct lodge_digest *key_of(struct lodge_sched *s, struct lodge_seq *q, uint32_t block)
 {
     if (block == q->n_hashed) {
-        lodge_prefix_key(s->prefix, block ? &q->keys[block - 1] : &q->req->root,
-                         q->tokens + (size_t)block * s->page_tokens, &q->keys[block]);
+        const struct lodge_digest parent = parent_of(s, q, block);
+        lodge_prefix_key(s->prefix, &parent, q->tokens + (size_t)block * s->page_tokens,
+                         &q->keys[block]);
         q->n_hashed++;
     }
     return &q->keys[block];

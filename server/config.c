@@ -77,6 +77,8 @@ static const struct lodge_conf_setting settings[] = {
     {"lora-modules", LODGE_CONF_LIST, F(lora_modules), .help = "adapters, NAME=PATH (repeatable)"},
     {"adapter-dir", LODGE_CONF_STRING, F(adapter_dir),
      .help = "adapters by directory name, read when they are first used"},
+    {"public-prefix", LODGE_CONF_LIST, F(public_prefixes),
+     .help = "file with a system prompt whose cache all tenants share (repeatable)"},
     {"store", LODGE_CONF_STRING, F(store),
      .help = "database of tenants, keys, limits and usage; made if absent"},
     {"policy", LODGE_CONF_CHOICE, F(policy), "fcfs", "fcfs|priority",

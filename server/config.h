@@ -27,7 +27,7 @@ struct lodge_serve_config {
     struct lodge_conf_list cors_origins;
     const char *tls_cert, *tls_key;
     bool strict;
-    struct lodge_conf_list lora_modules;
+    struct lodge_conf_list lora_modules, public_prefixes;
     const char *adapter_dir;
     const char *store, *policy, *admin_host, *admin_key_file;
     int64_t admin_port;

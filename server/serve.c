@@ -209,6 +209,36 @@ static void set_served_names(struct server *s)
     s->n_names = l->n ? l->n : 1;
 }
 
+/* A system prompt's tokens, as the chat template puts it before the first message of a user. */
+static int add_public_prefix(struct lodge_engine *en, const char *path, struct lodge_error *e)
+{
+    char *text = NULL;
+    size_t n;
+    struct lodge_ids ids = {0};
+    struct lodge_engine_info info;
+    lodge_engine_get_info(en, &info);
+    int err = lodge_file_read(path, (size_t)4 << 20, &text, &n, e);
+    json_t *messages =
+        err ? NULL : json_pack("[{s:s, s:s#}]", "role", "system", "content", text, (int)n);
+    const struct lodge_chat chat = {.messages = messages, .no_generation_prompt = true};
+    if (!err && !messages)
+        err = lodge_fail(e, LODGE_ERR_CONFIG, "%s: not UTF-8 text", path);
+    else if (!err && info.has_chat_template)
+        err = lodge_engine_chat_prompt(en, &chat, info.max_model_len, &ids, NULL, e);
+    else if (!err)
+        err = lodge_engine_tokenize(en, text, n, true, false, info.max_model_len, &ids, e);
+    if (!err)
+        err = lodge_engine_add_public_prefix(en, ids.data, (uint32_t)ids.n, e);
+    if (err) {
+        lodge_error_prefix(e, "--public-prefix %s", path);
+        err = LODGE_ERR_CONFIG;
+    }
+    json_decref(messages);
+    lodge_ids_finish(&ids);
+    free(text);
+    return err;
+}
+
 static int open_engine(struct server *s, const char *chat_template, struct lodge_error *e)
 {
     struct lodge_engine_config cfg = engine_config(s, chat_template);
@@ -222,6 +252,8 @@ static int open_engine(struct server *s, const char *chat_template, struct lodge
     lodge_digest_hex(&s->info.fingerprint, hex);
     snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%.12s", hex);
     err = adapters_open(s, en, e);
+    for (uint32_t i = 0; i < s->cfg->public_prefixes.n && !err; i++)
+        err = add_public_prefix(en, s->cfg->public_prefixes.items[i], e);
     if (!err) {
         atomic_store(&s->engine, en);
         return 0;

@@ -210,6 +210,33 @@ class Isolation(Case):
         self.assertLess(abs(difference("b", n)), 4)
 
 
+class PublicPrefix(tenancy.Case):
+    system = "do well, " * 40
+    flags = ("--public-prefix", lab.path_of("system.txt", system), "--lora-modules",
+             "open=" + adapter("open", STAR))
+
+    def cached(self, key, user, model=tiny.NAME, system=None, **fields):
+        body = {"model": model, "max_tokens": 2, "temperature": 0,
+                "messages": [{"role": "system", "content": system or self.system}, {"role": "user", "content": user}], **fields}
+        r = self.server.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {key}"})
+        return self.ok(r)["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    def test_it_is_shared_and_nothing_else(self):
+        (a, key_a), (_, key_b), (_, key_c) = (self.server.tenant(n) for n in ("pub-a", "pub-b", "pub-c"))
+        inside = (len(self.system) + 8) // 32 * 32
+        user = "u" * 200
+        self.assertEqual(self.cached(key_a, user), 0)
+        self.assertEqual(self.cached(key_b, user), inside, "the system prompt, and not a token of the user's")
+        self.assertGreater(self.cached(key_b, user), inside, "its own prompt it finds whole")
+        self.assertEqual(self.cached(key_c, user, cache_salt="mine"), 0)
+        self.assertEqual(self.cached(key_c, user, system="x" + self.system), 0)
+        # By published adapters as well, each for itself; never by a tenant's own.
+        self.assertEqual(self.cached(key_a, user, "open"), 0)
+        self.assertEqual(self.cached(key_b, user, "open"), inside)
+        self.server.did("POST", f"projects/{a}/adapters", {"name": "own", "path": adapter("own", STAR)})
+        self.assertEqual(self.cached(key_a, user, "own"), 0)
+
+
 class LoadRoutes(lab.unittest.TestCase):
     def test_routes(self):
         s = lab.Server("--admin-key-file", lab.path_of("admin-keys", ADMIN + "\n"))
