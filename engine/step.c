@@ -96,6 +96,25 @@ static uint32_t pages_held(const struct lodge_engine *en, const struct lodge_seq
     return n;
 }
 
+#define PROMPT_STEP_TOKENS 64u /* a step of so many tokens is bound by their number */
+#define COPY_BYTES_PER_NS 8.0  /* memory to memory, and files in the page cache, packing included  \
+                                */
+#define LOAD_BYTES_PER_NS 0.5
+
+/* What getting back a page of keys or of an adapter costs, for eviction. The price of a token is
+ * measured; those of bytes need only the right order. */
+static void learn_costs(struct lodge_engine *en, uint32_t n_tokens, double ns)
+{
+    if (!en->residency || n_tokens < PROMPT_STEP_TOKENS)
+        return;
+    double token = ns / n_tokens, page = (double)en->adapters.page_cells * LODGE_CELL_BYTES;
+    en->token_ns = en->token_ns > 0 ? en->token_ns * 0.9 + token * 0.1 : token;
+    const struct lodge_residency_cost cost = {.upload_page = page / COPY_BYTES_PER_NS,
+                                              .load_page = page / LOAD_BYTES_PER_NS,
+                                              .token = en->token_ns};
+    lodge_residency_set_cost(en->residency, &cost);
+}
+
 /* Bytes of the distinct adapters of the planned rows. */
 static uint64_t adapter_bytes(struct lodge_engine *en, uint64_t step)
 {
@@ -121,6 +140,7 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     st->step_ns += res->end_ns - res->begin_ns;
     st->adapter_rank_bytes = adapter_bytes(en, st->n_steps);
     double ns = (double)(res->end_ns - res->begin_ns);
+    learn_costs(en, s->n_tokens, ns);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)
         q->req->page_ns += ns * pages_held(en, q);
