@@ -6,10 +6,12 @@
  * base step plus the larger of two times: the distinct adapters' bytes at the read rate of that
  * moment, and their operations at the peak rates of that moment (bf16 dot products for A x, fp32
  * multiply-adds for B t). Cases: decode of one sequence; of 32 sequences on 1, 8 and 32 distinct
- * adapters; mixed ranks; one rank 256 beside 31 of rank 8; a prompt of 512 tokens.
+ * adapters; mixed ranks; one rank 256 beside 31 of rank 8; a prompt of 512 tokens. Then the time
+ * that the items of rank 8 take by themselves, with the one of rank 256 in the batch and without.
  */
 #include "engine/files/model_file.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/device.h"
 #include "kernels/ref/math.h"
 #include "tests/bench/limits.h"
 
@@ -214,8 +216,81 @@ static void one_case(struct bench *b, const char *what, uint32_t n, uint32_t pos
     b->next_page = first_page;
 }
 
-static int open_all(struct bench *b, const char *path, const struct lodge_device_config *cfg,
-                    struct lodge_model_file **model, struct lodge_error *e)
+/* ---- the items of some rows by themselves, on this thread ---- */
+
+/* A x and B t of rows [0, n) for all linears, in a batch that holds all adapters of `s`. */
+static double time_items(struct bench *b, const struct lodge_step *s, uint32_t n)
+{
+    struct lodge_device *d = b->device;
+    d->step = s;
+    if (!lodge_cpu_lora_plan(d, s))
+        die("the batch has too many ranks");
+    double from = bench_seconds();
+    for (uint32_t i = 0; i < b->plan->n_linears; i++) {
+        const struct lodge_linear *l = &b->plan->linears[i];
+        if (!lodge_cpu_lora_on(d, l->site))
+            continue;
+        struct lora_rows some = d->lora;
+        const int32_t linear = (int32_t)i;
+        some.n = n;
+        lodge_cpu_lora_shrink(d, &some, &linear, 1, d->xb, 0, 1);
+        for (uint32_t c = 0; c < l->n_rows; c += 32)
+            for (uint32_t first = 0; first < n; first += LODGE_TILE_ROWS_MAX) {
+                uint32_t m = n - first < LODGE_TILE_ROWS_MAX ? n - first : LODGE_TILE_ROWS_MAX;
+                const struct block block = {.linear = i,
+                                            .first_row = first,
+                                            .m = m,
+                                            .from = c,
+                                            .n_cols = l->n_rows - c < 32 ? l->n_rows - c : 32,
+                                            .y = d->fp,
+                                            .ld = 32};
+                lodge_cpu_lora_expand(d, &some, &block);
+            }
+    }
+    return bench_seconds() - from;
+}
+
+static void set_rows(struct bench *b, struct adapter *const *a, uint32_t n, struct lodge_step *s)
+{
+    for (uint32_t r = 0; r < n; r++) {
+        b->rows[r] = (struct lodge_row){
+            .slot = r, .n_tokens = 1, .first_token = r, .first_adapter = r, .n_adapters = 1};
+        b->pairs[r] = (struct lodge_row_adapter){a[r]->slot, 1};
+    }
+    *s = (struct lodge_step){
+        .rows = b->rows, .n_rows = n, .n_tokens = n, .adapters = b->pairs, .n_adapters = n};
+}
+
+static void compare_items(struct bench *b)
+{
+    struct adapter *a[MAX_BATCH];
+    double alone[MAX_RUNS], beside[MAX_RUNS];
+    uint32_t first_page = b->next_page, n = MAX_BATCH - 1;
+    struct lodge_step s;
+    for (uint32_t i = 0; i < MAX_BATCH; i++)
+        a[i] = make_adapter(b, i < n ? 8 : 256);
+    for (int i = -1; i < b->runs; i++) {
+        set_rows(b, a, n, &s);
+        double without = time_items(b, &s, n);
+        set_rows(b, a, n + 1, &s);
+        double with = time_items(b, &s, n);
+        if (i >= 0) {
+            alone[i] = without;
+            beside[i] = with;
+        }
+    }
+    qsort(alone, (size_t)b->runs, sizeof *alone, by_value);
+    qsort(beside, (size_t)b->runs, sizeof *beside, by_value);
+    printf("items of 31 rows of rank 8: alone %.3f ms, beside one of rank 256 %.3f ms (%+.1f%%)\n",
+           alone[b->runs / 2] * 1e3, beside[b->runs / 2] * 1e3,
+           100 * (beside[b->runs / 2] / alone[b->runs / 2] - 1));
+    for (uint32_t i = 0; i < MAX_BATCH; i++)
+        drop_adapter(b, a[i]);
+    b->next_page = first_page;
+}
+
+static int open_device(struct bench *b, const char *path, const struct lodge_device_config *cfg,
+                       struct lodge_model_file **model, struct lodge_error *e)
 {
     b->backend = lodge_backend_cpu();
     int err = lodge_model_open(path, 0, model, e);
@@ -233,8 +308,14 @@ static int open_all(struct bench *b, const char *path, const struct lodge_device
     uint32_t kv = MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;
     b->n_pages = kv + (uint32_t)(((uint64_t)3 << 30) / b->page_bytes);
     b->next_page = kv;
-    if (!err)
-        err = b->backend->pool_create(b->device, b->n_pages, e);
+    return err ? err : b->backend->pool_create(b->device, b->n_pages, e);
+}
+
+static int open_all(struct bench *b, const char *path, const struct lodge_device_config *cfg,
+                    struct lodge_model_file **model, struct lodge_error *e)
+{
+    int err = open_device(b, path, cfg, model, e);
+    uint32_t kv = err ? 0 : MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;
     b->tokens = calloc(PREFILL, sizeof *b->tokens);
     b->pages = calloc(kv + 64, sizeof *b->pages);
     b->cold = malloc(COLD_BYTES);
@@ -299,6 +380,13 @@ int main(int argc, char **argv)
     printf("%s\nread %.1f GB/s\n", b.info.name,
            bench_read_rate(b.readers, b.cold, COLD_BYTES) * 1e-9);
     run_cases(&b);
+    /* The barrier at the end of a phase would wait for the workers: a device of one thread. */
+    b.backend->close(b.device);
+    lodge_model_close(model);
+    cfg.n_threads = 1;
+    if (open_device(&b, argv[1], &cfg, &model, &e))
+        die(e.text);
+    compare_items(&b);
     b.backend->close(b.device);
     lodge_model_close(model);
     lodge_workers_destroy(b.readers);
