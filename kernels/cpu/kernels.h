@@ -113,6 +113,23 @@ struct lodge_attn_call {
 #define LODGE_LORA_ROWS 6u /* most rows of one shrink call */
 #define LODGE_LORA_BLOCK_BYTES 512u
 #define LODGE_LORA_BLOCKS 32u /* most blocks of one expand call */
+#define LODGE_LORA_CELLS 64u  /* most cells of one shrink call */
+
+/* B t of m <= LODGE_TILE_ROWS_MAX rows by 32 outputs, over 8 ranks of each of n blocks; what lies
+ * after each block is fetched. With `acc` (row i at acc + i * 32) the sums go on there; without,
+ * they begin at 0 and end as y = fma(scale, sum, y) in the first n_cols columns of y. */
+struct lodge_lora_expand {
+    const uint8_t *const *blocks;
+    unsigned n, m;
+    const float *t; /* row i at t + i * ldt */
+    size_t ldt;
+    float *acc;
+    float *y;
+    size_t ld;
+    uint32_t n_cols;
+    float scale;
+};
+
 /* The state of a shrink: chains[row][q][2 * rank + h]. */
 typedef float lodge_lora_chains[LODGE_LORA_ROWS][4][16];
 
@@ -146,16 +163,15 @@ struct lodge_cpu_kernels {
     /* Stores key and value of token t (< 32) of one kv head. */
     void (*kv_store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
     void (*attn)(struct lodge_attn_call *c);
-    /* Goes on with the chains over n_lines (a multiple of 4) of one cell of A; x is row 0's number
-     * for the cell's first column, rows ldx apart. */
-    void (*lora_shrink)(const uint8_t *cell, uint32_t n_lines, const uint16_t *x, size_t ldx,
-                        unsigned m, lodge_lora_chains chains);
-    /* acc[i * 32 + o] goes on over 8 ranks of each of n blocks; t of row i from t + i * ldt. m is
-     * at most LODGE_TILE_ROWS_MAX. Fetches what lies after each block. */
-    void (*lora_expand)(const uint8_t *const *blocks, unsigned n, const float *t, size_t ldt,
-                        unsigned m, float *acc);
-    /* gain NULL: y = fma(scale, acc, y); else y = fma(g, scale * acc, fma(g - 1, base, y)), where
-     * base (stride 32, as acc) holds W x. For i < m, j < n <= 32. */
+    /* Goes on with the chains, or begins them if `first`, over n_lines (a multiple of 4) of a row
+     * of cells of A; x is row 0's number for the first column, rows ldx apart. */
+    void (*lora_shrink)(const uint8_t *const *cells, uint32_t n_lines, const uint16_t *x,
+                        size_t ldx, unsigned m, bool first, lodge_lora_chains chains);
+    /* t of 8 ranks, row i at t + i * ldt. */
+    void (*lora_sum)(const lodge_lora_chains chains, unsigned m, float *t, size_t ldt);
+    void (*lora_expand)(const struct lodge_lora_expand *e);
+    /* gain NULL: y = fma(scale, acc, y), as lora_expand; else y = fma(g, scale * acc, fma(g - 1,
+     * base, y)), where base (stride 32, as acc) holds W x. For i < m, j < n <= 32. */
     void (*lora_add)(float *y, size_t ld, const float *acc, const float *base, const float *gain,
                      float scale, unsigned m, uint32_t n);
     struct lodge_row_ops row; /* over logits */

@@ -195,27 +195,21 @@ void lodge_cpu_lora_plan_head(struct lodge_device *d, const uint32_t *wanted, ui
 
 /* ---- shrink ---- */
 
-static float tree(const float chains[4][16], uint32_t lane)
-{
-    return (chains[0][lane] + chains[1][lane]) + (chains[2][lane] + chains[3][lane]);
-}
-
 /* One granule for m rows: t[i * ldt + j], j < 8. */
 static void shrink_rows(const struct lodge_device *d, const struct lora_adapter *a,
-                        uint32_t first_cell, uint32_t n_cols, const uint16_t *x, size_t ldx,
-                        unsigned m, float *t, size_t ldt)
+                        uint32_t first_cell, const uint16_t *x, size_t ldx, unsigned m, float *t,
+                        size_t ldt)
 {
     _Alignas(64) lodge_lora_chains chains;
-    memset(chains, 0, m * sizeof *chains);
-    uint32_t lines = (uint32_t)lodge_cpu_lora_stride(n_cols) / 4;
-    for (uint32_t c = 0; lines; c++) {
-        uint32_t n = lines < LODGE_CELL_COLS / 4 ? lines : LODGE_CELL_COLS / 4;
-        d->k.lora_shrink(cell_at(d, a, first_cell + c), n, x + c * LODGE_CELL_COLS, ldx, m, chains);
-        lines -= n;
+    const uint8_t *cells[LODGE_LORA_CELLS];
+    const uint32_t most = LODGE_LORA_CELLS * LODGE_CELL_COLS;
+    for (uint32_t at = 0; at < ldx; at += most) {
+        uint32_t n = ldx - at < most ? (uint32_t)ldx - at : most;
+        for (uint32_t c = 0; c < lodge_lora_row_cells(n); c++)
+            cells[c] = cell_at(d, a, first_cell + at / LODGE_CELL_COLS + c);
+        d->k.lora_shrink(cells, n / 4, x + at, ldx, m, at == 0, chains);
     }
-    for (unsigned i = 0; i < m; i++)
-        for (uint32_t j = 0; j < LODGE_CELL_RANKS; j++)
-            t[i * ldt + j] = tree(chains[i], 2 * j) + tree(chains[i], 2 * j + 1);
+    d->k.lora_sum(chains, m, t, ldt);
 }
 
 /* Rows [from, to) of a span by one granule. */
@@ -229,7 +223,7 @@ static void shrink_item(const struct lodge_device *d, const struct lora_span *s,
     float *t = d->lora_t + s->t + t_offset(a, p) + granule * LODGE_CELL_RANKS;
     for (uint32_t i = from; i < to; i += LODGE_LORA_ROWS) {
         unsigned m = to - i < LODGE_LORA_ROWS ? to - i : LODGE_LORA_ROWS;
-        shrink_rows(d, a, first_cell, n_cols, xb + (s->first + i) * ldx, ldx, m, t + i * ldt, ldt);
+        shrink_rows(d, a, first_cell, xb + (s->first + i) * ldx, ldx, m, t + i * ldt, ldt);
     }
 }
 
@@ -255,6 +249,25 @@ void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
 
 /* ---- expand ---- */
 
+/* Pointers to the blocks of granules [g, g + n) at one column. */
+static void find_blocks(const struct lodge_device *d, const struct lora_adapter *a,
+                        const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
+                        uint32_t g, uint32_t n, const uint8_t **blocks)
+{
+    uint32_t row_cells = lodge_lora_row_cells(n_outputs);
+    uint32_t cell = p->first_b + column / LODGE_CELL_COLS + g * row_cells;
+    size_t inside = column % LODGE_CELL_COLS / 32 * LODGE_LORA_BLOCK_BYTES;
+    for (uint32_t i = 0; i < n; i++, cell += row_cells)
+        blocks[i] = cell_at(d, a, cell) + inside;
+}
+
+/* Nothing but B t, of few enough ranks: one call does it all. */
+static bool is_plain(const struct lodge_lora_place *p)
+{
+    return p->first_offset == UINT32_MAX && p->first_gain == UINT32_MAX &&
+           p->rank <= LODGE_LORA_BLOCKS * LODGE_CELL_RANKS;
+}
+
 /* acc[m][32] = offset + B t over all ranks, for outputs [column, column + 32). */
 static void expand_rows(const struct lodge_device *d, const struct lora_adapter *a,
                         const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
@@ -268,16 +281,41 @@ static void expand_rows(const struct lodge_device *d, const struct lora_adapter 
                    (const float *)(const void *)cell_at(d, a, p->first_offset + column / 1024) +
                        column % 1024,
                    left * sizeof *acc);
-    uint32_t row_cells = lodge_lora_row_cells(n_outputs), n = p->rank / LODGE_CELL_RANKS;
-    uint32_t cell = p->first_b + column / LODGE_CELL_COLS;
-    size_t inside = column % LODGE_CELL_COLS / 32 * LODGE_LORA_BLOCK_BYTES;
     const uint8_t *blocks[LODGE_LORA_BLOCKS];
+    uint32_t n = p->rank / LODGE_CELL_RANKS;
     for (uint32_t g = 0; g < n; g += LODGE_LORA_BLOCKS) {
         uint32_t some = n - g < LODGE_LORA_BLOCKS ? n - g : LODGE_LORA_BLOCKS;
-        for (uint32_t i = 0; i < some; i++)
-            blocks[i] = cell_at(d, a, cell + (g + i) * row_cells) + inside;
-        d->k.lora_expand(blocks, some, t + g * LODGE_CELL_RANKS, a->width, m, acc);
+        find_blocks(d, a, p, n_outputs, column, g, some, blocks);
+        const struct lodge_lora_expand e = {.blocks = blocks,
+                                            .n = some,
+                                            .m = m,
+                                            .t = t + g * LODGE_CELL_RANKS,
+                                            .ldt = a->width,
+                                            .acc = acc};
+        d->k.lora_expand(&e);
     }
+}
+
+/* y += scale x B t, the same in one call. */
+static void expand_plain(const struct lodge_device *d, const struct lora_adapter *a,
+                         const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
+                         const float *t, float scale, unsigned m, float *y, size_t ld)
+{
+    const uint8_t *blocks[LODGE_LORA_BLOCKS];
+    uint32_t n = p->rank / LODGE_CELL_RANKS;
+    find_blocks(d, a, p, n_outputs, column, 0, n, blocks);
+    const struct lodge_lora_expand e = {
+        .blocks = blocks,
+        .n = n,
+        .m = m,
+        .t = t,
+        .ldt = a->width,
+        .y = y,
+        .ld = ld,
+        .n_cols = n_outputs - column < 32 ? n_outputs - column : 32,
+        .scale = scale,
+    };
+    d->k.lora_expand(&e);
 }
 
 static const float *gain_of(const struct lodge_device *d, const struct lora_adapter *a,
@@ -306,10 +344,16 @@ void lodge_cpu_lora_expand(const struct lodge_device *d, const struct lora_rows 
         uint32_t from = s->first > b->first_row ? s->first : b->first_row;
         uint32_t to = s->first + s->n < end ? s->first + s->n : end;
         const float *t = d->lora_t + s->t + (size_t)(from - s->first) * a->width + t_offset(a, p);
-        expand_rows(d, a, p, n_outputs, b->from, t, to - from, acc);
-        uint32_t at = from - b->first_row;
-        d->k.lora_add(b->y + at * b->ld, b->ld, acc, base + at * 32, gain_of(d, a, p, b->from),
-                      p->scale * s->scale, to - from, b->n_cols);
+        const float scale = p->scale * s->scale;
+        uint32_t at = from - b->first_row, m = to - from;
+        float *y = b->y + at * b->ld;
+        if (is_plain(p)) {
+            expand_plain(d, a, p, n_outputs, b->from, t, scale, m, y, b->ld);
+            continue;
+        }
+        expand_rows(d, a, p, n_outputs, b->from, t, m, acc);
+        d->k.lora_add(y, b->ld, acc, base + at * 32, gain_of(d, a, p, b->from), scale, m,
+                      b->n_cols);
     }
 }
 

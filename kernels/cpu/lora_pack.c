@@ -85,21 +85,17 @@ static void fill_aat(struct gains *g)
 static void shrink_row(const struct gains *g, uint32_t granule, double out[8])
 {
     _Alignas(64) lodge_lora_chains chains;
+    float t[2][8];
     size_t ldx = lodge_cpu_lora_stride(g->n_cols);
-    uint32_t lines = (uint32_t)ldx / 4, row_cells = lodge_lora_row_cells(g->n_cols);
-    memset(chains, 0, sizeof chains);
-    for (uint32_t c = 0; lines; c++) {
-        uint32_t n = lines < 64 ? lines : 64;
-        size_t cell = g->place->first_a + granule * row_cells + c;
-        g->d->k.lora_shrink(g->image + cell * LODGE_CELL_BYTES, n, g->halves + c * 256, ldx, 2,
-                            chains);
-        lines -= n;
+    size_t cell = g->place->first_a + (size_t)granule * lodge_lora_row_cells(g->n_cols);
+    for (size_t at = 0; at < ldx; at += LODGE_CELL_COLS, cell++) {
+        const uint8_t *bytes = g->image + cell * LODGE_CELL_BYTES;
+        size_t n = ldx - at < LODGE_CELL_COLS ? ldx - at : LODGE_CELL_COLS;
+        g->d->k.lora_shrink(&bytes, (uint32_t)n / 4, g->halves + at, ldx, 2, at == 0, chains);
     }
-    for (uint32_t j = 0; j < 8; j++) {
-        out[j] = 0;
-        for (int i = 0; i < 8; i++)
-            out[j] += (double)chains[i / 4][i % 4][2 * j] + (double)chains[i / 4][i % 4][2 * j + 1];
-    }
+    g->d->k.lora_sum(chains, 2, t[0], 8);
+    for (uint32_t j = 0; j < 8; j++)
+        out[j] = (double)t[0][j] + (double)t[1][j];
 }
 
 static void split_row(struct gains *g, uint32_t row)

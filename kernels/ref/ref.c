@@ -313,31 +313,49 @@ static void attn(struct lodge_attn_call *c)
 
 /* ---- adapters ---- */
 
-static void lora_shrink(const uint8_t *cell, uint32_t n_lines, const uint16_t *x, size_t ldx,
-                        unsigned m, lodge_lora_chains chains)
+static void lora_shrink(const uint8_t *const *cells, uint32_t n_lines, const uint16_t *x,
+                        size_t ldx, unsigned m, bool first, lodge_lora_chains chains)
 {
-    const uint16_t *a = (const uint16_t *)(const void *)cell;
+    if (first)
+        memset(chains, 0, m * sizeof *chains);
     for (unsigned i = 0; i < m; i++)
         for (uint32_t l = 0; l < n_lines; l++)
             for (uint32_t lane = 0; lane < 16; lane++)
                 for (uint32_t odd = 2; odd-- > 0;) {
+                    const uint16_t *a = (const uint16_t *)(const void *)cells[l / 64];
                     float *c = &chains[i][l % 4][lane];
-                    float w = lodge_bf16_float(a[(l * 16 + lane) * 2 + odd]);
+                    float w = lodge_bf16_float(a[(l % 64 * 16 + lane) * 2 + odd]);
                     *c = fmaf(w, lodge_bf16_float(x[i * ldx + 4 * l + 2 * (lane % 2) + odd]), *c);
                 }
 }
 
-static void lora_expand(const uint8_t *const *blocks, unsigned n, const float *t, size_t ldt,
-                        unsigned m, float *acc)
+static void lora_sum(const lodge_lora_chains chains, unsigned m, float *t, size_t ldt)
 {
-    for (unsigned g = 0; g < n; g++) {
-        const uint16_t *b = (const uint16_t *)(const void *)blocks[g];
-        for (unsigned i = 0; i < m; i++)
-            for (uint32_t j = 0; j < 8; j++)
-                for (uint32_t o = 0; o < 32; o++)
-                    acc[i * 32 + o] = fmaf(lodge_bf16_float(b[(j * 16 + o % 16) * 2 + o / 16]),
-                                           t[i * ldt + g * 8 + j], acc[i * 32 + o]);
-    }
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t j = 0; j < 8; j++) {
+            float s[2];
+            for (uint32_t h = 0; h < 2; h++)
+                s[h] = (chains[i][0][2 * j + h] + chains[i][1][2 * j + h]) +
+                       (chains[i][2][2 * j + h] + chains[i][3][2 * j + h]);
+            t[i * ldt + j] = s[0] + s[1];
+        }
+}
+
+static void lora_expand(const struct lodge_lora_expand *e)
+{
+    for (unsigned i = 0; i < e->m; i++)
+        for (uint32_t o = 0; o < 32; o++) {
+            float sum = e->acc ? e->acc[i * 32 + o] : 0;
+            for (uint32_t r = 0; r < e->n * 8; r++) {
+                const uint16_t *b = (const uint16_t *)(const void *)e->blocks[r / 8];
+                sum = fmaf(lodge_bf16_float(b[(r % 8 * 16 + o % 16) * 2 + o / 16]),
+                           e->t[i * e->ldt + r], sum);
+            }
+            if (e->acc)
+                e->acc[i * 32 + o] = sum;
+            else if (o < e->n_cols)
+                e->y[i * e->ld + o] = fmaf(e->scale, sum, e->y[i * e->ld + o]);
+        }
 }
 
 static void lora_add(float *y, size_t ld, const float *acc, const float *base, const float *gain,
@@ -370,6 +388,7 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->kv_store = kv_store;
     k->attn = attn;
     k->lora_shrink = lora_shrink;
+    k->lora_sum = lora_sum;
     k->lora_expand = lora_expand;
     k->lora_add = lora_add;
     k->row = lodge_row_ops_ref;

@@ -140,6 +140,13 @@ INLINE float tree16(const vec lanes[2])
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 
+/* Sums of neighbouring lanes, the even one first: 8 floats. */
+INLINE void store_pair_sums(float *to, const vec lanes[2])
+{
+    __m256d s = _mm256_castps_pd(_mm256_hadd_ps(lanes[0], lanes[1]));
+    _mm256_storeu_ps(to, _mm256_castpd_ps(_mm256_permute4x64_pd(s, 0xD8)));
+}
+
 /* 16 lanes of doubles. */
 typedef struct {
     __m256d v[4];

@@ -135,6 +135,16 @@ INLINE float tree16(const vec lanes[1])
     return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
 }
 
+/* Sums of neighbouring lanes, the even one first: 8 floats. */
+INLINE void store_pair_sums(float *to, const vec lanes[1])
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15);
+    vec s =
+        _mm512_add_ps(_mm512_permutexvar_ps(even, lanes[0]), _mm512_permutexvar_ps(odd, lanes[0]));
+    _mm256_storeu_ps(to, _mm512_castps512_ps256(s));
+}
+
 /* 16 lanes of doubles. */
 typedef struct {
     __m512d low, high;

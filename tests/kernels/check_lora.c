@@ -52,48 +52,69 @@ static uint16_t *random_bf16(size_t n, float amp)
 
 static void one_shrink(const struct lodge_cpu_kernels *k, int n, unsigned m)
 {
-    uint32_t n_lines = (rnd() % 16 + 1) * 4;
-    size_t ldx = 256 + rnd() % 3 * 16;
-    uint16_t *cell = random_bf16(2048, 1), *x = random_bf16(m * ldx, 100);
+    uint32_t n_lines = (rnd() % 40 + 1) * 4, begun = rnd() % 2;
+    size_t ldx = 4 * n_lines + rnd() % 3 * 16;
+    uint16_t *cells[3], *x = random_bf16(m * ldx, 100);
+    for (int i = 0; i < 3; i++)
+        cells[i] = random_bf16(2048, 1);
+    const uint8_t *const at[] = {(uint8_t *)cells[0], (uint8_t *)cells[1], (uint8_t *)cells[2]};
     lodge_lora_chains begin, first, got;
+    float t[2][LODGE_LORA_ROWS * 9];
     for (size_t i = 0; i < sizeof begin / sizeof(float); i++)
         ((float *)begin)[i] = uniform();
     for (int i = 0; i < n; i++) {
         memcpy(got, begin, sizeof got);
-        k[i].lora_shrink((const uint8_t *)cell, n_lines, x, ldx, m, got);
+        memset(t[i > 0], 0, sizeof t[0]);
+        k[i].lora_shrink(at, n_lines, x, ldx, m, !begun, got);
+        k[i].lora_sum(got, m, t[i > 0], 9);
         if (i == 0)
             memcpy(first, got, sizeof got);
-        ck_assert_msg(memcmp(first, got, sizeof got) == 0, "%s: shrink of %u rows, %u lines",
-                      k[i].name, m, n_lines);
+        ck_assert_msg(memcmp(first, got, sizeof got) == 0 &&
+                          (i == 0 || memcmp(t[0], t[1], sizeof t[0]) == 0),
+                      "%s: shrink of %u rows, %u lines", k[i].name, m, n_lines);
     }
-    free(cell);
+    for (int i = 0; i < 3; i++)
+        free(cells[i]);
     free(x);
 }
 
 static void one_expand(const struct lodge_cpu_kernels *k, int n, unsigned m)
 {
     unsigned n_blocks = rnd() % LODGE_LORA_BLOCKS + 1;
-    size_t ldt = n_blocks * 8 + rnd() % 5;
+    size_t ldt = n_blocks * 8 + rnd() % 5, ld = 32 + rnd() % 9, size = m * ld + 8;
+    bool direct = rnd() % 2;
     /* The block after the last may be fetched. */
     uint16_t *b = random_bf16((n_blocks + 1) * 256, 1);
     const uint8_t *blocks[LODGE_LORA_BLOCKS];
-    float *t = make(m * ldt, 4), *begin = make(m * 32 + 8, 4), *first = make(m * 32 + 8, 4);
-    float *got = make(m * 32 + 8, 4);
+    float *t = make(m * ldt, 4), *begin = make(size, 4), *first = make(size, 4);
+    float *got = make(size, 4);
     for (unsigned i = 0; i < n_blocks; i++)
         blocks[i] = (const uint8_t *)(b + i * 256);
     for (size_t i = 0; i < m * ldt; i++)
         t[i] = uniform() * 10;
-    for (size_t i = 0; i < m * 32 + 8; i++)
+    for (size_t i = 0; i < size; i++)
         begin[i] = uniform();
+    struct lodge_lora_expand e = {.blocks = blocks,
+                                  .n = n_blocks,
+                                  .m = m,
+                                  .t = t,
+                                  .ldt = ldt,
+                                  .acc = direct ? NULL : got,
+                                  .y = got,
+                                  .ld = ld,
+                                  .n_cols = rnd() % 32 + 1,
+                                  .scale = uniform() * 8};
     for (int i = 0; i < n; i++) {
-        memcpy(got, begin, (m * 32 + 8) * 4);
-        k[i].lora_expand(blocks, n_blocks, t, ldt, m, got);
+        memcpy(got, begin, size * 4);
+        k[i].lora_expand(&e);
         if (i == 0)
-            memcpy(first, got, (m * 32 + 8) * 4);
-        ck_assert_msg(memcmp(first, got, (m * 32 + 8) * 4) == 0 &&
-                          memcmp(got + m * 32, begin + m * 32, 32) == 0,
-                      "%s: expand of %u rows, %u blocks", k[i].name, m, n_blocks);
+            memcpy(first, got, size * 4);
+        ck_assert_msg(memcmp(first, got, size * 4) == 0, "%s: expand of %u rows, %u blocks",
+                      k[i].name, m, n_blocks);
     }
+    for (unsigned i = 0; i < m && direct; i++)
+        for (size_t j = e.n_cols; j < ld; j++)
+            ck_assert_msg(first[i * ld + j] == begin[i * ld + j], "wrote beyond its columns");
     free(b);
     free(t);
     free(begin);
