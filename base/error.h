@@ -31,7 +31,8 @@
     X(CANCELLED, -14, "cancelled", 499, 1)                                                         \
     X(CONTEXT, -15, "context length exceeded", 400, 1)                                             \
     X(DEVICE, -16, "device fault", 500, 1)                                                         \
-    X(INTERNAL, -17, "internal fault", 500, 1)
+    X(INTERNAL, -17, "internal fault", 500, 1)                                                     \
+    X(OVERLOADED, -18, "overloaded", 503, 1)
 
 enum lodge_err {
     LODGE_OK = 0,

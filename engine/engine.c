@@ -121,8 +121,8 @@ static void take_messages(struct lodge_engine *en, uint64_t wait_ns)
     }
 }
 
-/* Ends requests whose deadline passed, and those whose stream was closed while the inbox had no
- * room for the message. */
+/* Ends requests whose deadline passed, those whose stream was closed while the inbox had no room
+ * for the message, and those that will be late whatever is done. */
 static void sweep(struct lodge_engine *en)
 {
     uint64_t now = lodge_now_ns();
@@ -133,6 +133,10 @@ static void sweep(struct lodge_engine *en)
             lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
         else if (q->deadline_ns && now >= q->deadline_ns)
             lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_TIMEOUT);
+    }
+    for (struct lodge_seq *s; (s = lodge_sched_hopeless(&en->sched, now));) {
+        en->sched.aborted_early++;
+        lodge_output_abort(en, s->req, LODGE_FINISH_ABORT, LODGE_ERR_OVERLOADED);
     }
 }
 

@@ -9,6 +9,7 @@
 #define STEP_TOKENS 512u
 #define MAX_SEQS 256u
 #define LOGIT_ROWS 64u
+#define MAX_TENANTS 65536u
 #define DEFAULT_CONTEXT_LIMIT (1u << 20)
 
 static void phase(const struct lodge_engine *en, const char *fmt, ...)
@@ -231,6 +232,13 @@ static void poison(void *cookie, uint32_t page)
 }
 #endif
 
+/* Every request that waits or runs may be another tenant's, up to a bound of memory. */
+static uint32_t max_tenants(const struct lodge_engine_config *c)
+{
+    uint64_t n = (uint64_t)c->max_queue + c->max_seqs;
+    return n < MAX_TENANTS ? (uint32_t)n : MAX_TENANTS;
+}
+
 int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e)
 {
     const struct lodge_engine_config *c = &en->cfg;
@@ -242,9 +250,16 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
     if (!err)
         err = lodge_prefix_init(&en->prefix, &en->pool, en->plan->n_groups,
                                 en->device_info.page_tokens, e);
-    const struct lodge_sched_limits limits = {.max_seqs = c->max_seqs,
+    const struct lodge_sched_limits limits = {.policy = c->policy,
+                                              .max_seqs = c->max_seqs,
                                               .max_step_tokens = c->max_step_tokens,
                                               .reserve_tokens = c->reserve_tokens,
+                                              .max_tenants = max_tenants(c),
+                                              .tier_floor = LODGE_SCHED_TIER_FLOOR,
+                                              .window =
+                                                  LODGE_SCHED_WINDOW_STEPS * c->max_step_tokens,
+                                              .max_age_ns = LODGE_SCHED_MAX_AGE_NS,
+                                              .slo_ttft_ns = (uint64_t)(c->slo_ttft_s * 1e9),
                                               .prefix_cache = !c->no_prefix_cache};
     if (!err)
         err = lodge_sched_init(&en->sched, &limits, &en->pool, &en->prefix, en->plan,

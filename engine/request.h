@@ -58,9 +58,19 @@ struct lodge_seq {
     uint32_t n_reserved;       /* blocks this sequence may come to hold by its reservation */
     bool preempted;
     bool counted_cached;
-    uint64_t admitted;  /* order of admission, youngest has the largest */
+    uint64_t admitted;  /* order of admission, youngest has the largest; 0: never */
     uint64_t planned;   /* the last plan that gave it a row, or could not */
     bool uses_adapters; /* holds its adapters in the pool */
+    /* The residency's: pages that its adapters lack and that the pool could not give when they were
+     * last wanted; and pages they take while the sequence runs. */
+    uint32_t n_pages_wanted, n_adapter_pages;
+
+    /* The scheduler's. */
+    uint32_t tenant;                 /* in its table, while waiting or running */
+    struct lodge_seq *older, *newer; /* among those that never ran, by arrival */
+    bool aging, charged;             /* is in that list; has paid for its prompt */
+    bool ready;                      /* its adapters were resident in plan `looked` */
+    uint64_t looked, admitted_ns;
 
     struct lodge_sampling sampling;
     uint32_t *banned; /* scratch of this step */

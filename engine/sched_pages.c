@@ -167,6 +167,16 @@ static uint32_t find_prefix(struct lodge_sched *s, struct lodge_seq *q, uint32_t
     return best;
 }
 
+uint32_t lodge_sched_blocks_in_cache(struct lodge_sched *s, struct lodge_seq *q, uint32_t most)
+{
+    uint32_t n = 0, all = (q->n_tokens - 1) / s->page_tokens;
+    if (!s->limits.prefix_cache || q->req->r.want_prompt_scores)
+        return 0;
+    while (n < most && n < all && lodge_prefix_find(s->prefix, key_of(s, q, n)) != NONE)
+        n++;
+    return n;
+}
+
 static void use_prefix(struct lodge_sched *s, struct lodge_seq *q, const uint32_t *entries,
                        uint32_t n)
 {

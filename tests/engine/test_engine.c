@@ -274,6 +274,7 @@ START_TEST(a_better_tier_displaces_a_lower_one)
     static struct client c[2];
     struct fake_config cfg = defaults;
     cfg.max_seqs = 1;
+    cfg.policy = LODGE_POLICY_PRIORITY;
     open_bench(&b, &cfg);
     ask(&c[0], 0, 20, 50);
     c[0].r.priority = 1;
