@@ -28,7 +28,9 @@ void lodge_seq_list_remove(struct lodge_seq_list *l, struct lodge_seq *q)
 bool lodge_fair_before(const struct lodge_fair *f, uint32_t a, uint32_t b)
 {
     const struct lodge_tenant *x = &f->tenants[a], *y = &f->tenants[b];
-    return x->counter != y->counter ? x->counter < y->counter : x->turn < y->turn;
+    if (x->counter != y->counter)
+        return x->counter < y->counter;
+    return x->turn != y->turn ? x->turn < y->turn : a < b;
 }
 
 static void put(struct lodge_fair *f, struct lodge_tenant_heap *h, uint32_t place, uint32_t t)
@@ -263,7 +265,6 @@ void lodge_fair_add(struct lodge_fair *f, uint32_t tenant, struct lodge_seq *at,
     lift(f, tenant);
     f->tiers[x->tier].n_tenants++;
     x->stuck = false;
-    x->turn = ++f->turns;
     heap_add(f, &f->tiers[x->tier].ready, tenant);
 }
 
@@ -318,6 +319,14 @@ void lodge_fair_charge(struct lodge_fair *f, uint32_t tenant, double tokens)
 }
 
 /* ---- serving ---- */
+
+uint32_t lodge_fair_active(const struct lodge_fair *f)
+{
+    uint32_t n = f->n_tenants;
+    for (uint32_t i = 0; i < LODGE_MAX_TIERS; i++)
+        n -= f->tiers[i].idle.n;
+    return n;
+}
 
 uint32_t lodge_fair_next_tier(const struct lodge_fair *f, uint32_t except)
 {

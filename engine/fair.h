@@ -46,7 +46,7 @@ struct lodge_tenant {
     double weight, counter;
     struct lodge_seq_list waiting; /* in the order that the caller keeps */
     uint32_t n_running;
-    uint64_t turn;       /* order among equal counters: when it began to wait or was served last */
+    uint64_t turn;       /* the caller's: order among equal counters, 0 for a new one */
     uint32_t chain;      /* next of its hash bucket, or of the free list */
     uint32_t place;      /* in the heap it is in, or LODGE_NO_TENANT */
     bool used, idle;     /* idle: in the heap of idle ones */
@@ -76,7 +76,6 @@ struct lodge_fair {
     uint32_t *buckets;
     uint32_t mask;
     double floor_share;
-    uint64_t turns;
     uint32_t n_waiting; /* sequences */
     uint32_t n_popped;
     struct lodge_tier tiers[LODGE_MAX_TIERS];
@@ -104,6 +103,8 @@ void lodge_fair_stopped(struct lodge_fair *f, uint32_t tenant);
 /* Puts so many virtual tokens on the tenant's bill. */
 void lodge_fair_charge(struct lodge_fair *f, uint32_t tenant, double tokens);
 
+/* Tenants with sequences that wait or run. */
+uint32_t lodge_fair_active(const struct lodge_fair *f);
 /* The tier to serve next among those that wait and are not in the mask; LODGE_MAX_TIERS: none. */
 uint32_t lodge_fair_next_tier(const struct lodge_fair *f, uint32_t except);
 /* The ready tenant with the smallest counter, or LODGE_NO_TENANT. */

@@ -258,6 +258,7 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
                                               .tier_floor = LODGE_SCHED_TIER_FLOOR,
                                               .window =
                                                   LODGE_SCHED_WINDOW_STEPS * c->max_step_tokens,
+                                              .spare = LODGE_SCHED_SPARE,
                                               .max_age_ns = LODGE_SCHED_MAX_AGE_NS,
                                               .slo_ttft_ns = (uint64_t)(c->slo_ttft_s * 1e9),
                                               .prefix_cache = !c->no_prefix_cache};

@@ -187,6 +187,25 @@ static uint64_t lower_classes_hold(const struct lodge_sched *s, int64_t above)
     return sum;
 }
 
+/* Must this tenant leave the headroom to others? */
+static bool leaves_spare(const struct lodge_sched *s, const struct lodge_seq *q)
+{
+    uint32_t n_active = lodge_fair_active(&s->fair);
+    if (s->limits.policy != LODGE_POLICY_FAIR || !s->running.n || !s->queue.shared_ns ||
+        s->queue.now_ns - s->queue.shared_ns > LODGE_SCHED_SHARED_NS)
+        return false;
+    return (uint64_t)s->fair.tenants[q->tenant].n_running * (n_active > 2 ? n_active : 2) >=
+           s->limits.max_seqs;
+}
+
+/* Is there a slot, and room for so many pages, without taking from others? */
+static bool has_room(const struct lodge_sched *s, const struct lodge_seq *q, uint64_t n_pages)
+{
+    double spare = leaves_spare(s, q) ? s->limits.spare : 0;
+    return s->n_free_slots > (uint32_t)(spare * s->limits.max_seqs) &&
+           fits(s, n_pages + (uint64_t)(spare * s->pool->n_pages), 0);
+}
+
 /* Admits a sequence of the queue, at the cost of lower classes if need be. */
 static bool admit(struct lodge_sched *s, struct lodge_seq *q)
 {
@@ -195,7 +214,7 @@ static bool admit(struct lodge_sched *s, struct lodge_seq *q)
         s->running_ranks + q->req->lora_width > s->limits.max_step_ranks)
         return false;
     struct lodge_claim c = lodge_sched_claim(s, q);
-    if (!s->n_free_slots || !fits(s, c.n_pages, 0)) {
+    if (!has_room(s, q, c.n_pages)) {
         /* What it shares now it may share with a victim, so that does not count. */
         if (!pick_victim(s, above) || !fits(s, c.n_alone, lower_classes_hold(s, above)))
             return false;

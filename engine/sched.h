@@ -39,6 +39,11 @@
  * A sequence is admitted under `fair` only while prompts that go before it do not fill the next
  * step, so the choice is made when it matters. Prompt chunks go by tier and counter too.
  *
+ * Headroom: a share of slots and pages (`spare`) is given only to tenants that run less than an
+ * equal part of the slots, so that one which begins while another floods need not wait for a reply
+ * to end. It is kept while more than one tenant was there within LODGE_SCHED_SHARED_NS; else all is
+ * given to whoever waits.
+ *
  * Early abort (slo_ttft_ns > 0): a request that waits and cannot get its first token in time any
  * more, by the time from admission to first token of late, is named by lodge_sched_hopeless. A
  * tenant from which more came than was served of late, and whose oldest waits for half of the
@@ -63,6 +68,8 @@
 #define LODGE_SCHED_MAX_AGE_NS 3000000000u
 #define LODGE_SCHED_TIER_FLOOR 0.10
 #define LODGE_SCHED_WINDOW_STEPS 4u /* window over max_step_tokens */
+#define LODGE_SCHED_SPARE (1.0 / 32)
+#define LODGE_SCHED_SHARED_NS 60000000000u
 
 struct lodge_sched_limits {
     enum lodge_policy policy;
@@ -71,9 +78,10 @@ struct lodge_sched_limits {
     uint32_t max_tenants;    /* that are told apart */
     bool prefix_cache;
     double tier_floor;    /* share of a lower tier that waits beside a higher one */
-    double window;        /* virtual tokens within which locality decides */
+    double window;        /* most virtual tokens that a cached prefix is worth in the order */
     uint64_t max_age_ns;  /* of a waiting request, from which on locality does not count */
     uint64_t slo_ttft_ns; /* 0: no early abort */
+    double spare;         /* share of slots and pages kept for tenants that run little */
 };
 
 #define LODGE_QUEUE_FRONT 16u
@@ -82,8 +90,8 @@ struct lodge_sched_limits {
 struct lodge_front {
     uint32_t tenant;
     struct lodge_seq *strict; /* in its order */
-    struct lodge_seq *near;   /* of the first few the one with most in the cache */
-    uint32_t n_near;          /* blocks */
+    struct lodge_seq *near;   /* of the first few the one that the cache saves most, or NULL */
+    double saved;             /* by the cache for it, virtual tokens over the weight */
 };
 
 /* State of choosing, most of it of one plan. */
@@ -93,7 +101,7 @@ struct lodge_queue {
     uint32_t *aside; /* popped tenants of which nothing can be served in this plan */
     uint32_t n_aside, n_looks, skipped_tiers;
     bool strict;
-    uint64_t now_ns;
+    uint64_t now_ns, shared_ns; /* of this plan; when two tenants were last there at once */
     struct lodge_seq *oldest, *youngest; /* of those that never ran, by arrival */
     struct lodge_seq *drain_for;         /* waits for adapter pages for too long, or NULL */
 };

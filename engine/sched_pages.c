@@ -169,12 +169,18 @@ static uint32_t find_prefix(struct lodge_sched *s, struct lodge_seq *q, uint32_t
 
 uint32_t lodge_sched_blocks_in_cache(struct lodge_sched *s, struct lodge_seq *q, uint32_t most)
 {
-    uint32_t n = 0, all = (q->n_tokens - 1) / s->page_tokens;
+    uint32_t found = 0, all = (q->n_tokens - 1) / s->page_tokens;
     if (!s->limits.prefix_cache || q->req->r.want_prompt_scores)
         return 0;
-    while (n < most && n < all && lodge_prefix_find(s->prefix, key_of(s, q, n)) != NONE)
-        n++;
-    return n;
+    /* In the cache a predecessor outlives its successors, so the last one tells of all. */
+    for (uint32_t n = 1; n <= most && n <= all; n *= 2) {
+        for (uint32_t b = q->n_hashed; b < n; b++)
+            key_of(s, q, b);
+        if (lodge_prefix_find(s->prefix, &q->keys[n - 1]) == NONE)
+            break;
+        found = n;
+    }
+    return found;
 }
 
 static void use_prefix(struct lodge_sched *s, struct lodge_seq *q, const uint32_t *entries,

@@ -9,8 +9,7 @@
 #define MOST_LOOKS 256u
 #define MOST_TENANT_LOOKS 64u
 #define MOST_CHOICES 4u
-/* Leading blocks beyond which more in the cache is no better. */
-#define MOST_NEAR_BLOCKS 8u
+
 /* How much longer than the next to end one may run that is admitted while draining. */
 #define DRAIN_FACTOR 1.2
 
@@ -211,10 +210,11 @@ static bool find_choices(struct lodge_sched *s, struct lodge_front *f)
 {
     struct lodge_tenant *t = &s->fair.tenants[f->tenant];
     bool newest = is_newest_first(s, t), all = !s->running.n;
-    bool near = is_fair(s) && s->limits.window > 0 && s->n_free_slots && !newest;
+    uint32_t near_blocks = (uint32_t)(s->limits.window / s->page_tokens), best = 0;
+    bool near = is_fair(s) && near_blocks && s->n_free_slots && !newest;
     uint32_t n_looks = 0, n_ready = 0, most = is_fair(s) ? MOST_TENANT_LOOKS : MOST_LOOKS;
     f->strict = f->near = NULL;
-    f->n_near = 0;
+    f->saved = 0;
     for (struct lodge_seq *q = first_of(t, newest); q; q = next_of(t, q, newest)) {
         if (!all && (n_looks++ >= most || s->queue.n_looks >= MOST_LOOKS))
             break;
@@ -223,14 +223,15 @@ static bool find_choices(struct lodge_sched *s, struct lodge_front *f)
         f->strict = f->strict ? f->strict : q;
         if (!near || is_over_age(s, f->strict))
             break;
-        uint32_t n = lodge_sched_blocks_in_cache(s, q, MOST_NEAR_BLOCKS);
-        if (n > f->n_near) {
+        uint32_t n = lodge_sched_blocks_in_cache(s, q, near_blocks);
+        if (n > best) {
             f->near = q;
-            f->n_near = n;
+            best = n;
         }
         if (++n_ready == MOST_CHOICES)
             break;
     }
+    f->saved = fmin(LODGE_COST_PROMPT * best * s->page_tokens / t->weight, s->limits.window);
     t->stuck = !f->strict;
     return f->strict;
 }
@@ -255,6 +256,12 @@ static void leave_front(struct lodge_sched *s, struct lodge_front *f)
 static double counter_of(const struct lodge_sched *s, const struct lodge_front *f)
 {
     return s->fair.tenants[f->tenant].counter;
+}
+
+/* In the order that counts what the cache saves. */
+static double place_of(const struct lodge_sched *s, const struct lodge_front *f)
+{
+    return counter_of(s, f) - f->saved;
 }
 
 /* The one with the largest counter makes room. */
@@ -304,6 +311,8 @@ void lodge_queue_begin(struct lodge_sched *s)
     u->n_looks = u->skipped_tiers = 0;
     u->strict = false;
     s->n_deferred = 0;
+    if (lodge_fair_active(&s->fair) > 1)
+        u->shared_ns = u->now_ns;
     /* Whoever drains the batch asks first, and keeps doing so until its pages are there. */
     if (u->drain_for && (look(s, u->drain_for) || !u->drain_for->n_pages_wanted))
         u->drain_for = NULL;
@@ -329,8 +338,7 @@ struct lodge_seq *lodge_queue_next(struct lodge_sched *s)
     if (u->strict || is_over_age(s, low->strict))
         return low->strict;
     for (uint32_t i = 0; i < u->n_front; i++)
-        if (u->front[i].n_near > best->n_near &&
-            counter_of(s, &u->front[i]) <= counter_of(s, low) + s->limits.window)
+        if (place_of(s, &u->front[i]) < place_of(s, best))
             best = &u->front[i];
     return best->near ? best->near : low->strict;
 }
@@ -339,7 +347,7 @@ void lodge_queue_admitted(struct lodge_sched *s, const struct lodge_seq *q)
 {
     struct lodge_tenant *t = &s->fair.tenants[q->tenant];
     s->admitted_in_tier[t->tier]++;
-    t->turn = ++s->fair.turns;
+    t->turn = s->admissions;
     if (q->admitted == s->admissions && !q->preempted && !q->choice) {
         decay_counts(s, t, s->queue.now_ns);
         t->n_served++;
