@@ -6,9 +6,11 @@
 #include <stdlib.h>
 
 /* Sequences that a plan looks at: in all, of one tenant, and of one tenant that could be served. */
-#define MOST_LOOKS 256u
-#define MOST_TENANT_LOOKS 64u
+#define MOST_LOOKS 128u
+#define MOST_TENANT_LOOKS 32u
 #define MOST_CHOICES 4u
+/* Beyond those, if only to have their adapters loaded. */
+#define MOST_AHEAD 32u
 
 /* How much longer than the next to end one may run that is admitted while draining. */
 #define DRAIN_FACTOR 1.2
@@ -367,8 +369,25 @@ bool lodge_queue_refused(struct lodge_sched *s, const struct lodge_seq *q)
     return true;
 }
 
+/* Asks for the adapters of those that come next, so that they are there by then. */
+static void look_ahead(struct lodge_sched *s)
+{
+    struct lodge_queue *u = &s->queue;
+    uint32_t n = 0;
+    for (uint32_t tier = 0; tier < LODGE_MAX_TIERS; tier++)
+        while (n < MOST_AHEAD && lodge_fair_peek(&s->fair, tier) != LODGE_NO_TENANT) {
+            uint32_t t = lodge_fair_pop(&s->fair, tier), k = 0;
+            u->aside[u->n_aside++] = t;
+            for (struct lodge_seq *q = s->fair.tenants[t].waiting.first;
+                 q && k < MOST_CHOICES && n < MOST_AHEAD; q = q->next, k++, n++)
+                look(s, q);
+        }
+}
+
 void lodge_queue_end(struct lodge_sched *s)
 {
+    if (s->residency)
+        look_ahead(s);
     empty_front(s);
     while (s->queue.n_aside)
         lodge_fair_push(&s->fair, s->queue.aside[--s->queue.n_aside]);

@@ -35,6 +35,55 @@ static double gap(struct sim *m, const struct sim_tenant_config *c)
     return c->rate > 0 ? gamma_of(&m->rnd, shape, 1 / (shape * c->rate)) : INFINITY;
 }
 
+/* ---- adapters ---- */
+
+bool __wrap_lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q);
+void __wrap_lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q);
+void __wrap_lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q);
+uint32_t __wrap_lodge_residency_idle_pages(const struct lodge_residency *r,
+                                           const struct lodge_seq *q);
+bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix);
+
+bool __wrap_lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
+{
+    struct sim_residency *x = (struct sim_residency *)r;
+    x->n_wanted++;
+    if (!q->req->r.n_adapters)
+        return true;
+    if (x->not_ready >> q->req->r.tenant % 32 & 1)
+        return false;
+    uint32_t available = x->pages_needed ? lodge_sched_available(&x->sim->sched) : 0;
+    if (available < x->pages_needed)
+        q->n_pages_wanted = x->pages_needed - available;
+    return available >= x->pages_needed;
+}
+
+void __wrap_lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q)
+{
+    const struct sim_residency *x = (const struct sim_residency *)r;
+    q->n_adapter_pages = q->req->r.n_adapters ? x->n_adapter_pages : 0;
+}
+
+void __wrap_lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q)
+{
+    (void)r;
+    q->n_adapter_pages = 0;
+}
+
+uint32_t __wrap_lodge_residency_idle_pages(const struct lodge_residency *r,
+                                           const struct lodge_seq *q)
+{
+    (void)r;
+    (void)q;
+    return 0;
+}
+
+bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix)
+{
+    (void)r;
+    return lodge_prefix_evict(prefix);
+}
+
 /* ---- requests ---- */
 
 struct sim_request {
@@ -285,6 +334,8 @@ void sim_open(struct sim *m, const struct sim_config *cfg, uint64_t seed)
               : lodge_sched_init(&m->sched, &cfg->limits, &m->pool, &m->prefix, &m->plan,
                                  cfg->page_tokens, &e);
     TEST_CHECK(!err, "%s", e.text);
+    m->residency.sim = m;
+    m->sched.residency = (struct lodge_residency *)&m->residency;
     for (uint32_t i = 0; i < cfg->n_tenants; i++) {
         struct sim_tenant *t = &m->tenants[i];
         t->on = cfg->tenants[i].on_s == 0;

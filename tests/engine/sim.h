@@ -43,6 +43,16 @@ struct sim_tenant {
     struct lodge_inflight *requests;
 };
 
+/* Stands for the residency (the linker wraps its functions): adapters that are there or not, and
+ * take no pages of the pool. */
+struct sim_residency {
+    struct sim *sim;
+    uint32_t not_ready;       /* bit per tenant: their adapters are on their way */
+    uint32_t pages_needed;    /* not 0: adapters wait until so many pages are available */
+    uint32_t n_adapter_pages; /* of whoever runs with an adapter */
+    uint32_t n_wanted;        /* calls */
+};
+
 struct sim {
     const struct sim_config *cfg;
     struct test_random rnd;
@@ -51,6 +61,7 @@ struct sim {
     struct lodge_pool pool;
     struct lodge_prefix prefix;
     struct lodge_sched sched;
+    struct sim_residency residency;
     double now_s;
     uint64_t n_requests, n_steps, n_tokens, n_ids;
     struct sim_tenant tenants[SIM_MAX_TENANTS];
