@@ -113,10 +113,14 @@ static struct sim_config defaults(uint32_t n_tenants)
     return c;
 }
 
+/* Under watch: the bound holds here too. */
 static void run(struct sim *m, const struct sim_config *c, uint64_t n, uint64_t seed)
 {
+    static struct bound b;
     sim_open(m, c, seed);
+    watch(m, &b);
     sim_run(m, n);
+    TEST_CHECK(b.most_ratio <= 1, "%.2f of the bound", b.most_ratio);
 }
 
 /* Requests a second that the machine completes when there is always work. */
@@ -174,8 +178,10 @@ START_TEST(backlogged_tenants_share_by_weight)
     for (uint32_t i = 0; i < 8; i++)
         share[i] = m.tenants[i].service / weight_of(&m, i);
     double index = jain(share, 8);
-    printf("backlogged: Jain %.4f, drift %.0f tokens, %.2f of the bound, %llu steps\n", index,
-           b.most_drift, b.most_ratio, (unsigned long long)m.n_steps);
+    printf(
+        "backlogged: Jain %.4f, drift %.0f tokens, %.2f of the bound, %llu steps, %.0f tokens/s\n",
+        index, b.most_drift, b.most_ratio, (unsigned long long)m.n_steps,
+        (double)m.n_tokens / m.now_s);
     ck_assert(b.n_pairs > 0);
     ck_assert_double_le(b.most_ratio, 1);
     ck_assert_double_ge(index, 0.98);
@@ -189,7 +195,8 @@ START_TEST(by_arrival_is_not_fair)
     static struct sim m;
     static struct bound b;
     backlogged(&m, &b, LODGE_POLICY_FCFS);
-    printf("by arrival: drift %.2f of the bound\n", b.most_ratio);
+    printf("by arrival: drift %.2f of the bound, %.0f tokens/s\n", b.most_ratio,
+           (double)m.n_tokens / m.now_s);
     ck_assert_double_gt(b.most_ratio, 1);
     sim_close(&m);
 }
