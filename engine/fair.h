@@ -46,11 +46,13 @@ struct lodge_tenant {
     double weight, counter;
     struct lodge_seq_list waiting; /* in the order that the caller keeps */
     uint32_t n_running;
-    uint64_t turn;       /* the caller's: order among equal counters, 0 for a new one */
-    uint32_t chain;      /* next of its hash bucket, or of the free list */
-    uint32_t place;      /* in the heap it is in, or LODGE_NO_TENANT */
-    bool used, idle;     /* idle: in the heap of idle ones */
-    bool stuck;          /* set by the caller: nothing of it could be served when last looked at */
+    uint64_t turn;      /* the caller's: order among equal counters, 0 for a new one */
+    uint32_t chain;     /* next of its hash bucket, or of the free list */
+    uint32_t place;     /* in the heap it is in, or LODGE_NO_TENANT */
+    bool used, idle;    /* idle: in the heap of idle ones */
+    bool stuck;         /* set by the caller: nothing of it could be served when last looked at */
+    uint32_t n_planned; /* the caller's: prompt tokens in its plan `planned` */
+    uint64_t planned;
     double n_came;       /* the caller's: arrivals and admissions of late, decaying */
     double n_served;     /* the same */
     uint64_t counted_ns; /* when they decayed last */

@@ -229,34 +229,27 @@ static bool admit(struct lodge_sched *s, struct lodge_seq *q)
     return true;
 }
 
-/* Is the prompt of `a` computed before that of `b`? */
-static bool prefills_before(const struct lodge_sched *s, const struct lodge_seq *a,
-                            const struct lodge_seq *b)
-{
-    int64_t class_a = lodge_queue_class(s, a), class_b = lodge_queue_class(s, b);
-    if (class_a != class_b)
-        return class_a < class_b;
-    return a->tenant != b->tenant && lodge_fair_before(&s->fair, a->tenant, b->tenant);
-}
-
 static uint32_t left_of(const struct lodge_seq *q)
 {
     return q->n_tokens - q->n_computed;
 }
 
-/* Do prompts that go before this one's fill the next step? A prompt that takes several steps leaves
- * room for others in each. */
+/* Would this one's prompt find no room in the next step? Prompts of lower classes do not count, as
+ * they come after it, and those of other tenants by half, as tenants take turns. A prompt that
+ * takes several steps counts as a quarter of one. */
 static bool step_is_taken(const struct lodge_sched *s, const struct lodge_seq *q)
 {
-    uint64_t most = s->limits.max_step_tokens / 4 + 1, taken = 0;
-    if (s->limits.policy != LODGE_POLICY_FAIR || !s->running.n)
+    uint64_t most = s->limits.max_step_tokens / 4 + 1, taken = 0; /* twice the tokens */
+    if (s->limits.policy != LODGE_POLICY_FAIR)
         return false;
     for (const struct lodge_seq *r = s->running.first; r; r = r->next) {
-        uint32_t left = left_of(r);
-        if (left == 1 || !prefills_before(s, q, r))
-            taken += left < most ? left : most;
+        uint64_t left = left_of(r) < most ? left_of(r) : most;
+        if (left == 1 || r->tenant == q->tenant)
+            taken += 2 * left;
+        else if (lodge_queue_class(s, r) <= lodge_queue_class(s, q))
+            taken += left;
     }
-    return taken >= s->limits.max_step_tokens;
+    return taken >= 2 * (uint64_t)s->limits.max_step_tokens;
 }
 
 static void admit_waiting(struct lodge_sched *s)
@@ -349,7 +342,37 @@ static uint32_t chunk(const struct lodge_sched *s, const struct lodge_seq *q, ui
     return end > q->n_computed ? end - q->n_computed : budget;
 }
 
-/* The next prompt under `fair`: by tier, then by the counter of the tenant, then by admission. */
+static uint32_t prompt_tokens_in_step(const struct lodge_sched *s, uint32_t tenant)
+{
+    const struct lodge_tenant *t = &s->fair.tenants[tenant];
+    return t->planned == s->plans ? t->n_planned : 0;
+}
+
+static void count_prompt_tokens(struct lodge_sched *s, uint32_t tenant, uint32_t n)
+{
+    struct lodge_tenant *t = &s->fair.tenants[tenant];
+    t->n_planned = prompt_tokens_in_step(s, tenant) + n;
+    t->planned = s->plans;
+}
+
+/* Is the next chunk of `a` rather than of `b`? Tenants take turns in a step; the first is whoever
+ * runs least for its weight. */
+static bool prefills_before(const struct lodge_sched *s, const struct lodge_seq *a,
+                            const struct lodge_seq *b)
+{
+    int64_t class_a = lodge_queue_class(s, a), class_b = lodge_queue_class(s, b);
+    if (class_a != class_b || a->tenant == b->tenant)
+        return class_a < class_b;
+    uint32_t n_a = prompt_tokens_in_step(s, a->tenant), n_b = prompt_tokens_in_step(s, b->tenant);
+    if (n_a != n_b)
+        return n_a < n_b;
+    const struct lodge_tenant *t_a = &s->fair.tenants[a->tenant],
+                              *t_b = &s->fair.tenants[b->tenant];
+    double runs_a = t_a->n_running / t_a->weight, runs_b = t_b->n_running / t_b->weight;
+    return runs_a != runs_b ? runs_a < runs_b : lodge_fair_before(&s->fair, a->tenant, b->tenant);
+}
+
+/* The next prompt under `fair`: by tier, then by the tenants' turns. */
 static struct lodge_seq *next_fair_prefill(const struct lodge_sched *s,
                                            const struct lodge_seq *except)
 {
@@ -376,10 +399,13 @@ static void plan_prefills(struct lodge_sched *s)
         preemptions = s->preemptions;
         bool others = next_prefill(s, q, preemptions) != NULL;
         uint32_t room = room_for(s, q);
+        uint32_t n = s->n_step_tokens, tenant = q->tenant;
         if (room)
             plan_row(s, q, chunk(s, q, room, others));
         else
             q->planned = s->plans;
+        if (s->n_step_tokens > n)
+            count_prompt_tokens(s, tenant, s->n_step_tokens - n);
         q = next_prefill(s, q, preemptions);
     }
 }

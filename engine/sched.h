@@ -36,8 +36,9 @@
  * reply, U <= max(w_p, w_q) x tokens of the pool / weight. Sequences that wait for their adapters
  * to be loaded cannot be served, and are outside of the bound until they are there.
  *
- * A sequence is admitted under `fair` only while prompts that go before it do not fill the next
- * step, so the choice is made when it matters. Prompt chunks go by tier and counter too.
+ * A sequence is admitted under `fair` only while there is room for its prompt in the next step, so
+ * the choice is made when it matters. Prompt chunks go by tier, and inside a tier tenants take
+ * turns in every step.
  *
  * Headroom: a share of slots and pages (`spare`) is given only to tenants that run less than an
  * equal part of the slots, so that one which begins while another floods need not wait for a reply

@@ -233,7 +233,7 @@ static bool find_choices(struct lodge_sched *s, struct lodge_front *f)
         if (++n_ready == MOST_CHOICES)
             break;
     }
-    f->saved = fmin(LODGE_COST_PROMPT * best * s->page_tokens / t->weight, s->limits.window);
+    f->saved = LODGE_COST_PROMPT * best * s->page_tokens / t->weight;
     t->stuck = !f->strict;
     return f->strict;
 }

@@ -7,8 +7,8 @@
  * Locality, under `fair`: it is worth what it saves. The front of the queue are the tenants (at
  * most LODGE_QUEUE_FRONT) whose counters are within `window` of the smallest. Of the first few
  * sequences of each that could be served, the one with the longest beginning in the prefix cache is
- * its choice, and the tenant's place is its counter less the prompt tokens that the choice saves,
- * at most `window`. If the first by that order does not fit, the strictly next one is tried. Where
+ * its choice, and the tenant's place is its counter less the prompt tokens that the choice saves.
+ * If the first by that order does not fit, the strictly next one is tried. Where
  * that one is max_age_ns old, nothing goes before it.
  *
  * Sequences whose adapters are not in the pool are passed over and asked for again in every plan,

@@ -315,7 +315,9 @@ START_TEST(loads_and_pages_in_use_are_charged)
     m.now_s = 1;
     struct lodge_inflight *r = sim_submit(&m, 0, 20, 5);
     r->r.n_adapters = 1;
-    lodge_sched_charge_load(&m.sched, 0, 32);
+    m.sched.n_groups = 2; /* a page is half of a block then */
+    lodge_sched_charge_load(&m.sched, 0, 64);
+    m.sched.n_groups = 1;
     lodge_sched_charge_load(&m.sched, 99, 32); /* nobody */
     ck_assert_double_eq(counter_of(&m, 0), 32 * 16 / 16.0 / 2);
     while (sim_step(&m))
@@ -385,6 +387,26 @@ static double wait_for_pages(uint64_t max_age_ns)
     return waited;
 }
 
+/* Whoever comes meanwhile does not begin where the one that waits for its adapter stands. */
+START_TEST(one_that_cannot_be_served_is_no_measure)
+{
+    static struct sim m;
+    struct admissions a;
+    struct sim_config c = one_at_a_time(3);
+    open_noting(&m, &c, &a);
+    m.residency.not_ready = 1;
+    sim_submit(&m, 0, 20, 10)->r.n_adapters = 1;
+    for (uint32_t i = 0; i < 20; i++)
+        sim_submit(&m, 1, 20, 10);
+    run(&m, &a, 10);
+    sim_submit(&m, 2, 20, 10);
+    ck_assert_double_eq(counter_of(&m, 0), 0);
+    ck_assert_double_ge(counter_of(&m, 2), 9 * 40);
+    run(&m, &a, UINT32_MAX);
+    sim_close(&m);
+}
+END_TEST
+
 /* While the machine is full the next ones' adapters are asked for, once a plan each. */
 START_TEST(adapters_are_asked_for_ahead)
 {
@@ -438,10 +460,10 @@ static uint32_t first_served(double window, double ahead, double seconds)
     sim_submit(&m, 2, 20, 50); /* keeps the machine busy */
     sim_step(&m);
     sim_submit(&m, 0, 330, 5);
+    m.now_s += seconds;
     sim_submit(&m, 1, 330, 5);
     double gap = counter_of(&m, 0) + ahead - counter_of(&m, 1);
     lodge_fair_charge(&m.sched.fair, lodge_fair_find(&m.sched.fair, 1, 0), gap);
-    m.now_s += seconds;
     a.n = 0;
     run(&m, &a, 1);
     uint32_t first = m.sched.running.first->req->r.tenant == 0 ? 0 : 1;
@@ -537,6 +559,33 @@ START_TEST(only_lower_tiers_are_displaced)
 }
 END_TEST
 
+/* ---- the step ---- */
+
+/* Long prompts of one tenant: few run at a time, and a short one of another goes first. */
+START_TEST(long_prompts_do_not_stand_before_short_ones)
+{
+    static struct sim m;
+    struct admissions a;
+    struct sim_config c = one_at_a_time(2);
+    c.limits.max_seqs = 16;
+    c.n_pages = 2000;
+    open_noting(&m, &c, &a);
+    for (uint32_t i = 0; i < 12; i++)
+        sim_submit(&m, 0, 2000, 10);
+    for (uint32_t i = 0; i < 5; i++)
+        sim_step(&m);
+    ck_assert_uint_le(m.sched.running.n, 4);
+    ck_assert_uint_eq(m.sched.n_step_tokens, 64);
+    sim_submit(&m, 1, 20, 10);
+    for (uint32_t i = 0; i < 2; i++)
+        sim_step(&m);
+    ck_assert_uint_eq(m.tenants[1].n_ttft, 1);
+    ck_assert_uint_eq(m.tenants[0].n_ttft, 0);
+    run(&m, &a, UINT32_MAX);
+    sim_close(&m);
+}
+END_TEST
+
 /* ---- early abort ---- */
 
 START_TEST(overload_serves_the_newest_and_ends_the_late)
@@ -566,6 +615,15 @@ START_TEST(overload_serves_the_newest_and_ends_the_late)
     run(&m, &a, 5);
     ck_assert_uint_eq(a.ids[4], older);
     run(&m, &a, UINT32_MAX);
+    /* And if more is served than comes, in spite of its age. */
+    sim_submit(&m, 0, 20, 65);
+    sim_step(&m);
+    older = sim_submit(&m, 0, 20, 5)->id;
+    sim_submit(&m, 0, 20, 5);
+    m.sched.fair.tenants[lodge_fair_find(&m.sched.fair, 0, 0)].n_served = 1000;
+    run(&m, &a, 8);
+    ck_assert_uint_eq(a.ids[7], older);
+    run(&m, &a, UINT32_MAX);
     sim_close(&m);
 }
 END_TEST
@@ -585,6 +643,8 @@ int main(void)
     tcase_add_test(c, preemption_is_not_charged_twice);
     tcase_add_test(c, loads_and_pages_in_use_are_charged);
     tcase_add_test(c, whoever_waits_for_an_adapter_keeps_its_place);
+    tcase_add_test(c, one_that_cannot_be_served_is_no_measure);
+    tcase_add_test(c, long_prompts_do_not_stand_before_short_ones);
     tcase_add_test(c, adapters_are_asked_for_ahead);
     tcase_add_test(c, pages_for_an_adapter_come_when_it_is_old);
     tcase_add_test(c, the_cache_is_worth_what_it_saves);
