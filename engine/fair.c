@@ -238,8 +238,8 @@ void lodge_fair_raise_floor(struct lodge_fair *f, uint32_t tier, double counter)
         f->tiers[tier].floor = counter;
 }
 
-/* Where a tenant begins that had nothing waiting. `looked` tells tenants that could not be served
- * from the last plan: they keep their counters, and are no measure for others. */
+/* Where a tenant begins that had nothing waiting. One that could not be served for a while has a
+ * counter below the floor, and is no measure. */
 static void lift(struct lodge_fair *f, uint32_t t)
 {
     struct lodge_tenant *x = &f->tenants[t];
@@ -247,7 +247,7 @@ static void lift(struct lodge_fair *f, uint32_t t)
     uint32_t first = tier->ready.n ? tier->ready.at[0] : NONE;
     if (!tier->n_tenants && tier->last_left != NONE)
         lodge_fair_raise_floor(f, x->tier, f->tenants[tier->last_left].counter);
-    if (first != NONE && !f->tenants[first].stuck && !f->n_popped)
+    if (first != NONE && !f->n_popped)
         lodge_fair_raise_floor(f, x->tier, f->tenants[first].counter);
     if (x->counter < tier->floor)
         x->counter = tier->floor;
@@ -264,7 +264,6 @@ void lodge_fair_add(struct lodge_fair *f, uint32_t tenant, struct lodge_seq *at,
     set_busy(f, tenant);
     lift(f, tenant);
     f->tiers[x->tier].n_tenants++;
-    x->stuck = false;
     heap_add(f, &f->tiers[x->tier].ready, tenant);
 }
 

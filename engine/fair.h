@@ -50,7 +50,6 @@ struct lodge_tenant {
     uint32_t chain;     /* next of its hash bucket, or of the free list */
     uint32_t place;     /* in the heap it is in, or LODGE_NO_TENANT */
     bool used, idle;    /* idle: in the heap of idle ones */
-    bool stuck;         /* set by the caller: nothing of it could be served when last looked at */
     uint32_t n_planned; /* the caller's: prompt tokens in its plan `planned` */
     uint64_t planned;
     double n_came;       /* the caller's: arrivals and admissions of late, decaying */

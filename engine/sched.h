@@ -104,6 +104,7 @@ struct lodge_queue {
     bool strict;
     uint64_t now_ns, shared_ns; /* of this plan; when two tenants were last there at once */
     struct lodge_seq *oldest, *youngest; /* of those that never ran, by arrival */
+    uint64_t drain_from;                 /* admissions when the drain began */
     struct lodge_seq *drain_for;         /* waits for adapter pages for too long, or NULL */
 };
 

@@ -173,12 +173,15 @@ static uint32_t output_left(const struct lodge_seq *q)
     return q->max_output - q->n_output;
 }
 
+/* Does it end about when the next one does of those that ran before the drain? They come to an end,
+ * so the drain does, however many short ones there are. */
 static bool ends_soon(const struct lodge_sched *s, const struct lodge_seq *q)
 {
-    uint32_t least = UINT32_MAX;
+    double least = 0;
     for (const struct lodge_seq *r = s->running.first; r; r = r->next)
-        least = output_left(r) < least ? output_left(r) : least;
-    return output_left(q) <= DRAIN_FACTOR * least;
+        if (r->admitted <= s->queue.drain_from && (least == 0 || output_left(r) < least))
+            least = output_left(r);
+    return !s->running.n || output_left(q) <= DRAIN_FACTOR * least;
 }
 
 static bool may_prolong_drain(const struct lodge_sched *s, const struct lodge_seq *q)
@@ -200,10 +203,13 @@ static bool look(struct lodge_sched *s, struct lodge_seq *q)
     q->n_pages_wanted = 0;
     q->ready = lodge_residency_want(s->residency, q);
     s->n_deferred += !q->ready;
-    struct lodge_seq **d = &s->queue.drain_for;
+    struct lodge_queue *u = &s->queue;
+    const struct lodge_seq *d = u->drain_for;
     if (!q->ready && q->n_pages_wanted && is_fair(s) && is_over_age(s, q) &&
-        (!*d || q->req->arrived_ns < (*d)->req->arrived_ns))
-        *d = q;
+        (!d || q->req->arrived_ns < d->req->arrived_ns)) {
+        u->drain_from = d ? u->drain_from : s->admissions;
+        u->drain_for = q;
+    }
     return q->ready;
 }
 
@@ -234,7 +240,6 @@ static bool find_choices(struct lodge_sched *s, struct lodge_front *f)
             break;
     }
     f->saved = LODGE_COST_PROMPT * best * s->page_tokens / t->weight;
-    t->stuck = !f->strict;
     return f->strict;
 }
 

@@ -16,8 +16,10 @@
  * time does not grow with the queue.
  *
  * Drain: when one such sequence is max_age_ns old and lacks pages for its adapters, because others
- * hold them, only those are admitted that end about when the next of those that run does (at most
- * 1.2 times the output that is left to it), and those that ran before; until it has its pages.
+ * hold them, only those are admitted that end about when the next one does of those that ran when
+ * the drain began (at most 1.2 times the output that is left to it), and those that ran before;
+ * until it has its pages. So it waits no longer than its age and 1.2 times the longest of the
+ * replies.
  */
 #ifndef LODGE_ENGINE_SCHED_QUEUE_H
 #define LODGE_ENGINE_SCHED_QUEUE_H
