@@ -187,7 +187,12 @@ static bool ends_soon(const struct lodge_sched *s, const struct lodge_seq *q)
 static bool may_prolong_drain(const struct lodge_sched *s, const struct lodge_seq *q)
 {
     const struct lodge_seq *d = s->queue.drain_for;
-    return d && d != q && !q->admitted && !ends_soon(s, q);
+    if (!d || d == q || q->admitted)
+        return false;
+    /* A higher tier gives way only where the lower one is owed its floor. */
+    int64_t class = lodge_queue_class(s, d);
+    bool below = lodge_queue_class(s, q) < class && s->fair.tiers[class].credit <= 0;
+    return !below && !ends_soon(s, q);
 }
 
 /* Could this one be served now? Asks for its adapters, once a plan. */

@@ -19,7 +19,7 @@
  * hold them, only those are admitted that end about when the next one does of those that ran when
  * the drain began (at most 1.2 times the output that is left to it), and those that ran before;
  * until it has its pages. So it waits no longer than its age and 1.2 times the longest of the
- * replies.
+ * replies. Higher tiers are held back so only while its tier is owed its floor.
  */
 #ifndef LODGE_ENGINE_SCHED_QUEUE_H
 #define LODGE_ENGINE_SCHED_QUEUE_H
