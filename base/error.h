@@ -34,7 +34,8 @@
     X(INTERNAL, -17, "internal fault", 500, 1)                                                     \
     X(FORBIDDEN, -18, "not allowed", 403, 2)                                                       \
     X(ADAPTER_LOST, -19, "the files of the adapter have changed or are gone", 503, 1)              \
-    X(THROTTLED, -20, "a limit is reached", 429, 1)
+    X(THROTTLED, -20, "a limit is reached", 429, 1)                                                \
+    X(OVERLOADED, -21, "overloaded", 503, 1)
 
 enum lodge_err {
     LODGE_OK = 0,

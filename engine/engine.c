@@ -108,6 +108,7 @@ static void set_adapters(struct lodge_engine *en, const struct lodge_record *rec
     for (uint32_t i = 0; i < q->r.n_adapters; i++) {
         q->versions[i] = lodge_adapters_find(&en->adapters, lodge_request_adapter_numbers(rec)[i]);
         q->lora_width += q->versions[i]->width;
+        q->owner = i ? LODGE_OWNER_SEVERAL : q->versions[i]->number;
     }
 }
 
@@ -188,8 +189,8 @@ static void take_messages(struct lodge_engine *en, uint64_t wait_ns)
     }
 }
 
-/* Ends requests whose deadline passed, and those whose stream was closed while the inbox had no
- * room for the message. */
+/* Ends requests whose deadline passed, those whose stream was closed while the inbox had no room
+ * for the message, and those that will be late whatever is done. */
 static void sweep(struct lodge_engine *en)
 {
     uint64_t now = lodge_now_ns();
@@ -200,6 +201,10 @@ static void sweep(struct lodge_engine *en)
             lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
         else if (q->deadline_ns && now >= q->deadline_ns)
             lodge_output_abort(en, q, LODGE_FINISH_ABORT, LODGE_ERR_TIMEOUT);
+    }
+    for (struct lodge_seq *s; (s = lodge_sched_hopeless(&en->sched, now));) {
+        en->sched.aborted_early++;
+        lodge_output_abort(en, s->req, LODGE_FINISH_ABORT, LODGE_ERR_OVERLOADED);
     }
 }
 

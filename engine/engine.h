@@ -34,6 +34,10 @@ struct lodge_adapter_version;
 
 /* ---- opening ---- */
 
+/* Order of the queue: fair among tenants inside tiers; arrival; requests' priority, then arrival.
+ */
+enum lodge_policy { LODGE_POLICY_FAIR, LODGE_POLICY_FCFS, LODGE_POLICY_PRIORITY };
+
 struct lodge_engine_config {
     const char *model_path;   /* .gguf file or Hugging Face directory */
     const char *device;       /* "auto", "cpu"; NULL: auto */
@@ -46,6 +50,8 @@ struct lodge_engine_config {
     uint64_t pool_bytes;      /* 0: half of the memory left after weights */
     uint32_t reserve_tokens;  /* admission reserves prompt + min(max_tokens, this); 0: 256 */
     uint32_t max_queue;       /* requests waiting at most; 0: 1024 */
+    enum lodge_policy policy;
+    double slo_ttft_s; /* waiting requests that cannot make it are ended (OVERLOADED); 0: off */
     uint64_t
         host_cache_bytes; /* adapters kept in memory in page layout; 0: a quarter of the pool */
     bool no_prefix_cache;
@@ -238,7 +244,7 @@ struct lodge_request {
     uint32_t n_bad_words;
     bool include_stop;               /* keep the stop string or id's text in the output */
     bool keep_special;               /* text of special tokens is part of the output */
-    int32_t priority;                /* lower is earlier */
+    int32_t priority;                /* lower is earlier, under LODGE_POLICY_PRIORITY */
     double timeout_s;                /* 0: none */
     uint64_t tenant;                 /* who pays: fairness is among these */
     uint32_t tier;                   /* 0 is served first */

@@ -9,6 +9,7 @@
 #define STEP_TOKENS 512u
 #define MAX_SEQS 256u
 #define LOGIT_ROWS 64u
+#define MAX_TENANTS 65536u
 #define DEFAULT_CONTEXT_LIMIT (1u << 20)
 /* Workspace of adapters: ranks of a step's tokens, with q, k and v or gate and up beside each
  * other. Rank 64 everywhere at once; higher ones take smaller chunks of prompts. */
@@ -242,6 +243,12 @@ static void on_adapter_news(void *cookie)
     lodge_mailbox_wake(&en->inbox);
 }
 
+static void on_upload(void *cookie, uint64_t tenant, uint32_t n_pages)
+{
+    struct lodge_engine *en = cookie;
+    lodge_sched_charge_load(&en->sched, tenant, n_pages);
+}
+
 static int init_adapters(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e)
 {
     if (!en->backend->adapter_pack || !en->model)
@@ -268,12 +275,21 @@ static int init_adapters(struct lodge_engine *en, uint32_t n_pages, struct lodge
         return err;
     en->residency = lodge_residency_create(&en->adapters, &en->pool, &en->prefix);
     en->sched.residency = en->residency;
+    if (en->residency)
+        lodge_residency_on_upload(en->residency, on_upload, en);
     return en->residency ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
 }
 
 struct lodge_adapters *lodge_engine_adapters(struct lodge_engine *en)
 {
     return &en->adapters;
+}
+
+/* Every request that waits or runs may be another tenant's, up to a bound of memory. */
+static uint32_t max_tenants(const struct lodge_engine_config *c)
+{
+    uint64_t n = (uint64_t)c->max_queue + c->max_seqs;
+    return n < MAX_TENANTS ? (uint32_t)n : MAX_TENANTS;
 }
 
 int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge_error *e)
@@ -287,10 +303,18 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
     if (!err)
         err = lodge_prefix_init(&en->prefix, &en->pool, en->plan->n_groups,
                                 en->device_info.page_tokens, e);
-    const struct lodge_sched_limits limits = {.max_seqs = c->max_seqs,
+    const struct lodge_sched_limits limits = {.policy = c->policy,
+                                              .max_seqs = c->max_seqs,
                                               .max_step_tokens = c->max_step_tokens,
                                               .reserve_tokens = c->reserve_tokens,
                                               .max_step_ranks = en->max_step_ranks,
+                                              .max_tenants = max_tenants(c),
+                                              .tier_floor = LODGE_SCHED_TIER_FLOOR,
+                                              .window =
+                                                  LODGE_SCHED_WINDOW_STEPS * c->max_step_tokens,
+                                              .spare = LODGE_SCHED_SPARE,
+                                              .max_age_ns = LODGE_SCHED_MAX_AGE_NS,
+                                              .slo_ttft_ns = (uint64_t)(c->slo_ttft_s * 1e9),
                                               .prefix_cache = !c->no_prefix_cache};
     if (!err)
         err = lodge_sched_init(&en->sched, &limits, &en->pool, &en->prefix, en->plan,

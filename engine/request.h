@@ -58,8 +58,18 @@ struct lodge_seq {
     uint32_t n_reserved;       /* blocks this sequence may come to hold by its reservation */
     bool preempted;
     bool counted_cached;
-    uint64_t admitted; /* order of admission, youngest has the largest */
+    uint64_t admitted; /* order of admission, youngest has the largest; 0: never */
     uint64_t planned;  /* the last plan that gave it a row, or could not */
+    /* The residency's: pages that its adapters lack and that the pool could not give when they were
+     * last wanted; and pages they take while the sequence runs. */
+    uint32_t n_pages_wanted, n_adapter_pages;
+
+    /* The scheduler's. */
+    uint32_t tenant;                 /* in its table, while waiting or running */
+    struct lodge_seq *older, *newer; /* among those that never ran, by arrival */
+    bool aging, charged;             /* is in that list; has paid for its prompt */
+    bool ready;                      /* its adapters were resident in plan `looked` */
+    uint64_t looked, admitted_ns;
 
     struct lodge_sampling sampling;
     uint32_t *banned; /* scratch of this step */
@@ -83,6 +93,7 @@ struct lodge_inflight {
     struct lodge_digest public_root;
     uint32_t n_public;
     struct lodge_adapter_version *versions[LODGE_MAX_REQUEST_ADAPTERS]; /* referred to */
+    uint32_t owner;      /* of its prefix blocks, see lodge_prefix_add */
     bool adapter_lost;   /* its files have changed or are gone */
     uint32_t lora_width; /* workspace that one token takes: sum over its adapters */
     uint64_t arrived_ns, started_ns, first_token_ns, deadline_ns; /* 0: not yet, none */

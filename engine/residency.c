@@ -26,6 +26,8 @@ struct lodge_residency {
     bool blocked, lost;
     struct lodge_residency_cost cost;
     struct lodge_residency_stats stats;
+    lodge_residency_charge_fn *charge; /* may be NULL */
+    void *cookie;
 };
 
 struct lodge_residency *lodge_residency_create(struct lodge_adapters *adapters,
@@ -45,6 +47,13 @@ struct lodge_residency *lodge_residency_create(struct lodge_adapters *adapters,
 void lodge_residency_destroy(struct lodge_residency *r)
 {
     free(r);
+}
+
+void lodge_residency_on_upload(struct lodge_residency *r, lodge_residency_charge_fn *fn,
+                               void *cookie)
+{
+    r->charge = fn;
+    r->cookie = cookie;
 }
 
 void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_residency_cost *c)
@@ -202,15 +211,22 @@ static bool begin_upload(struct lodge_residency *r, struct lodge_adapter_version
     return true;
 }
 
-static void bring(struct lodge_residency *r, struct lodge_adapter_version *v)
+static void bring(struct lodge_residency *r, struct lodge_seq *q, struct lodge_adapter_version *v)
 {
+    if (r->blocked)
+        q->n_pages_wanted += v->info.n_pages;
     if (r->n_uploads == MAX_UPLOADS || r->n_asked == MAX_ASKED || r->blocked)
         return;
     const uint8_t *image = lodge_adapters_pin(r->adapters, v);
-    if (!image)
+    if (!image) {
         r->n_asked++;
-    else if (!begin_upload(r, v, image))
+    } else if (begin_upload(r, v, image)) {
+        if (r->charge)
+            r->charge(r->cookie, q->req->r.tenant, v->info.n_pages);
+    } else {
         lodge_adapters_unpin(r->adapters, v);
+        q->n_pages_wanted += r->blocked ? v->info.n_pages : 0;
+    }
 }
 
 void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages)
@@ -233,16 +249,11 @@ bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
             continue;
         ready = false;
         if (v->state == LODGE_ABSENT)
-            bring(r, v);
+            bring(r, q, v);
         if (lodge_adapters_failed(r->adapters, v, NULL))
             r->lost = q->req->adapter_lost = true;
     }
     return ready;
-}
-
-bool lodge_residency_blocked(const struct lodge_residency *r)
-{
-    return r && r->blocked;
 }
 
 bool lodge_residency_take_lost(struct lodge_residency *r)
@@ -322,8 +333,10 @@ uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struc
 
 void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q)
 {
+    q->n_adapter_pages = 0;
     for (uint32_t i = 0; r && i < q->req->r.n_adapters; i++) {
         struct lodge_adapter_version *v = q->req->versions[i];
+        q->n_adapter_pages += v->info.n_pages;
         if (!v->n_users++)
             set_type(r, v, true);
         v->hits++;

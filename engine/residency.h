@@ -28,11 +28,16 @@ struct lodge_residency_stats {
     uint64_t resident_bytes;
 };
 
+/* Called when an upload begins on behalf of a tenant's request. */
+typedef void lodge_residency_charge_fn(void *cookie, uint64_t tenant, uint32_t n_pages);
+
 /* NULL without memory. The three outlive it. */
 struct lodge_residency *lodge_residency_create(struct lodge_adapters *adapters,
                                                struct lodge_pool *pool,
                                                struct lodge_prefix *prefix);
 void lodge_residency_destroy(struct lodge_residency *r);
+void lodge_residency_on_upload(struct lodge_residency *r, lodge_residency_charge_fn *fn,
+                               void *cookie);
 void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_residency_cost *c);
 void lodge_residency_get_stats(const struct lodge_residency *r, struct lodge_residency_stats *out);
 
@@ -45,16 +50,15 @@ void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages);
 /* Called for waiting sequences in the order in which they would be served, once a plan: true when
  * all adapters are resident; else they are asked for (read ahead from the disk, uploaded when pages
  * are there), and `q` is to be passed over. What is wanted here is not evicted for what is wanted
- * later in the same plan. Requests whose files were lost are marked (adapter_lost). */
+ * later in the same plan. Where pages are missing, q->n_pages_wanted says how many; requests whose
+ * files were lost are marked (adapter_lost). */
 bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q);
-/* Whether the last plan wanted an adapter for which there were no pages: nobody should be admitted
- * who would keep them from becoming free. */
-bool lodge_residency_blocked(const struct lodge_residency *r);
 /* Whether a request was marked adapter_lost since the last call. */
 bool lodge_residency_take_lost(struct lodge_residency *r);
 /* Pages of idle adapters of q, which count as available until q uses them. */
 uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struct lodge_seq *q);
-/* A sequence begins to run, or stops: its adapters cannot be evicted between the two. */
+/* A sequence begins to run, or stops: its adapters cannot be evicted between the two;
+ * q->n_adapter_pages says how many pages they take. */
 void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q);
 void lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q);
 /* Makes at least one page available by evicting what costs least, an idle prefix block or an idle

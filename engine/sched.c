@@ -1,27 +1,10 @@
 #include "engine/sched_pages.h"
+#include "engine/sched_queue.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- lists ---- */
-
-static void list_insert_before(struct lodge_seq_list *l, struct lodge_seq *at, struct lodge_seq *q)
-{
-    q->next = at;
-    q->prev = at ? at->prev : l->last;
-    *(q->prev ? &q->prev->next : &l->first) = q;
-    *(at ? &at->prev : &l->last) = q;
-    l->n++;
-}
-
-static void list_remove(struct lodge_seq_list *l, struct lodge_seq *q)
-{
-    *(q->prev ? &q->prev->next : &l->first) = q->next;
-    *(q->next ? &q->next->prev : &l->last) = q->prev;
-    q->prev = q->next = NULL;
-    l->n--;
-}
 
 int lodge_sched_init(struct lodge_sched *s, const struct lodge_sched_limits *limits,
                      struct lodge_pool *pool, struct lodge_prefix *prefix,
@@ -36,9 +19,12 @@ int lodge_sched_init(struct lodge_sched *s, const struct lodge_sched_limits *lim
     s->free_slots = calloc(limits->max_seqs, sizeof *s->free_slots);
     s->rows = calloc(limits->max_seqs, sizeof *s->rows);
     s->copies = calloc((size_t)limits->max_seqs * plan->n_groups, sizeof *s->copies);
-    if (!s->free_slots || !s->rows || !s->copies) {
+    int err = lodge_queue_init(s, e);
+    if (!err && (!s->free_slots || !s->rows || !s->copies))
+        err = lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the scheduler");
+    if (err) {
         lodge_sched_finish(s);
-        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the scheduler");
+        return err;
     }
     for (uint32_t i = 0; i < limits->max_seqs; i++)
         s->free_slots[s->n_free_slots++] = limits->max_seqs - 1 - i;
@@ -50,6 +36,7 @@ void lodge_sched_finish(struct lodge_sched *s)
     free(s->free_slots);
     free(s->rows);
     free(s->copies);
+    lodge_queue_finish(s);
     *s = (struct lodge_sched){0};
 }
 
@@ -60,7 +47,8 @@ static void stop_running(struct lodge_sched *s, struct lodge_seq *q)
     lodge_sched_release_pages(s, q);
     lodge_residency_release(s->residency, q);
     s->running_ranks -= q->req->lora_width;
-    list_remove(&s->running, q);
+    lodge_seq_list_remove(&s->running, q);
+    lodge_fair_stopped(&s->fair, q->tenant);
     s->free_slots[s->n_free_slots++] = q->slot;
 }
 
@@ -69,43 +57,36 @@ void lodge_sched_remove(struct lodge_sched *s, struct lodge_seq *q)
     if (q->state == LODGE_SEQ_RUNNING)
         stop_running(s, q);
     else if (q->state == LODGE_SEQ_WAITING)
-        list_remove(&s->waiting, q);
+        lodge_queue_remove(s, q);
     q->state = LODGE_SEQ_DONE;
-}
-
-static bool is_before(const struct lodge_seq *a, const struct lodge_seq *b)
-{
-    if (a->req->r.priority != b->req->r.priority)
-        return a->req->r.priority < b->req->r.priority;
-    if (a->preempted != b->preempted)
-        return a->preempted;
-    return a->req->id != b->req->id ? a->req->id < b->req->id : a->choice < b->choice;
 }
 
 void lodge_sched_enqueue(struct lodge_sched *s, struct lodge_seq *q)
 {
     q->state = LODGE_SEQ_WAITING;
-    /* From the back: most that come belong there. */
-    struct lodge_seq *at = NULL, *before = s->waiting.last;
-    for (; before && is_before(q, before); before = before->prev)
-        at = before;
-    list_insert_before(&s->waiting, at, q);
+    lodge_queue_add(s, q);
 }
 
-static bool is_victim(const struct lodge_seq *q, int64_t above)
+/* ---- preemption ---- */
+
+static bool is_victim(const struct lodge_sched *s, const struct lodge_seq *q, int64_t above)
 {
-    return !q->preempted && q->req->r.priority > above;
+    return !q->preempted && lodge_queue_class(s, q) > above;
 }
 
-/* The youngest of the lowest tier among those whose priority is a larger number than `above`. */
+/* The youngest of the lowest class among those below the class `above`. */
 static struct lodge_seq *pick_victim(const struct lodge_sched *s, int64_t above)
 {
     struct lodge_seq *victim = NULL;
-    for (struct lodge_seq *q = s->running.first; q; q = q->next)
-        if (is_victim(q, above) &&
-            (!victim || q->req->r.priority > victim->req->r.priority ||
-             (q->req->r.priority == victim->req->r.priority && q->admitted > victim->admitted)))
+    int64_t lowest = above;
+    for (struct lodge_seq *q = s->running.first; q; q = q->next) {
+        int64_t class = lodge_queue_class(s, q);
+        if (is_victim(s, q, above) &&
+            (!victim || class > lowest || (class == lowest && q->admitted > victim->admitted))) {
             victim = q;
+            lowest = class;
+        }
+    }
     return victim;
 }
 
@@ -149,14 +130,44 @@ static bool fits(const struct lodge_sched *s, uint64_t n_pages, uint64_t more)
     return !s->running.n || n_pages + promised(s) <= lodge_sched_available(s) + more;
 }
 
+/* Puts virtual tokens on a tenant's bill; other policies keep none. */
+static void charge(struct lodge_sched *s, uint32_t tenant, double tokens)
+{
+    if (s->limits.policy == LODGE_POLICY_FAIR && tokens > 0)
+        lodge_fair_charge(&s->fair, tenant, tokens);
+}
+
+/* Adapter pages as virtual tokens. */
+static double price_of_pages(const struct lodge_sched *s, uint32_t n_pages)
+{
+    return LODGE_COST_PAGE * n_pages * s->page_tokens / s->n_groups;
+}
+
+void lodge_sched_charge_load(struct lodge_sched *s, uint64_t tenant, uint32_t n_pages)
+{
+    uint32_t found = LODGE_NO_TENANT;
+    for (uint32_t tier = 0; tier < LODGE_MAX_TIERS; tier++) {
+        uint32_t t = lodge_fair_find(&s->fair, tenant, tier);
+        if (t != LODGE_NO_TENANT && (found == LODGE_NO_TENANT || !s->fair.tenants[found].waiting.n))
+            found = t;
+    }
+    if (found != LODGE_NO_TENANT)
+        charge(s, found, price_of_pages(s, n_pages));
+}
+
 static void start(struct lodge_sched *s, struct lodge_seq *q, const struct lodge_claim *c)
 {
     lodge_residency_use(s->residency, q);
     s->running_ranks += q->req->lora_width;
     lodge_sched_use_claim(s, q, c);
-    list_remove(&s->waiting, q);
-    list_insert_before(&s->running, NULL, q);
+    lodge_fair_started(&s->fair, q->tenant);
+    if (!q->charged)
+        charge(s, q->tenant, LODGE_COST_PROMPT * (q->n_prompt - q->n_computed));
+    q->charged = true;
+    lodge_queue_remove(s, q);
+    lodge_seq_list_insert(&s->running, NULL, q);
     q->state = LODGE_SEQ_RUNNING;
+    q->admitted_ns = s->queue.now_ns;
     q->slot = s->free_slots[--s->n_free_slots];
     q->n_reserved = c->reserved;
     q->admitted = ++s->admissions;
@@ -168,13 +179,13 @@ static void start(struct lodge_sched *s, struct lodge_seq *q, const struct lodge
     q->counted_cached = true;
 }
 
-/* Pages that preempting all lower tiers would make available: what they alone hold, and what they
+/* Pages that preempting all lower classes would make available: what they alone hold, and what they
  * were promised. */
-static uint64_t lower_tiers_hold(const struct lodge_sched *s, int64_t above)
+static uint64_t lower_classes_hold(const struct lodge_sched *s, int64_t above)
 {
     uint64_t sum = 0;
     for (const struct lodge_seq *q = s->running.first; q; q = q->next) {
-        if (!is_victim(q, above))
+        if (!is_victim(s, q, above))
             continue;
         sum += lodge_sched_unclaimed(s, q);
         sum += lodge_sched_own_pages(s, q);
@@ -182,21 +193,40 @@ static uint64_t lower_tiers_hold(const struct lodge_sched *s, int64_t above)
     return sum;
 }
 
-/* Admits a sequence of the queue, at the cost of lower tiers if need be. */
+/* Must this tenant leave the headroom to others? */
+static bool leaves_spare(const struct lodge_sched *s, const struct lodge_seq *q)
+{
+    uint32_t n_active = lodge_fair_active(&s->fair);
+    if (s->limits.policy != LODGE_POLICY_FAIR || !s->running.n || !s->queue.shared_ns ||
+        s->queue.now_ns - s->queue.shared_ns > LODGE_SCHED_SHARED_NS)
+        return false;
+    return (uint64_t)s->fair.tenants[q->tenant].n_running * (n_active > 2 ? n_active : 2) >=
+           s->limits.max_seqs;
+}
+
+/* Is there a slot, and room for so many pages, without taking from others? */
+static bool has_room(const struct lodge_sched *s, const struct lodge_seq *q, uint64_t n_pages)
+{
+    double spare = leaves_spare(s, q) ? s->limits.spare : 0;
+    return s->n_free_slots > (uint32_t)(spare * s->limits.max_seqs) &&
+           fits(s, n_pages + (uint64_t)(spare * s->pool->n_pages), 0);
+}
+
+/* Admits a sequence of the queue, at the cost of lower classes if need be. */
 static bool admit(struct lodge_sched *s, struct lodge_seq *q)
 {
-    int64_t above = q->req->r.priority;
+    int64_t above = lodge_queue_class(s, q);
     if (s->limits.max_step_ranks && s->running.n &&
         s->running_ranks + q->req->lora_width > s->limits.max_step_ranks)
         return false;
     struct lodge_claim c = lodge_sched_claim(s, q);
-    if (!s->n_free_slots || !fits(s, c.n_pages, 0)) {
+    if (!has_room(s, q, c.n_pages)) {
         /* What it shares now it may share with a victim, so that does not count. */
-        if (!pick_victim(s, above) || !fits(s, c.n_alone, lower_tiers_hold(s, above)))
+        if (!pick_victim(s, above) || !fits(s, c.n_alone, lower_classes_hold(s, above)))
             return false;
         while (!s->n_free_slots || !fits(s, c.n_pages, 0)) {
             struct lodge_seq *victim = pick_victim(s, above);
-            assert(victim); /* what lower tiers hold was enough */
+            assert(victim); /* what lower classes hold was enough */
             preempt(s, victim);
             c = lodge_sched_claim(s, q);
         }
@@ -205,27 +235,41 @@ static bool admit(struct lodge_sched *s, struct lodge_seq *q)
     return true;
 }
 
-/* Admits in the order of the queue until one does not fit, with its adapters or by itself. Those
- * whose adapters are on their way are passed over. */
+static uint32_t left_of(const struct lodge_seq *q)
+{
+    return q->n_tokens - q->n_computed;
+}
+
+/* Would this one's prompt find no room in the next step? Prompts of lower classes do not count, as
+ * they come after it, and those of other tenants by half, as tenants take turns. A prompt that
+ * takes several steps counts as a quarter of one. */
+static bool step_is_taken(const struct lodge_sched *s, const struct lodge_seq *q)
+{
+    uint64_t most = s->limits.max_step_tokens / 4 + 1, taken = 0; /* twice the tokens */
+    if (s->limits.policy != LODGE_POLICY_FAIR)
+        return false;
+    for (const struct lodge_seq *r = s->running.first; r; r = r->next) {
+        uint64_t left = left_of(r) < most ? left_of(r) : most;
+        if (left == 1 || r->tenant == q->tenant)
+            taken += 2 * left;
+        else if (lodge_queue_class(s, r) <= lodge_queue_class(s, q))
+            taken += left;
+    }
+    return taken >= 2 * (uint64_t)s->limits.max_step_tokens;
+}
+
 static void admit_waiting(struct lodge_sched *s)
 {
-    s->n_deferred = 0;
-    if (!s->waiting.n)
-        return;
     uint64_t available = lodge_sched_available(s), taken = promised(s);
     lodge_residency_begin(s->residency, available > taken ? available - taken : 0);
-    struct lodge_seq *next;
-    for (struct lodge_seq *q = s->waiting.first; q; q = next) {
-        next = q->next;
-        if (!s->residency || lodge_residency_want(s->residency, q)) {
-            if (!admit(s, q))
-                return;
-        } else {
-            s->n_deferred++;
-            if (lodge_residency_blocked(s->residency))
-                return;
-        }
+    lodge_queue_begin(s);
+    for (struct lodge_seq *q; (q = lodge_queue_next(s));) {
+        if (!step_is_taken(s, q) && admit(s, q))
+            lodge_queue_admitted(s, q);
+        else if (!lodge_queue_refused(s, q))
+            break;
     }
+    lodge_queue_end(s);
 }
 
 /* ---- the step ---- */
@@ -244,11 +288,6 @@ static bool grow(struct lodge_sched *s, struct lodge_seq *q, uint32_t end)
             return false;
     }
     return true;
-}
-
-static uint32_t left_of(const struct lodge_seq *q)
-{
-    return q->n_tokens - q->n_computed;
 }
 
 static void plan_row(struct lodge_sched *s, struct lodge_seq *q, uint32_t n)
@@ -311,28 +350,131 @@ static uint32_t chunk(const struct lodge_sched *s, const struct lodge_seq *q, ui
     return end > q->n_computed ? end - q->n_computed : budget;
 }
 
+static uint32_t prompt_tokens_in_step(const struct lodge_sched *s, uint32_t tenant)
+{
+    const struct lodge_tenant *t = &s->fair.tenants[tenant];
+    return t->planned == s->plans ? t->n_planned : 0;
+}
+
+static void count_prompt_tokens(struct lodge_sched *s, uint32_t tenant, uint32_t n)
+{
+    struct lodge_tenant *t = &s->fair.tenants[tenant];
+    t->n_planned = prompt_tokens_in_step(s, tenant) + n;
+    t->planned = s->plans;
+}
+
+/* Is the next chunk of `a` rather than of `b`? Tenants take turns in a step; the first is whoever
+ * runs least for its weight. */
+static bool prefills_before(const struct lodge_sched *s, const struct lodge_seq *a,
+                            const struct lodge_seq *b)
+{
+    int64_t class_a = lodge_queue_class(s, a), class_b = lodge_queue_class(s, b);
+    if (class_a != class_b || a->tenant == b->tenant)
+        return class_a < class_b;
+    uint32_t n_a = prompt_tokens_in_step(s, a->tenant), n_b = prompt_tokens_in_step(s, b->tenant);
+    if (n_a != n_b)
+        return n_a < n_b;
+    const struct lodge_tenant *t_a = &s->fair.tenants[a->tenant],
+                              *t_b = &s->fair.tenants[b->tenant];
+    double runs_a = t_a->n_running / t_a->weight, runs_b = t_b->n_running / t_b->weight;
+    return runs_a != runs_b ? runs_a < runs_b : lodge_fair_before(&s->fair, a->tenant, b->tenant);
+}
+
+/* The next prompt under `fair`: by tier, then by the tenants' turns. */
+static struct lodge_seq *next_fair_prefill(const struct lodge_sched *s,
+                                           const struct lodge_seq *except)
+{
+    struct lodge_seq *best = NULL;
+    for (struct lodge_seq *q = s->running.first; q; q = q->next)
+        if (q != except && q->planned != s->plans && left_of(q) > 1 &&
+            (!best || prefills_before(s, q, best)))
+            best = q;
+    return best;
+}
+
+static struct lodge_seq *next_prefill(const struct lodge_sched *s, struct lodge_seq *after,
+                                      uint64_t preemptions)
+{
+    return s->limits.policy == LODGE_POLICY_FAIR ? next_fair_prefill(s, after)
+                                                 : next_unplanned(s, after, preemptions, false);
+}
+
 static void plan_prefills(struct lodge_sched *s)
 {
     uint64_t preemptions = s->preemptions;
-    struct lodge_seq *q = next_unplanned(s, NULL, preemptions, false);
+    struct lodge_seq *q = next_prefill(s, NULL, preemptions);
     while (q && s->n_step_tokens < s->limits.max_step_tokens) {
         preemptions = s->preemptions;
-        bool others = next_unplanned(s, q, preemptions, false) != NULL;
+        bool others = next_prefill(s, q, preemptions) != NULL;
         uint32_t room = room_for(s, q);
+        uint32_t n = s->n_step_tokens, tenant = q->tenant;
         if (room)
             plan_row(s, q, chunk(s, q, room, others));
         else
             q->planned = s->plans;
-        q = next_unplanned(s, q, preemptions, false);
+        if (s->n_step_tokens > n)
+            count_prompt_tokens(s, tenant, s->n_step_tokens - n);
+        q = next_prefill(s, q, preemptions);
     }
 }
 
-void lodge_sched_plan(struct lodge_sched *s)
+/* ---- accounts ---- */
+
+static void observe(struct lodge_mean *m, double value)
+{
+    if (m->mean == 0) {
+        *m = (struct lodge_mean){.mean = value, .spread = value / 2};
+        return;
+    }
+    m->spread += (fabs(value - m->mean) - m->spread) / 8;
+    m->mean += (value - m->mean) / 8;
+}
+
+/* The last step took until now. */
+static void account_time(struct lodge_sched *s, uint64_t now_ns)
+{
+    uint64_t last = s->planned_ns;
+    s->planned_ns = now_ns;
+    if (!last || !s->n_rows || now_ns <= last)
+        return;
+    observe(&s->step_ns, (double)(now_ns - last));
+    for (const struct lodge_seq *q = s->running.first; q; q = q->next)
+        if (q->n_adapter_pages)
+            charge(s, q->tenant,
+                   price_of_pages(s, q->n_adapter_pages) * (double)(now_ns - last) * 1e-9);
+}
+
+/* The planned rows are computed for certain from here on. */
+static void account_rows(struct lodge_sched *s)
+{
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        const struct lodge_seq *q = s->rows[i].seq;
+        if (!s->rows[i].sample || !q->max_output)
+            continue;
+        charge(s, q->tenant, LODGE_COST_OUTPUT);
+        if (!q->n_output && !q->choice)
+            observe(&s->first_token_ns, (double)(s->planned_ns - q->admitted_ns) + s->step_ns.mean);
+    }
+}
+
+void lodge_sched_plan(struct lodge_sched *s, uint64_t now_ns)
 {
     assert(!s->n_copies); /* those of the last plan were submitted */
+    account_time(s, now_ns);
+    s->queue.now_ns = now_ns;
     s->n_rows = s->n_step_tokens = s->n_step_ranks = 0;
     s->plans++;
     admit_waiting(s);
     plan_decodes(s);
     plan_prefills(s);
+    account_rows(s);
+}
+
+struct lodge_seq *lodge_sched_hopeless(const struct lodge_sched *s, uint64_t now_ns)
+{
+    struct lodge_seq *q = s->queue.oldest;
+    if (!s->limits.slo_ttft_ns || !q)
+        return NULL;
+    uint64_t latest = q->req->arrived_ns + s->limits.slo_ttft_ns;
+    return now_ns + lodge_queue_first_token_ns(s) > latest ? q : NULL;
 }

@@ -184,6 +184,22 @@ static uint32_t find_prefix(struct lodge_sched *s, struct lodge_seq *q, uint32_t
     return best;
 }
 
+uint32_t lodge_sched_blocks_in_cache(struct lodge_sched *s, struct lodge_seq *q, uint32_t most)
+{
+    uint32_t found = 0, all = (q->n_tokens - 1) / s->page_tokens;
+    if (!s->limits.prefix_cache || q->req->r.want_prompt_scores)
+        return 0;
+    /* In the cache a predecessor outlives its successors, so the last one tells of all. */
+    for (uint32_t n = 1; n <= most && n <= all; n *= 2) {
+        for (uint32_t b = q->n_hashed; b < n; b++)
+            key_of(s, q, b);
+        if (lodge_prefix_find(s->prefix, &q->keys[n - 1]) == NONE)
+            break;
+        found = n;
+    }
+    return found;
+}
+
 static void use_prefix(struct lodge_sched *s, struct lodge_seq *q, const uint32_t *entries,
                        uint32_t n)
 {
@@ -328,12 +344,6 @@ static void pass_windows(struct lodge_sched *s, struct lodge_seq *q)
         }
 }
 
-static uint32_t owner_of(const struct lodge_seq *q)
-{
-    uint32_t n = q->req->r.n_adapters;
-    return n == 0 ? LODGE_OWNER_NONE : n == 1 ? q->req->versions[0]->number : LODGE_OWNER_SEVERAL;
-}
-
 void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row)
 {
     struct lodge_seq *q = row->seq;
@@ -342,7 +352,7 @@ void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row
     for (; s->limits.prefix_cache && q->n_keys < full; q->n_keys++) {
         for (uint32_t g = 0; g < s->n_groups; g++)
             pages[g] = *page_at(q, g, q->n_keys);
-        lodge_prefix_add(s->prefix, key_of(s, q, q->n_keys), pages, owner_of(q));
+        lodge_prefix_add(s->prefix, key_of(s, q, q->n_keys), pages, q->req->owner);
     }
     pass_windows(s, q);
 }

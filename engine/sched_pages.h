@@ -20,6 +20,9 @@ struct lodge_claim {
 
 uint32_t lodge_sched_blocks_of(uint32_t page_tokens, uint64_t n_tokens);
 
+/* Leading blocks of a waiting sequence that the prefix cache has, to a power of two below and no
+ * more than `most`: an estimate that looks at few of them. */
+uint32_t lodge_sched_blocks_in_cache(struct lodge_sched *s, struct lodge_seq *q, uint32_t most);
 struct lodge_claim lodge_sched_claim(struct lodge_sched *s, struct lodge_seq *q);
 /* Gives the sequence the pages it shares, or finds in the cache. The claim must be fresh. */
 void lodge_sched_use_claim(struct lodge_sched *s, struct lodge_seq *q, const struct lodge_claim *c);

@@ -1,6 +1,8 @@
 /* One iteration: the scheduler's rows become a backend step, its results become output. */
 #include "engine/internal.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 
 /* Block tables of all groups of a sequence, copied side by side. */
@@ -185,7 +187,7 @@ static void fail_step(struct lodge_engine *en, int err)
 
 bool lodge_engine_step(struct lodge_engine *en)
 {
-    lodge_sched_plan(&en->sched);
+    lodge_sched_plan(&en->sched, lodge_now_ns());
     for (uint32_t i = 0; i < en->sched.n_rows; i++)
         if (!en->sched.rows[i].seq->req->started) {
             atomic_fetch_sub(&en->n_waiting, 1);

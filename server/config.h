@@ -21,7 +21,7 @@ struct lodge_serve_config {
     const char *config;
     bool check_config, print_config, memory;
     const char *log_level, *log_file;
-    double drain_timeout, body_timeout, idle_timeout, stall_timeout, keepalive;
+    double slo_ttft, drain_timeout, body_timeout, idle_timeout, stall_timeout, keepalive;
     int64_t max_connections, max_connections_per_ip;
     bool has_seed;
     struct lodge_conf_list cors_origins;

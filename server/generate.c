@@ -198,6 +198,9 @@ static void reply_failed(struct call *c, int error)
         return;
     if (error == LODGE_ERR_TIMEOUT)
         lodge_fail(&r.e, error, "the request's deadline passed before it was finished");
+    if (error == LODGE_ERR_OVERLOADED)
+        lodge_fail(&r.e, error,
+                   "more requests came than the server can begin in time; try again later");
     if (error == LODGE_ERR_CANCELLED)
         lodge_fail(&r.e, error, "the server stopped before the reply was finished");
     reply_lodge_error(c, &r);

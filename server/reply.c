@@ -255,6 +255,7 @@ static const struct {
     {LODGE_ERR_FORBIDDEN, 403, "permission_error", "model_not_allowed"},
     {LODGE_ERR_NOT_FOUND, 404, "not_found_error", "model_not_found"},
     {LODGE_ERR_FULL, 503, "overloaded_error", "queue_full"},
+    {LODGE_ERR_OVERLOADED, 503, "overloaded_error", "overloaded"},
     {LODGE_ERR_DRAINING, 503, "overloaded_error", "draining"},
     {LODGE_ERR_CANCELLED, 503, "overloaded_error", "draining"},
     {LODGE_ERR_NOMEM, 503, "overloaded_error", "out_of_memory"},

@@ -159,6 +159,13 @@ static void on_progress(void *cookie, size_t done, size_t total)
     fprintf(stderr, "\rweights: %3d%%%s", percent, done >= total ? "\n" : "");
 }
 
+static enum lodge_policy engine_policy(const char *name)
+{
+    return strcmp(name, "priority") == 0 ? LODGE_POLICY_PRIORITY
+           : strcmp(name, "fcfs") == 0   ? LODGE_POLICY_FCFS
+                                         : LODGE_POLICY_FAIR;
+}
+
 static struct lodge_engine_config engine_config(struct server *s, const char *chat_template)
 {
     const struct lodge_serve_config *c = s->cfg;
@@ -177,6 +184,8 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
         .host_cache_bytes = c->host_cache_bytes,
         .reserve_tokens = (uint32_t)c->reserve_tokens,
         .max_queue = (uint32_t)c->max_queue,
+        .policy = engine_policy(c->policy),
+        .slo_ttft_s = c->slo_ttft,
         .no_prefix_cache = c->no_prefix_cache,
         .seed = seed,
         .model_defaults = strcmp(c->generation_config, "auto") == 0,

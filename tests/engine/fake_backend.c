@@ -317,6 +317,8 @@ void fake_open(struct fake *f, const struct fake_config *c)
                                             .reserve_tokens = c->reserve_tokens,
                                             .max_queue = c->max_queue,
                                             .no_prefix_cache = c->no_prefix_cache,
+                                            .policy = c->policy,
+                                            .slo_ttft_s = c->slo_ttft_s,
                                             .on_ready = c->on_ready,
                                             .cookie = c->cookie};
     f->en = lodge_engine_create(&cfg);

@@ -24,6 +24,8 @@ struct fake_config {
     uint32_t n_groups, window[FAKE_MAX_GROUPS]; /* window 0: full attention */
     uint32_t max_model_len, max_seqs, max_step_tokens, reserve_tokens, max_queue;
     bool no_prefix_cache;
+    enum lodge_policy policy;
+    double slo_ttft_s;
     void (*on_ready)(void *cookie);
     void *cookie;
 };

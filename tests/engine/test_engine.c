@@ -274,6 +274,7 @@ START_TEST(a_better_tier_displaces_a_lower_one)
     static struct client c[2];
     struct fake_config cfg = defaults;
     cfg.max_seqs = 1;
+    cfg.policy = LODGE_POLICY_PRIORITY;
     open_bench(&b, &cfg);
     ask(&c[0], 0, 20, 50);
     c[0].r.priority = 1;
@@ -290,6 +291,70 @@ START_TEST(a_better_tier_displaces_a_lower_one)
         client_check(&c[i], cfg.max_model_len, PAGE_TOKENS);
     /* Nobody displaces an equal. */
     ck_assert_uint_eq(b.fake.en->sched.preemptions, 1);
+    close_bench(&b);
+}
+END_TEST
+
+START_TEST(a_lower_tier_gives_way_under_the_fair_policy)
+{
+    struct bench b;
+    static struct client c[2];
+    struct fake_config cfg = defaults;
+    cfg.max_seqs = 1;
+    open_bench(&b, &cfg);
+    ask(&c[0], 0, 20, 50);
+    c[0].r.tier = 1;
+    ask(&c[1], 100, 20, 10);
+    c[1].r.priority = 5; /* means nothing here */
+    submit(&b, &c[0]);
+    for (uint32_t i = 0; i < 10; i++)
+        turn(&b, c, 1);
+    submit(&b, &c[1]);
+    while (!c[1].ended)
+        turn(&b, c, 2);
+    ck_assert(!c[0].ended);
+    finish(&b, c, 2);
+    for (uint32_t i = 0; i < 2; i++)
+        client_check(&c[i], cfg.max_model_len, PAGE_TOKENS);
+    ck_assert_uint_eq(b.fake.en->sched.preemptions, 1);
+    ck_assert_uint_eq(b.fake.en->sched.admitted_in_tier[0], 1);
+    ck_assert_uint_eq(b.fake.en->sched.admitted_in_tier[1], 2);
+    close_bench(&b);
+}
+END_TEST
+
+/* Those that run are left alone; those that wait end when they must be late, before they are. */
+START_TEST(waiting_requests_end_when_they_must_be_late)
+{
+    struct bench b;
+    static struct client c[3];
+    struct fake_config cfg = defaults;
+    cfg.max_seqs = 1;
+    cfg.slo_ttft_s = 20;
+    open_bench(&b, &cfg);
+    for (uint32_t i = 0; i < 3; i++) {
+        ask(&c[i], 100 * i, 20, 50);
+        c[i].r.n_choices = 1 + i;
+        submit(&b, &c[i]);
+    }
+    turn(&b, c, 3);
+    ck_assert(c[0].started && !c[1].started);
+    struct lodge_inflight *q = b.fake.en->requests;
+    while (q->id != c[1].id)
+        q = q->next;
+    q->arrived_ns -= 21000000000u; /* sooner than sleeping */
+    turn(&b, c, 3);
+    ck_assert(c[1].ended && c[1].finish == LODGE_FINISH_ABORT);
+    ck_assert_int_eq(c[1].error, LODGE_ERR_OVERLOADED);
+    ck_assert_uint_eq(b.fake.en->sched.aborted_early, 1);
+    ck_assert_uint_eq(atomic_load(&b.fake.en->n_waiting), 1);
+    ck_assert(!c[0].ended);
+    finish(&b, &c[2], 1);
+    ck_assert_int_eq(c[2].error, 0);
+    turn(&b, c, 1);
+    finish(&b, &c[0], 1);
+    hang_up(&c[1]);
+    ck_assert_int_eq(lodge_error_http(LODGE_ERR_OVERLOADED), 503);
     close_bench(&b);
 }
 END_TEST
@@ -542,6 +607,8 @@ static TCase *cases(void)
     tcase_add_test(c, a_long_prompt_starves_nobody);
     tcase_add_test(c, a_preemption_changes_no_reply);
     tcase_add_test(c, a_better_tier_displaces_a_lower_one);
+    tcase_add_test(c, a_lower_tier_gives_way_under_the_fair_policy);
+    tcase_add_test(c, waiting_requests_end_when_they_must_be_late);
     tcase_add_test(c, nothing_is_allocated_in_a_step);
     tcase_add_test(c, a_device_may_take_its_time);
     tcase_add_test(c, a_step_that_cannot_start_ends_what_ran);

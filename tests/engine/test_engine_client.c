@@ -44,6 +44,9 @@ void client_draw(struct client *c, struct test_random *rnd, uint32_t max_model_l
     c->r.ignore_eos = test_once_in(rnd, 3);
     c->r.want_prompt_scores = test_once_in(rnd, 6);
     c->r.priority = (int32_t)test_below(rnd, 3) - 1;
+    c->r.tenant = test_below(rnd, 5);
+    c->r.tier = test_below(rnd, 3);
+    c->r.weight = (float)test_below(rnd, 4);
     c->r.tenant_salt.bytes[0] = (uint8_t)test_below(rnd, 2);
     if (test_once_in(rnd, 4)) {
         c->salt[0] = (char)('0' + test_below(rnd, 2));

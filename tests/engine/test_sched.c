@@ -153,6 +153,41 @@ static void check_idle_seq(const struct lodge_seq *q)
     TEST_CHECK(!q->n_blocks && !q->n_computed, "a sequence that does not run holds pages");
 }
 
+static uint32_t n_places(const struct lodge_fair *f)
+{
+    return f->max_tenants + LODGE_MAX_TIERS;
+}
+
+/* Heaps, counts and what is remembered of tenants agree with who waits and who runs. */
+static void check_tenants(const struct lodge_sched *s)
+{
+    const struct lodge_fair *f = &s->fair;
+    uint32_t n_running[MOST_CLIENTS + 512] = {0}, n_used = 0, n_waiting[LODGE_MAX_TIERS] = {0};
+    TEST_CHECK(!f->n_popped && n_places(f) <= MOST_CLIENTS + 512);
+    for (const struct lodge_seq *q = s->running.first; q; q = q->next)
+        n_running[q->tenant]++;
+    for (uint32_t i = 0; i < n_places(f); i++) {
+        const struct lodge_tenant *t = &f->tenants[i];
+        const struct lodge_tier *tier = &f->tiers[t->tier];
+        n_used += t->used;
+        TEST_CHECK(t->n_running == n_running[i], "tenant %u: %u run", i, n_running[i]);
+        n_waiting[t->tier] += t->waiting.n > 0;
+        if (t->waiting.n)
+            TEST_CHECK(!t->idle && tier->ready.at[t->place] == i);
+        else if (t->idle)
+            TEST_CHECK(!t->n_running && tier->idle.at[t->place] == i && t->counter > 0);
+        else
+            TEST_CHECK(t->place == LODGE_NO_TENANT && (t->n_running || !t->used));
+    }
+    TEST_CHECK(n_used == f->n_tenants);
+    for (uint32_t i = 0; i < LODGE_MAX_TIERS; i++) {
+        const struct lodge_tenant_heap *h = &f->tiers[i].ready;
+        TEST_CHECK(n_waiting[i] == f->tiers[i].n_tenants && n_waiting[i] == h->n);
+        for (uint32_t k = 1; k < h->n; k++)
+            TEST_CHECK(!lodge_fair_before(f, h->at[k], h->at[(k - 1) / 2]), "not a heap");
+    }
+}
+
 static void check_books(struct world *w)
 {
     const struct lodge_engine *en = w->fake.en;
@@ -160,8 +195,14 @@ static void check_books(struct world *w)
     TEST_CHECK(en->sched.n_copies == 0);
     for (const struct lodge_seq *q = en->sched.running.first; q; q = q->next)
         check_table(w, q);
-    for (const struct lodge_seq *q = en->sched.waiting.first; q; q = q->next)
-        check_idle_seq(q);
+    uint32_t n_waiting = 0;
+    for (uint32_t i = 0; i < n_places(&en->sched.fair); i++)
+        for (const struct lodge_seq *q = en->sched.fair.tenants[i].waiting.first; q; q = q->next) {
+            check_idle_seq(q);
+            n_waiting++;
+        }
+    TEST_CHECK(n_waiting == en->sched.fair.n_waiting);
+    check_tenants(&en->sched);
     check_pages(w);
     check_cache(w);
     check_promises(w);
@@ -171,10 +212,21 @@ static void check_books(struct world *w)
 
 /* ---- the plan, seen from inside the step ---- */
 
-static bool goes_before(const struct lodge_seq *a, const struct lodge_seq *b)
+/* What may be preempted for what, by the policy's definition. */
+static int64_t class_of(const struct world *w, const struct lodge_seq *q)
 {
-    int64_t ka[4] = {a->req->r.priority, !a->preempted, (int64_t)a->req->id, a->choice};
-    int64_t kb[4] = {b->req->r.priority, !b->preempted, (int64_t)b->req->id, b->choice};
+    return w->cfg.policy == LODGE_POLICY_PRIORITY ? (int64_t)q->req->r.priority
+           : w->cfg.policy == LODGE_POLICY_FAIR   ? (int64_t)q->req->r.tier
+                                                  : 0;
+}
+
+static bool goes_before(const struct world *w, const struct lodge_seq *a, const struct lodge_seq *b)
+{
+    bool fair = w->cfg.policy == LODGE_POLICY_FAIR;
+    bool late_a = !a->preempted && !(fair && a->choice);
+    bool late_b = !b->preempted && !(fair && b->choice);
+    int64_t ka[4] = {class_of(w, a), late_a, (int64_t)a->req->id, a->choice};
+    int64_t kb[4] = {class_of(w, b), late_b, (int64_t)b->req->id, b->choice};
     for (int i = 0; i < 4; i++)
         if (ka[i] != kb[i])
             return ka[i] < kb[i];
@@ -196,20 +248,25 @@ static bool preempted_now(const struct world *w, const struct lodge_seq *q)
     return q->preempted && !w->preempted_before[client_of(w, q)][q->choice];
 }
 
-/* Nobody was admitted past one that waits, except one that ran when admission happened. */
+/* Nobody was admitted past one that waits, except one that ran when admission happened. Under the
+ * fair policy the order among tenants is not the queue's (test_fair.c looks at that). */
 static void check_admission(const struct world *w)
 {
     const struct lodge_sched *s = &w->fake.en->sched;
-    for (const struct lodge_seq *q = s->running.first; q; q = q->next)
-        for (const struct lodge_seq *x = s->waiting.first; x && q->admitted > w->admissions_before;
-             x = x->next)
-            TEST_CHECK(preempted_now(w, x) || goes_before(q, x), "request %llu was overtaken",
-                       (unsigned long long)x->req->id);
-    for (const struct lodge_seq *x = s->waiting.first; x && x->next; x = x->next)
-        TEST_CHECK(goes_before(x, x->next), "the queue is out of order");
+    for (uint32_t i = 0; i < n_places(&s->fair); i++) {
+        const struct lodge_seq *first = s->fair.tenants[i].waiting.first;
+        for (const struct lodge_seq *x = first; x && x->next; x = x->next)
+            TEST_CHECK(goes_before(w, x, x->next), "the queue is out of order");
+        for (const struct lodge_seq *q = s->running.first; q; q = q->next)
+            for (const struct lodge_seq *x = first; x && q->admitted > w->admissions_before;
+                 x = x->next)
+                TEST_CHECK(preempted_now(w, x) || goes_before(w, q, x) ||
+                               w->cfg.policy == LODGE_POLICY_FAIR,
+                           "request %llu was overtaken", (unsigned long long)x->req->id);
+    }
 }
 
-/* Somebody is preempted because a reply outgrew its reservation, or for a better tier. */
+/* Somebody is preempted because a reply outgrew its reservation, or for a better class. */
 static void check_preemptions(const struct world *w)
 {
     const struct lodge_sched *s = &w->fake.en->sched;
@@ -222,10 +279,10 @@ static void check_preemptions(const struct world *w)
             uint32_t blocks = (q->n_tokens + w->cfg.page_tokens - 1) / w->cfg.page_tokens;
             outgrown = outgrown || (q->n_reserved && blocks > q->n_reserved);
             if (q->state == LODGE_SEQ_RUNNING && q->admitted > w->admissions_before)
-                best = r->r.priority < best ? r->r.priority : best;
+                best = class_of(w, q) < best ? class_of(w, q) : best;
             if (preempted_now(w, q)) {
                 n--;
-                victims = r->r.priority < victims ? r->r.priority : victims;
+                victims = class_of(w, q) < victims ? class_of(w, q) : victims;
             }
         }
     TEST_CHECK(n == 0, "a sequence was preempted twice");
@@ -367,7 +424,8 @@ static void draw_config(struct world *w)
                               .max_seqs = test_between(rnd, 1, 12),
                               .reserve_tokens = test_between(rnd, 1, 40),
                               .max_queue = test_between(rnd, 1, MOST_CLIENTS),
-                              .no_prefix_cache = test_once_in(rnd, 6)};
+                              .no_prefix_cache = test_once_in(rnd, 6),
+                              .policy = (enum lodge_policy)test_below(rnd, 3)};
     c->max_step_tokens = test_between(rnd, c->max_seqs, 48);
     for (uint32_t g = 0; g < c->n_groups; g++)
         c->window[g] = test_once_in(rnd, 2) ? test_between(rnd, 1, 30) : 0;

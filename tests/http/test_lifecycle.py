@@ -123,6 +123,25 @@ class Queue(lab.ServerCase):
         self.ok(self.server.complete(["a", "b"]))
 
 
+class Overload(lab.ServerCase):
+    flags = ("--max-num-seqs", "1", "--slo-ttft", "0.3")
+
+    def test_late_requests_are_refused_early(self):
+        running = self.server.connect()
+        running.sendall(lab.raw_post("/v1/completions", lab.long_job()))
+        self.server.until(lambda m: m["vllm:num_requests_running"] == 1)
+        begin = time.time()
+        for fields in ({}, {"stream": True}):
+            r = self.server.complete(**fields)
+            self.refused(r, 503, code="overloaded", kind="overloaded_error", says="try again later")
+            self.assertTrue(1 <= int(r.headers["Retry-After"]) <= 5)
+        self.assertLess(time.time() - begin, 5 * lab.SLOW)
+        self.assertEqual(self.server.metrics()["vllm:num_requests_running"], 1)
+        running.close()
+        self.server.idle()
+        self.ok(self.server.complete())
+
+
 class Drain(unittest.TestCase):
     def begin(self, *flags, **fields):
         self.s = lab.Server(*flags)
