@@ -375,7 +375,10 @@ static double wait_for_pages(uint64_t max_age_ns, uint32_t tier, uint64_t *n_bes
     double begun = 2;
     while (!first || (first->seqs[0].state == LODGE_SEQ_WAITING && m.now_s < begun + 30)) {
         while (sim_waiting(&m, 1) < 8) /* many of one token, that always end soon */
-            sim_submit(&m, 1, 17, test_once_in(&rnd, 2) ? 1 : test_between(&rnd, 10, 100));
+            if (test_once_in(&rnd, 2))
+                sim_submit(&m, 1, 120, 1);
+            else
+                sim_submit(&m, 1, 17, test_between(&rnd, 10, 100));
         if (!first && m.now_s >= begun) {
             first = sim_submit(&m, 0, 20, 10);
             first->r.n_adapters = 1;
@@ -577,6 +580,7 @@ START_TEST(long_prompts_do_not_stand_before_short_ones)
     struct sim_config c = one_at_a_time(2);
     c.limits.max_seqs = 16;
     c.n_pages = 2000;
+    c.tenants[0].weight = 8; /* so it is the first to have its turn */
     open_noting(&m, &c, &a);
     for (uint32_t i = 0; i < 12; i++)
         sim_submit(&m, 0, 2000, 10);
