@@ -374,11 +374,10 @@ static double wait_for_pages(uint64_t max_age_ns, uint32_t tier, uint64_t *n_bes
     struct lodge_inflight *first = NULL;
     double begun = 2;
     while (!first || (first->seqs[0].state == LODGE_SEQ_WAITING && m.now_s < begun + 30)) {
-        while (sim_waiting(&m, 1) < 8) /* many of one token, that always end soon */
-            if (test_once_in(&rnd, 2))
-                sim_submit(&m, 1, 120, 1);
-            else
-                sim_submit(&m, 1, 17, test_between(&rnd, 10, 100));
+        while (sim_waiting(&m, 1) < 8)
+            sim_submit(&m, 1, 17, test_between(&rnd, 10, 100));
+        while (sim_waiting(&m, 1) < 12) /* these always end soon */
+            sim_submit(&m, 1, 120, 1);
         if (!first && m.now_s >= begun) {
             first = sim_submit(&m, 0, 20, 10);
             first->r.n_adapters = 1;
