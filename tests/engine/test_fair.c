@@ -597,6 +597,42 @@ START_TEST(long_prompts_do_not_stand_before_short_ones)
 }
 END_TEST
 
+/* A slot is kept for whoever runs little, as long as there was somebody else in the last minute. */
+START_TEST(headroom_is_for_those_that_run_little)
+{
+    static struct sim m;
+    struct admissions a;
+    struct sim_config c = one_at_a_time(2);
+    c.limits.max_seqs = 32;
+    c.limits.spare = 1.0 / 32;
+    c.n_pages = 2000;
+    open_noting(&m, &c, &a);
+    m.now_s = 1;
+    sim_submit(&m, 1, 20, 1);
+    for (uint32_t i = 0; i < 60; i++)
+        sim_submit(&m, 0, 2, 200);
+    for (uint32_t i = 0; i < 20; i++)
+        sim_step(&m);
+    ck_assert_uint_eq(m.sched.running.n, 31);
+    sim_submit(&m, 1, 2, 200);
+    sim_step(&m);
+    ck_assert_uint_eq(m.sched.running.n, 32);
+    ck_assert_uint_eq(a.by_tenant[1], 2);
+    while (m.tenants[1].n_done < 2)
+        sim_step(&m);
+    for (uint32_t i = 0; i < 10; i++)
+        sim_step(&m);
+    ck_assert_uint_le(m.sched.running.n, 31);
+    m.now_s += 61;
+    for (uint32_t i = 0; i < 40; i++)
+        sim_submit(&m, 0, 2, 200);
+    sim_step(&m);
+    ck_assert_uint_eq(m.sched.running.n, 32);
+    run(&m, &a, UINT32_MAX);
+    sim_close(&m);
+}
+END_TEST
+
 /* ---- early abort ---- */
 
 START_TEST(overload_serves_the_newest_and_ends_the_late)
@@ -655,6 +691,7 @@ int main(void)
     tcase_add_test(c, loads_and_pages_in_use_are_charged);
     tcase_add_test(c, whoever_waits_for_an_adapter_keeps_its_place);
     tcase_add_test(c, one_that_cannot_be_served_is_no_measure);
+    tcase_add_test(c, headroom_is_for_those_that_run_little);
     tcase_add_test(c, long_prompts_do_not_stand_before_short_ones);
     tcase_add_test(c, adapters_are_asked_for_ahead);
     tcase_add_test(c, pages_for_an_adapter_come_when_it_is_old);
