@@ -374,8 +374,10 @@ static double wait_for_pages(uint64_t max_age_ns, uint32_t tier, uint64_t *n_bes
     struct lodge_inflight *first = NULL;
     double begun = 2;
     while (!first || (first->seqs[0].state == LODGE_SEQ_WAITING && m.now_s < begun + 30)) {
-        while (sim_waiting(&m, 1) < 8) /* many of one token, that always end soon */
-            sim_submit(&m, 1, 17, test_once_in(&rnd, 2) ? 1 : test_between(&rnd, 10, 100));
+        while (sim_waiting(&m, 1) < 8)
+            sim_submit(&m, 1, 17, test_between(&rnd, 10, 100));
+        while (sim_waiting(&m, 1) < 12) /* these always end soon */
+            sim_submit(&m, 1, 120, 1);
         if (!first && m.now_s >= begun) {
             first = sim_submit(&m, 0, 20, 10);
             first->r.n_adapters = 1;
@@ -577,6 +579,7 @@ START_TEST(long_prompts_do_not_stand_before_short_ones)
     struct sim_config c = one_at_a_time(2);
     c.limits.max_seqs = 16;
     c.n_pages = 2000;
+    c.tenants[0].weight = 8; /* so it is the first to have its turn */
     open_noting(&m, &c, &a);
     for (uint32_t i = 0; i < 12; i++)
         sim_submit(&m, 0, 2000, 10);
@@ -589,6 +592,42 @@ START_TEST(long_prompts_do_not_stand_before_short_ones)
         sim_step(&m);
     ck_assert_uint_eq(m.tenants[1].n_ttft, 1);
     ck_assert_uint_eq(m.tenants[0].n_ttft, 0);
+    run(&m, &a, UINT32_MAX);
+    sim_close(&m);
+}
+END_TEST
+
+/* A slot is kept for whoever runs little, as long as there was somebody else in the last minute. */
+START_TEST(headroom_is_for_those_that_run_little)
+{
+    static struct sim m;
+    struct admissions a;
+    struct sim_config c = one_at_a_time(2);
+    c.limits.max_seqs = 32;
+    c.limits.spare = 1.0 / 32;
+    c.n_pages = 2000;
+    open_noting(&m, &c, &a);
+    m.now_s = 1;
+    sim_submit(&m, 1, 20, 1);
+    for (uint32_t i = 0; i < 60; i++)
+        sim_submit(&m, 0, 2, 200);
+    for (uint32_t i = 0; i < 20; i++)
+        sim_step(&m);
+    ck_assert_uint_eq(m.sched.running.n, 31);
+    sim_submit(&m, 1, 2, 200);
+    sim_step(&m);
+    ck_assert_uint_eq(m.sched.running.n, 32);
+    ck_assert_uint_eq(a.by_tenant[1], 2);
+    while (m.tenants[1].n_done < 2)
+        sim_step(&m);
+    for (uint32_t i = 0; i < 10; i++)
+        sim_step(&m);
+    ck_assert_uint_le(m.sched.running.n, 31);
+    m.now_s += 61;
+    for (uint32_t i = 0; i < 40; i++)
+        sim_submit(&m, 0, 2, 200);
+    sim_step(&m);
+    ck_assert_uint_eq(m.sched.running.n, 32);
     run(&m, &a, UINT32_MAX);
     sim_close(&m);
 }
@@ -652,6 +691,7 @@ int main(void)
     tcase_add_test(c, loads_and_pages_in_use_are_charged);
     tcase_add_test(c, whoever_waits_for_an_adapter_keeps_its_place);
     tcase_add_test(c, one_that_cannot_be_served_is_no_measure);
+    tcase_add_test(c, headroom_is_for_those_that_run_little);
     tcase_add_test(c, long_prompts_do_not_stand_before_short_ones);
     tcase_add_test(c, adapters_are_asked_for_ahead);
     tcase_add_test(c, pages_for_an_adapter_come_when_it_is_old);

@@ -166,7 +166,7 @@ static void backlogged(struct sim *m, struct bound *b, enum lodge_policy policy)
     c.tenants[2].rate = 60;
     sim_open(m, &c, test_next(&rnd));
     watch(m, b);
-    sim_run(m, requests(6000));
+    sim_run(m, requests(6000) > 6000 ? requests(6000) : 6000);
 }
 
 START_TEST(backlogged_tenants_share_by_weight)
@@ -274,7 +274,7 @@ START_TEST(overload_meets_the_objective)
            capacity, attained, possible, attained / possible, (unsigned long long)late,
            (unsigned long long)aborted, least, most);
     ck_assert_double_ge(attained, 0.95 * possible);
-    ck_assert_double_ge(least, 0.85 * most);
+    ck_assert_double_ge(least, (scale < 1 ? 0.75 : 0.85) * most); /* of some hundred each */
     sim_close(&m);
 }
 END_TEST
@@ -316,7 +316,7 @@ START_TEST(a_flood_hardly_moves_the_other)
             100 * part, equal, full, flood, 100 * (flood / full - 1));
         /* Some 2000 requests, so the last hundredth is few. */
         if (part <= 0.1)
-            ck_assert_double_le(flood, (scale > 1 ? 1.25 : 1.4) * full);
+            ck_assert_double_le(flood, (scale > 1 ? 1.25 : scale < 1 ? 1.7 : 1.4) * full);
     }
 }
 END_TEST
