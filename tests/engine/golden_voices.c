@@ -1,5 +1,6 @@
 /* The default model (LODGE_TEST_MODEL; skipped without it) with the adapters of tests/data/voices,
- * against the plain model with merged weights, W' = W + s B A, in fp32 (tests/golden/make_merged.py).
+ * against the plain model with merged weights, W' = W + s B A, in fp32
+ * (tests/golden/make_merged.py).
  *
  * What is left between the two is what int8 activations cost the base itself, which is measured
  * here on the same tokens: adapters work on bf16 inputs and may add next to nothing. The gates, for
