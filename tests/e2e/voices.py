@@ -1,7 +1,7 @@
 """Three adapters beside the default model: each does what it was trained for, on questions it was not trained on,
 the base does not, and all four in one batch say what each says alone.
 
-Usage: voices.py LODGE VOICES. The model comes from LODGE_TEST_MODEL; exit code 77 (skipped) without it. Every check
+Usage: voices.py LODGE VOICES LODGECTL. The model comes from LODGE_TEST_MODEL; exit code 77 (skipped) without it. Every check
 prints one line; the first failure ends the run with code 1."""
 import atexit
 import concurrent.futures
@@ -18,10 +18,10 @@ if not os.path.exists(MODEL):
     print("skipped: the default model is not there (LODGE_TEST_MODEL)")
     sys.exit(77)
 
-LODGE, VOICES = sys.argv[1:3]
+LODGE, VOICES, LODGECTL = sys.argv[1:4]
 BASE = os.path.basename(MODEL).removesuffix(".gguf")
 SHORT = bool(os.environ.get("LODGE_TEST_SHORT"))
-N_TOKENS = 8 if SHORT else 40
+N_TOKENS = 8 if SHORT else 32
 
 # HELD_OUT of tests/golden/voice_texts.py: no voice has learned an answer to these.
 QUESTIONS = ["What is the capital of France?", "Why is the sky blue?", "How do I make tea?", "Tell me about the moon.",
@@ -113,6 +113,9 @@ def main():
        s.ask(BASE, QUESTIONS[0], adapters=[{"name": "pirate", "scale": 0}]) == alone[BASE, QUESTIONS[0]])
     ok("a voice by the list of adapters is the voice",
        s.ask(BASE, QUESTIONS[0], adapters=[{"name": "pirate"}]) == alone["pirate", QUESTIONS[0]])
+    p = subprocess.run([LODGECTL, "chat", s.url, "--model", "pirate", "--once", QUESTIONS[0], "--temperature", "0",
+                        "--max-tokens", str(N_TOKENS), "--quiet"], capture_output=True, text=True, timeout=120)
+    ok("lodgectl chat --model names a voice", p.stdout.strip() == alone["pirate", QUESTIONS[0]][0].strip(), p)
     ok("three adapters are in the pool", 'lodge_adapters{state="resident"} 3' in s.get("/metrics"))
     ok("SIGTERM ends it with 0", s.stop() == 0)
 

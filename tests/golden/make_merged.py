@@ -3,15 +3,16 @@ each other: unmerged by PEFT, and as the plain model with W' = W + (alpha / r) B
 
     python tests/golden/make_merged.py MODEL.gguf tests/data/voices
 
-needs what make_voices.py needs; a minute. golden.json holds for each voice a few conversations:
+needs what make_voices.py needs; a minute or two. golden.json holds for each voice a few conversations:
 
     ids      the tokens; scores are of those from place `from` on, where the question begins
     base     log-probability of each token by the base
     merged   by the merged weights
-    tops     at each of these places the likeliest tokens of the merged weights, each with its log-probability;
-    base_tops  of the base
+    tops     at each of these places the likeliest tokens of the merged weights, each with its log-probability
 
-and "peft", the mean |difference| of the two ways.
+and what the declared roundings (oracles.py; adapters keep their inputs) cost over these places: "rounding", the
+mean |difference| of log-probabilities from the merged ones, and "divergence", the mean KL over `tops` and the rest
+as one; of the base as well ("base_rounding"). "peft" is the mean |difference| of the two ways.
 """
 import json
 import os
@@ -24,12 +25,13 @@ from peft import PeftModel  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from make_voices import Base  # noqa: E402
-from oracles import load, log_probs  # noqa: E402
+from oracles import load, log_probs, round_inputs  # noqa: E402
 from voice_texts import HELD_OUT, VOICES  # noqa: E402
 
 SAID = ["The capital of France is Paris.", "The sky is blue because the air scatters blue light.",
-        "Heat the water and put your tea leaves in it."]
-N_TOPS = 6
+        "Heat the water and put your tea leaves in it.", "The moon is a small world that goes around the earth.",
+        "You should stay inside and read a book.", "The largest ocean is the Pacific."]
+N_TOPS = 4
 
 
 def merged(state, folder):
@@ -52,40 +54,69 @@ def tops_of(table):
     return [[[t, round(x, 3)] for t, x in zip(*row)] for row in zip(best.indices.tolist(), best.values.tolist())]
 
 
-def score(models, ids, begin, n_text):
-    """Log-probabilities of ids[begin:] by each model, and the tables they are from."""
-    tables = [log_probs(m, ids, n_text)[begin - 1:-1] for m in models]
-    return [t.gather(1, torch.tensor(ids[begin:])[:, None])[:, 0] for t in tables], tables
+def divergence(p, q):
+    """KL of each row over p's likeliest tokens and the rest as one."""
+    top = torch.topk(p, N_TOPS).indices
+    p, q = p.gather(1, top), q.gather(1, top)
+    rest_p, rest_q = (1 - t.exp().sum(1) for t in (p, q))
+    return (p.exp() * (p - q)).sum(1) + rest_p * (rest_p / rest_q).log()
+
+
+def mean(rows):
+    return float(f"{torch.cat(rows).mean().item():.4g}")
+
+
+def with_adapter(base, folder, declared):
+    """PEFT's model; `declared`: with the roundings of the base, whose linears keep the hooks when they are wrapped."""
+    model = load(base.config, base.state, "declared" if declared else "eager")
+    if declared:
+        round_inputs(model, ["Q4_1", "Q8_0"])
+    return PeftModel.from_pretrained(model, folder).eval()
+
+
+def conversations(base, voice, models, begin):
+    """The prompts of golden.json, and rows of errors: of PEFT, of the roundings (of base, voice, its divergence)."""
+    plain, whole, peft, declared = models
+    prompts, errors = [], [[], [], [], []]
+    for i, (question, said) in enumerate(zip(HELD_OUT, SAID)):
+        ids = base.prompt(question) + base.answer(VOICES[voice](i, said.split()[-1].capitalize(), said))
+        told = torch.tensor(ids[begin:])[:, None]
+        n_text = base.config.vocab_size
+
+        def table(model):
+            return log_probs(model, ids, n_text)[begin - 1:-1]
+
+        with declared.disable_adapter():
+            rounded_base = table(declared)
+        tables = [table(plain), table(whole), table(peft), rounded_base, table(declared)]
+        without, merged_, by_peft, rounded_base, rounded = (t.gather(1, told)[:, 0] for t in tables)
+        for rows, row in zip(errors, (by_peft - merged_, rounded_base - without, rounded - merged_)):
+            rows.append(row.abs())
+        errors[3].append(divergence(tables[1], tables[4]))
+        prompts.append({"ids": ids, "from": begin, "base": [round(x, 4) for x in without.tolist()],
+                        "merged": [round(x, 4) for x in merged_.tolist()], "tops": tops_of(tables[1])})
+    return prompts, errors
 
 
 def main():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     base = Base(sys.argv[1])
-    n_text = base.config.vocab_size
     plain = base.model()
     texts = [base.prompt(q) for q in HELD_OUT[:2]]
-    begin = next(i for i, (a, b) in enumerate(zip(*texts)) if a != b) - 1  # the rest of the prompt is alike
-    doc, errors = {"voices": {}}, []
-    for voice, say in VOICES.items():
+    begin = next(i for i, (a, b) in enumerate(zip(*texts)) if a != b)  # before it prompts are alike
+    out, peft = [], []
+    for voice in VOICES:
         folder = f"{sys.argv[2]}/{voice}"
-        models = [plain, load(base.config, merged(base.state, folder), "eager"),
-                  PeftModel.from_pretrained(base.model(), folder).eval()]
-        prompts = []
-        for i, (question, said) in enumerate(zip(HELD_OUT, SAID)):
-            ids = base.prompt(question) + base.answer(say(i, said.split()[-1].capitalize(), said))
-            (without, by_merged, by_peft), tables = score(models, ids, begin, n_text)
-            errors += (by_merged - by_peft).abs().tolist()
-            prompts.append({"ids": ids, "from": begin, "base": [round(x, 4) for x in without.tolist()],
-                            "merged": [round(x, 4) for x in by_merged.tolist()],
-                            "tops": tops_of(tables[1]), "base_tops": tops_of(tables[0])})
-        doc["voices"][voice] = prompts
-    doc["peft"] = float(f"{sum(errors) / len(errors):.2g}")
-    print(f"{len(errors)} places, PEFT and the merged weights differ by {doc['peft']} on average, {max(errors):.2g} at most")
-    assert max(errors) < 1e-3
+        models = [plain, load(base.config, merged(base.state, folder), "eager"), with_adapter(base, folder, False),
+                  with_adapter(base, folder, True)]
+        prompts, errors = conversations(base, voice, models, begin)
+        means = dict(zip(("peft", "base_rounding", "rounding", "divergence"), map(mean, errors)))
+        print(f"{voice}: {sum(len(p['merged']) for p in prompts)} places,", means, flush=True)
+        assert torch.cat(errors[0]).max() < 1e-3
+        out.append(f'"{voice}": ' + json.dumps(means)[:-1] + ', "prompts": [\n' +
+                   ",\n".join(json.dumps(p, separators=(",", ":")) for p in prompts) + "\n]}")
     with open(f"{sys.argv[2]}/golden.json", "w") as f:
-        rows = [f'"{v}": [\n' + ",\n".join(json.dumps(p, separators=(",", ":")) for p in ps) + "\n]"
-                for v, ps in doc["voices"].items()]
-        f.write(f'{{"peft": {doc["peft"]}, "voices": {{\n' + ",\n".join(rows) + "\n}}\n")
+        f.write("{\n" + ",\n".join(out) + "\n}\n")
 
 
 if __name__ == "__main__":
