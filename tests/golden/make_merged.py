@@ -9,10 +9,12 @@ needs what make_voices.py needs; a minute or two. golden.json holds for each voi
     base     log-probability of each token by the base
     merged   by the merged weights
     tops     at each of these places the likeliest tokens of the merged weights, each with its log-probability
+    clear    1 where the first of them leads by more than 0.5 and is the first of every rounded draw
 
-and what the declared roundings (oracles.py; adapters keep their inputs) cost over these places: "rounding", the
-mean |difference| of log-probabilities from the merged ones, and "divergence", the mean KL over `tops` and the rest
-as one; of the base as well ("base_rounding"). "peft" is the mean |difference| of the two ways.
+and what the declared roundings (oracles.py; adapters keep their inputs) cost over these places, as the mean of draws
+that differ by a noise of 1e-7 in the embeddings, which is enough to turn roundings the other way: "rounding", mean
+|difference| of log-probabilities from the merged ones, and "divergence", mean KL over `tops` and the rest as one.
+"peft" is the mean |difference| of the two ways.
 """
 import json
 import os
@@ -31,7 +33,7 @@ from voice_texts import HELD_OUT, VOICES  # noqa: E402
 SAID = ["The capital of France is Paris.", "The sky is blue because the air scatters blue light.",
         "Heat the water and put your tea leaves in it.", "The moon is a small world that goes around the earth.",
         "You should stay inside and read a book.", "The largest ocean is the Pacific."]
-N_TOPS = 4
+N_TOPS, N_DRAWS, CLEAR = 4, 3, 0.5
 
 
 def merged(state, folder):
@@ -74,27 +76,49 @@ def with_adapter(base, folder, declared):
     return PeftModel.from_pretrained(model, folder).eval()
 
 
+class Noise:
+    """Draw `seed` of the roundings: 0 is without noise."""
+
+    def __init__(self, model, seed):
+        table = model.get_input_embeddings()
+        size = 1e-7 if seed else 0
+        factor = 1 + size * torch.randn(table.weight.shape, generator=torch.Generator().manual_seed(seed))
+        self.hook = table.register_forward_hook(lambda m, args, out: out * factor[args[0]])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
 def conversations(base, voice, models, begin):
-    """The prompts of golden.json, and rows of errors: of PEFT, of the roundings (of base, voice, its divergence)."""
+    """The prompts of golden.json, and rows of errors: of PEFT, of the roundings, their divergences."""
     plain, whole, peft, declared = models
-    prompts, errors = [], [[], [], [], []]
+    prompts, errors = [], {"peft": [], "rounding": [], "divergence": []}
     for i, (question, said) in enumerate(zip(HELD_OUT, SAID)):
         ids = base.prompt(question) + base.answer(VOICES[voice](i, said.split()[-1].capitalize(), said))
         told = torch.tensor(ids[begin:])[:, None]
-        n_text = base.config.vocab_size
 
         def table(model):
-            return log_probs(model, ids, n_text)[begin - 1:-1]
+            return log_probs(model, ids, base.config.vocab_size)[begin - 1:-1]
 
-        with declared.disable_adapter():
-            rounded_base = table(declared)
-        tables = [table(plain), table(whole), table(peft), rounded_base, table(declared)]
-        without, merged_, by_peft, rounded_base, rounded = (t.gather(1, told)[:, 0] for t in tables)
-        for rows, row in zip(errors, (by_peft - merged_, rounded_base - without, rounded - merged_)):
-            rows.append(row.abs())
-        errors[3].append(divergence(tables[1], tables[4]))
-        prompts.append({"ids": ids, "from": begin, "base": [round(x, 4) for x in without.tolist()],
-                        "merged": [round(x, 4) for x in merged_.tolist()], "tops": tops_of(tables[1])})
+        def score(table):
+            return table.gather(1, told)[:, 0]
+
+        exact = table(whole)
+        best = torch.topk(exact, 2)
+        clear = best.values[:, 0] - best.values[:, 1] > CLEAR
+        errors["peft"].append((score(table(peft)) - score(exact)).abs())
+        for seed in range(N_DRAWS):
+            with Noise(declared, seed):
+                rounded = table(declared)
+            errors["rounding"].append((score(rounded) - score(exact)).abs())
+            errors["divergence"].append(divergence(exact, rounded))
+            clear &= rounded.argmax(1) == best.indices[:, 0]
+        prompts.append({"ids": ids, "from": begin, "base": [round(x, 4) for x in score(table(plain)).tolist()],
+                        "merged": [round(x, 4) for x in score(exact).tolist()], "clear": clear.int().tolist(),
+                        "tops": tops_of(exact)})
     return prompts, errors
 
 
@@ -110,9 +134,11 @@ def main():
         models = [plain, load(base.config, merged(base.state, folder), "eager"), with_adapter(base, folder, False),
                   with_adapter(base, folder, True)]
         prompts, errors = conversations(base, voice, models, begin)
-        means = dict(zip(("peft", "base_rounding", "rounding", "divergence"), map(mean, errors)))
+        means = {k: mean(rows) for k, rows in errors.items()}
+        draws = [mean(errors["rounding"][i::N_DRAWS]) for i in range(N_DRAWS)]
+        print(f"{voice}: rounding by draws {draws}, divergence {[mean(errors['divergence'][i::N_DRAWS]) for i in range(N_DRAWS)]}")
         print(f"{voice}: {sum(len(p['merged']) for p in prompts)} places,", means, flush=True)
-        assert torch.cat(errors[0]).max() < 1e-3
+        assert torch.cat(errors["peft"]).max() < 1e-3
         out.append(f'"{voice}": ' + json.dumps(means)[:-1] + ', "prompts": [\n' +
                    ",\n".join(json.dumps(p, separators=(",", ":")) for p in prompts) + "\n]}")
     with open(f"{sys.argv[2]}/golden.json", "w") as f:
