@@ -5,9 +5,10 @@
  * What is left between the two is what the declared roundings cost (int8 activations of the base,
  * bf16 keys and values), which an oracle with these roundings measured over the same places. The
  * gates: mean |difference of log-probability| and mean divergence at most 1.15 times the oracle's,
- * over all voices, and 1.4 times for each, which has few places and scatters; where the merged
- * weights prefer a token by more than 0.5 and no rounding turned that, so does the engine; and a
- * voice moves log-probabilities by far more than the engine errs.
+ * over all voices; 1.5 times for each, whose few places make the oracle itself move by 1.4 when
+ * noise of 1e-7 turns roundings the other way; where the merged weights prefer a token by more than
+ * 1 and no rounding turned that, so does the engine; and a voice moves log-probabilities by far
+ * more than the engine errs. (A scale that is 5 % wrong doubles the differences of each voice.)
  *
  * The divergence is KL over the likeliest tokens and the rest as one, so at most KL over all. With
  * LODGE_TEST_SHORT one conversation of each voice is scored, and choices alone are checked. */
@@ -20,7 +21,7 @@
 #include <stdlib.h>
 
 #define WORSE_ALL 1.15
-#define WORSE_ONE 1.4
+#define WORSE_ONE 1.5
 #define EFFECT 3.0 /* of a voice on log-probabilities, in errors of the engine */
 
 /* Sums over places; the oracle's errors likewise. */
@@ -182,7 +183,8 @@ static int run(const char *model, const char *dir, json_t *golden)
         failed += run_voice(en, dir, voice, o, few, &all);
     }
     lodge_engine_close(en);
-    return failed || judge("all", &all, WORSE_ALL, few);
+    failed += judge("all", &all, WORSE_ALL, few);
+    return failed != 0;
 }
 
 int main(int argc, char **argv)

@@ -9,7 +9,7 @@ needs what make_voices.py needs; a minute or two. golden.json holds for each voi
     base     log-probability of each token by the base
     merged   by the merged weights
     tops     at each of these places the likeliest tokens of the merged weights, each with its log-probability
-    clear    1 where the first of them leads by more than 0.5 and is the first of every rounded draw
+    clear    1 where the first of them leads by more than 1 and is the first of every rounded draw
 
 and what the declared roundings (oracles.py; adapters keep their inputs) cost over these places, as the mean of draws
 that differ by a noise of 1e-7 in the embeddings, which is enough to turn roundings the other way: "rounding", mean
@@ -33,7 +33,7 @@ from voice_texts import HELD_OUT, VOICES  # noqa: E402
 SAID = ["The capital of France is Paris.", "The sky is blue because the air scatters blue light.",
         "Heat the water and put your tea leaves in it.", "The moon is a small world that goes around the earth.",
         "You should stay inside and read a book.", "The largest ocean is the Pacific."]
-N_TOPS, N_DRAWS, CLEAR = 4, 3, 0.5
+N_TOPS, N_DRAWS, CLEAR = 4, 3, 1.0
 
 
 def merged(state, folder):
