@@ -22,6 +22,7 @@ LODGE, VOICES, LODGECTL = sys.argv[1:4]
 BASE = os.path.basename(MODEL).removesuffix(".gguf")
 SHORT = bool(os.environ.get("LODGE_TEST_SHORT"))
 N_TOKENS = 8 if SHORT else 32
+N_ALONE = 4 if SHORT else 16
 
 # HELD_OUT of tests/golden/voice_texts.py: no voice has learned an answer to these.
 QUESTIONS = ["What is the capital of France?", "Why is the sky blue?", "How do I make tea?", "Tell me about the moon.",
@@ -102,13 +103,13 @@ def main():
     models = json.loads(s.get("/v1/models"))["data"]
     ok("all are listed, the base first", models[0]["id"] == BASE and {m["id"] for m in models} == set(names), models)
     jobs = [(name, q) for q in QUESTIONS[:2 if SHORT else None] for name in names]
-    alone = {job: s.ask(*job) for job in jobs}
-    if not SHORT:
-        check_effect(alone)
     with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
-        together = dict(zip(jobs, pool.map(lambda job: s.ask(*job), jobs)))
-    ok(f"{len(jobs)} at once, of all four: each what it is alone", together == alone,
-       [(job, alone[job], together[job]) for job in jobs if alone[job] != together[job]])
+        said = dict(zip(jobs, pool.map(lambda job: s.ask(*job), jobs)))
+    if not SHORT:
+        check_effect(said)
+    alone = {job: s.ask(*job) for job in jobs[:N_ALONE]}
+    ok(f"of {len(jobs)} at once, of all four, {len(alone)} say what each says alone", all(said[j] == alone[j] for j in alone),
+       [(j, alone[j], said[j]) for j in alone if alone[j] != said[j]])
     ok("a voice at scale 0 is the base",
        s.ask(BASE, QUESTIONS[0], adapters=[{"name": "pirate", "scale": 0}]) == alone[BASE, QUESTIONS[0]])
     ok("a voice by the list of adapters is the voice",
