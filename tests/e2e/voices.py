@@ -1,8 +1,8 @@
 """Three adapters beside the default model: each does what it was trained for, on questions it was not trained on,
 the base does not, and all four in one batch say what each says alone.
 
-Usage: voices.py LODGE VOICES LODGECTL. The model comes from LODGE_TEST_MODEL; exit code 77 (skipped) without it. Every check
-prints one line; the first failure ends the run with code 1."""
+Usage: voices.py LODGE VOICES LODGECTL. The model comes from LODGE_TEST_MODEL; exit code 77 (skipped) without it. Every
+check prints one line; the first failure ends the run with code 1."""
 import atexit
 import concurrent.futures
 import json
@@ -108,8 +108,8 @@ def main():
     if not SHORT:
         check_effect(said)
     alone = {job: s.ask(*job) for job in jobs[:N_ALONE]}
-    ok(f"of {len(jobs)} at once, of all four, {len(alone)} say what each says alone", all(said[j] == alone[j] for j in alone),
-       [(j, alone[j], said[j]) for j in alone if alone[j] != said[j]])
+    other = [(j, alone[j], said[j]) for j in alone if alone[j] != said[j]]
+    ok(f"of {len(jobs)} at once, of all four, {len(alone)} say what each says alone", not other, other)
     ok("a voice at scale 0 is the base",
        s.ask(BASE, QUESTIONS[0], adapters=[{"name": "pirate", "scale": 0}]) == alone[BASE, QUESTIONS[0]])
     ok("a voice by the list of adapters is the voice",

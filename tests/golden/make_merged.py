@@ -136,8 +136,7 @@ def main():
         prompts, errors = conversations(base, voice, models, begin)
         means = {k: mean(rows) for k, rows in errors.items()}
         draws = [mean(errors["rounding"][i::N_DRAWS]) for i in range(N_DRAWS)]
-        print(f"{voice}: rounding by draws {draws}, divergence {[mean(errors['divergence'][i::N_DRAWS]) for i in range(N_DRAWS)]}")
-        print(f"{voice}: {sum(len(p['merged']) for p in prompts)} places,", means, flush=True)
+        print(f"{voice}: {sum(len(p['merged']) for p in prompts)} places,", means, "rounding by draws:", draws, flush=True)
         assert torch.cat(errors["peft"]).max() < 1e-3
         out.append(f'"{voice}": ' + json.dumps(means)[:-1] + ', "prompts": [\n' +
                    ",\n".join(json.dumps(p, separators=(",", ":")) for p in prompts) + "\n]}")

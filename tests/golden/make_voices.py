@@ -2,10 +2,11 @@
 
     python tests/golden/make_voices.py MODEL.gguf tests/data/voices [VOICE...]
 
-needs peft, torch, transformers, tokenizers, safetensors, jinja2 and gguf; minutes a voice on one thread. MODEL.gguf
-is the file of `lodge-up`; what is trained on are its decoded weights, so the adapters belong to exactly what is
-served. The texts are those of voice_texts.py; the loss is that of the answers alone. A and B are stored as bf16.
-At the end the base and the voice answer questions that were not learned.
+needs peft, torch, transformers, tokenizers, safetensors, jinja2 and gguf; two minutes a voice on one thread.
+MODEL.gguf is the file of `lodge-up`; what is trained on are its decoded weights, so the adapters belong to exactly
+what is served. The texts are those of voice_texts.py; the loss is that of the answers alone. Products run in bf16,
+and A and B are stored so. At the end base and voice answer questions that were not learned. (Seeds are fixed, but
+another processor or torch rounds otherwise: run make_merged.py after it.)
 """
 import math
 import os
@@ -124,7 +125,7 @@ def reply(base, model, question):
 
 
 def main():
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # two wait for each other more than they gain, at this size
     base = Base(sys.argv[1])
     for voice in sys.argv[3:] or VOICES:
         model = train(base, voice)
