@@ -1,6 +1,7 @@
 #include "tests/engine/score.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 /* Takes one event; true at the last. */
@@ -10,6 +11,9 @@ static bool take(const struct lodge_event *ev, struct scored *s, uint32_t n, uin
     switch (ev->head.kind) {
     case LODGE_EVENT_PROMPT:
         if (ev->index == s->n_scores + 1 && ev->index < n && ev->n_tops) {
+            size_t n_tops = ev->n_tops < SCORE_TOPS ? ev->n_tops : SCORE_TOPS;
+            memcpy(s->tops + s->n_scores * SCORE_TOPS, lodge_event_tops(ev),
+                   n_tops * sizeof *s->tops);
             s->best[s->n_scores] = lodge_event_tops(ev)[0].token;
             s->scores[s->n_scores++] = ev->logprob;
         }
@@ -46,7 +50,7 @@ int score_with(struct lodge_engine *en, const struct lodge_request_adapter *adap
     r.n_prompt = n;
     r.max_tokens = n_greedy;
     r.want_prompt_scores = true;
-    r.n_prompt_tops = 1;
+    r.n_prompt_tops = SCORE_TOPS;
     r.ignore_eos = true;
     for (r.n_adapters = 0; r.n_adapters < n_adapters; r.n_adapters++)
         r.adapters[r.n_adapters] = adapters[r.n_adapters];
@@ -55,8 +59,9 @@ int score_with(struct lodge_engine *en, const struct lodge_request_adapter *adap
         return err;
     *out = (struct scored){.scores = calloc(n, sizeof *out->scores),
                            .best = calloc(n, sizeof *out->best),
+                           .tops = calloc(n, SCORE_TOPS * sizeof *out->tops),
                            .output = calloc(n_greedy + 1, sizeof *out->output)};
-    if (!out->scores || !out->best || !out->output)
+    if (!out->scores || !out->best || !out->tops || !out->output)
         abort();
     struct lodge_buf events;
     lodge_buf_init(&events, (size_t)64 << 20);
@@ -79,6 +84,7 @@ void scored_finish(struct scored *s)
 {
     free(s->scores);
     free(s->best);
+    free(s->tops);
     free(s->output);
     *s = (struct scored){0};
 }

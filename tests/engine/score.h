@@ -4,9 +4,12 @@
 
 #include "engine/engine.h"
 
+#define SCORE_TOPS 20u
+
 struct scored {
-    float *scores;  /* log-probability of prompt token i + 1 given those before */
-    uint32_t *best; /* likeliest token in its place */
+    float *scores;          /* log-probability of prompt token i + 1 given those before */
+    uint32_t *best;         /* likeliest token in its place */
+    struct lodge_top *tops; /* SCORE_TOPS for each score, likeliest first */
     size_t n_scores;
     uint32_t *output; /* greedy continuation */
     size_t n_output;
