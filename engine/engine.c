@@ -10,6 +10,8 @@
 /* With nothing to do the thread sleeps until a message comes or it is woken; the bound only keeps
  * the sum of clock and wait in range. */
 #define IDLE_WAIT_NS 3600000000000u
+/* Requests that wait for their adapters have deadlines, too. */
+#define WAITING_WAIT_NS 20000000u
 /* Background work between two looks at the inbox: a millisecond or so. */
 #define TOUCH_BYTES ((size_t)1 << 20)
 
@@ -235,6 +237,9 @@ static void publish_stats(struct lodge_engine *en)
     s->prefix_queries = en->sched.prefix_queries;
     s->prefix_hits = en->sched.prefix_hits;
     s->n_preemptions = en->sched.preemptions;
+    s->n_aborted_early = en->sched.aborted_early;
+    s->n_tenants = en->sched.fair.n_tenants;
+    memcpy(s->admitted_in_tier, en->sched.admitted_in_tier, sizeof s->admitted_in_tier);
     publish_adapters(en, s);
     pthread_mutex_lock(&en->stats_lock);
     en->stats = *s;
@@ -288,7 +293,8 @@ static void *engine_main(void *arg)
     struct lodge_engine *en = arg;
     bool busy = false, untouched = en->backend->pool_touch != NULL;
     while (!atomic_load(&en->stop)) {
-        busy = lodge_engine_turn(en, busy || untouched ? 0 : IDLE_WAIT_NS);
+        uint64_t wait_ns = en->requests ? WAITING_WAIT_NS : IDLE_WAIT_NS;
+        busy = lodge_engine_turn(en, busy || untouched ? 0 : wait_ns);
         if (!busy && untouched)
             untouched = en->backend->pool_touch(en->device, TOUCH_BYTES);
     }

@@ -312,6 +312,8 @@ void lodge_stream_close(struct lodge_stream *s);
 
 /* ---- numbers ---- */
 
+#define LODGE_ENGINE_TIERS 8u
+
 struct lodge_engine_stats {
     uint32_t n_running, n_waiting;
     uint32_t pages_free, pages_kv, pages_adapter, pages_cached, pages_total;
@@ -320,8 +322,11 @@ struct lodge_engine_stats {
     uint64_t n_preemptions, n_steps, step_ns;
     uint64_t step_tokens_bucket[16]; /* steps with <= 1, 8, 16, 32, .. 16384 tokens; last: more */
     uint64_t step_tokens_sum;
-    uint64_t finished[4]; /* by enum lodge_finish, per request */
-    uint32_t n_deferred;  /* waiting requests whose adapters are not in the pool yet */
+    uint64_t finished[4];     /* by enum lodge_finish, per request */
+    uint64_t n_aborted_early; /* could not have been begun in time */
+    uint64_t admitted_in_tier[LODGE_ENGINE_TIERS];
+    uint32_t n_tenants;  /* that wait, run, or are remembered */
+    uint32_t n_deferred; /* waiting requests whose adapters are not in the pool yet */
     uint32_t adapters_resident, adapters_host, adapters_known;
     uint64_t adapter_host_bytes, adapter_resident_bytes;
     uint64_t adapter_rank_bytes; /* read in the last step */

@@ -30,7 +30,7 @@
 
 #include "engine/request.h"
 
-#define LODGE_MAX_TIERS 8u /* lower ones (larger numbers) count as the last */
+#define LODGE_MAX_TIERS LODGE_ENGINE_TIERS /* lower ones (larger numbers) count as the last */
 #define LODGE_NO_TENANT UINT32_MAX
 #define LODGE_MIN_WEIGHT (1.0f / 1024)
 #define LODGE_MAX_WEIGHT 1024.0f

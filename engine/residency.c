@@ -345,6 +345,7 @@ void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q)
 
 void lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q)
 {
+    q->n_adapter_pages = 0;
     for (uint32_t i = 0; r && i < q->req->r.n_adapters; i++) {
         struct lodge_adapter_version *v = q->req->versions[i];
         touch(r, v);

@@ -92,7 +92,7 @@ static const struct lodge_conf_setting settings[] = {
     {"admin-key-file", LODGE_CONF_STRING, F(admin_key_file),
      .help = "file with one admin key a line"},
     {"metrics-names", LODGE_CONF_BOOL, F(metrics_names), "true",
-     .help = "names of tenants in /metrics (default: when --host is loopback)"},
+     .help = "names of tenants and adapters in /metrics (default: when --host is loopback)"},
     {"host-cache-bytes", LODGE_CONF_SIZE, F(host_cache_bytes), "0", NULL, 0, (int64_t)1 << 50,
      "bytes", "memory for adapters outside the pool; 0: a quarter of the pool"},
 };

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "server/server.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const double ttft[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
@@ -231,6 +232,12 @@ static void put_pool(struct writer *w, const struct lodge_engine_stats *st,
                      w->label, info->page_tokens, info->n_pages);
 }
 
+/* Names of tenants and adapters, where the operator lets them be seen. */
+static bool shows_names(const struct server *s)
+{
+    return s->cfg->has_metrics_names ? s->cfg->metrics_names : s->loopback;
+}
+
 static void put_adapters(struct server *s, struct writer *w, const struct lodge_engine_stats *st)
 {
     const struct part adapters[] = {{"known", st->adapters_known},
@@ -257,7 +264,7 @@ static void put_adapters(struct server *s, struct writer *w, const struct lodge_
          (double)st->adapter_rank_bytes},
     };
     put_lines(w, lines, N(lines));
-    if (!s->loopback)
+    if (!shows_names(s))
         return;
     /* Only the newest series of this family counts: one it is. */
     char names[16384];
@@ -267,6 +274,25 @@ static void put_adapters(struct server *s, struct writer *w, const struct lodge_
                      w->label, st->pages_total);
     put_label(w->out, names);
     lodge_buf_printf(w->out, "\",waiting_lora_adapters=\"\"} %.3f\n", lodge_unix_time());
+}
+
+/* What the queue did. */
+static void put_queue(struct writer *w, const struct lodge_engine_stats *st)
+{
+    char names[LODGE_ENGINE_TIERS][4];
+    struct part tiers[LODGE_ENGINE_TIERS];
+    for (uint32_t i = 0; i < LODGE_ENGINE_TIERS; i++) {
+        snprintf(names[i], sizeof names[i], "%u", i);
+        tiers[i] = (struct part){names[i], st->admitted_in_tier[i]};
+    }
+    put_parts(w, "lodge_admitted_total", "counter", "sequences that began to run, by tier", false,
+              "tier", tiers, LODGE_ENGINE_TIERS);
+    const struct line lines[] = {
+        {"lodge_aborted_early_total", "counter",
+         "requests refused because they could not have begun in time", (double)st->n_aborted_early},
+        {"lodge_queue_tenants", "gauge", "tenants that the queue knows", st->n_tenants},
+    };
+    put_lines(w, lines, N(lines));
 }
 
 static void put_steps(struct writer *w, const struct lodge_engine_stats *st)
@@ -316,6 +342,7 @@ void metrics_text(struct server *s, struct lodge_buf *out, bool open_metrics)
         w.label = lodge_buf_text(&label);
         put_engine(&w, &st);
         put_pool(&w, &st, &s->info);
+        put_queue(&w, &st);
         put_adapters(s, &w, &st);
         put_steps(&w, &st);
         pthread_mutex_lock(&s->metrics.lock);
@@ -324,7 +351,7 @@ void metrics_text(struct server *s, struct lodge_buf *out, bool open_metrics)
         pthread_mutex_unlock(&s->metrics.lock);
     }
     put_http(s, &w);
-    if (s->cfg->has_metrics_names ? s->cfg->metrics_names : s->loopback)
+    if (shows_names(s))
         tenants_metrics(&s->tenants, out, open_metrics);
     if (open_metrics)
         lodge_buf_puts(out, "# EOF\n");

@@ -75,8 +75,8 @@ static void wake(struct call *c)
 bool call_suspend(struct call *c)
 {
     pthread_mutex_lock(&c->lock);
-    /* While it is prepared it belongs to another thread, whatever news there are already: that thread
-     * wakes it. At the end nobody else would. */
+    /* While it is prepared it belongs to another thread, whatever news there are already: that
+     * thread wakes it. At the end nobody else would. */
     bool preparing = c->phase == CALL_PREPARING;
     bool closing = atomic_load(&c->server->closing) && !preparing;
     bool sleep = preparing || (!c->pending && !closing);
