@@ -196,7 +196,7 @@ class Isolation(Case):
         def difference(reader, n):
             out = []
             for i in range(n):
-                asked, fresh = (f"{chr(97 + k)}{reader}{i:04d}" + "w" * 6000 for k in (0, 1))
+                asked, fresh = (f"{chr(97 + k)}{reader}{i:04d}" + "w" * (1500 if lab.SHORT else 6000) for k in (0, 1))
                 took(key_a, asked)
                 pair = [(asked, took), (fresh, took)]
                 if i % 2:
