@@ -75,6 +75,21 @@ class Rows(tenancy.Case):
         self.assertGreaterEqual(row["output_tokens"], got.count(b'"text"'))
         self.assertLess(row["output_tokens"], 60000)
 
+    def test_stalled_reader_pays_for_what_ran(self):
+        """All of it was made, little of it was taken, and nothing more will be."""
+        before = self.server.idle()["vllm:generation_tokens_total"]
+        s = self.server.connect(receive_bytes=4096)
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(max_tokens=20000), f"Authorization: Bearer {self.key}"))
+        got = b""
+        while b"x-request-id: " not in got:
+            got += s.recv(1024)
+        request_id = got.split(b"x-request-id: ")[1].split(b"\r\n")[0].decode()
+        m = self.server.until(lambda m: m["vllm:generation_tokens_total"] - before == 20000, seconds=60)
+        self.assertEqual(m["vllm:generation_tokens_total"] - before, 20000)
+        s.close()
+        row = self.row_soon(request_id)
+        self.assertEqual((row["output_tokens"], row["finish"]), (20000, "abort"))
+
     def test_queued_and_gone_pays_nothing(self):
         """What never left the queue costs nothing, though it had been admitted."""
         project, key = self.server.tenant("queue")

@@ -221,8 +221,8 @@ class OpenAI(unittest.TestCase):
                 client.completions.create(model=tiny.NAME, prompt="a", max_tokens=1)
             self.assertEqual(e.exception.code, "insufficient_quota")
             self.assertLess(time.time() - begin, 1 * lab.SLOW)
-            self.assertEqual(len([x for x in server.log if x.get("status") == 429 and x["request_id"] ==
-                                  e.exception.request_id]), 1)
+            server.logged(lambda x: x["msg"] == "request" and x["request_id"] == e.exception.request_id)
+            self.assertEqual(len([x for x in server.log if x.get("tenant") == poor]), 1, "it tried again")
             with self.assertRaises(openai.AuthenticationError):
                 openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="sk-no").models.list()
         finally:
