@@ -190,7 +190,7 @@ static bool read_limit(struct call *c, const char *name, int64_t *out)
 static bool read_period(struct call *c, struct tenant_limits *l)
 {
     const json_t *v = lodge_json_member(c->json, "budget_period");
-    for (int i = 0; v && json_is_string(v) && i < 3; i++)
+    for (int i = 0; json_is_string(v) && i < 3; i++)
         if (strcmp(json_string_value(v), periods[i]) == 0) {
             l->budget_period = (enum budget_period)i;
             return true;
