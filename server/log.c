@@ -55,7 +55,7 @@ void log_call(struct call *c)
             snprintf(actor, sizeof actor, c->admin_key ? "admin-key-%u" : "none", c->admin_key);
         set_string(o, "actor", actor);
         set_string(o, "target", c->url);
-    } else if (c->gen) {
+    } else if (c->gen || c->principal.key) {
         set_string(o, "tenant", c->principal.tenant->id);
         set_string(o, "key", principal_key_id(&c->principal));
     }

@@ -75,6 +75,23 @@ class Rows(tenancy.Case):
         self.assertGreaterEqual(row["output_tokens"], got.count(b'"text"'))
         self.assertLess(row["output_tokens"], 60000)
 
+    def test_stalled_reader_pays_for_what_ran(self):
+        """All of it was made, little of it was taken, and nothing more will be."""
+        n = 3000 if lab.SHORT else 20000  # more than the buffers of both sockets hold
+        before = self.server.idle()["vllm:generation_tokens_total"]
+        s = self.server.connect(receive_bytes=4096)
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(max_tokens=n), f"Authorization: Bearer {self.key}"))
+        got = b""
+        while b"x-request-id: " not in got:
+            got += s.recv(1024)
+        request_id = got.split(b"x-request-id: ")[1].split(b"\r\n")[0].decode()
+        m = self.server.until(lambda m: m["vllm:generation_tokens_total"] - before == n)
+        self.assertEqual(m["vllm:generation_tokens_total"] - before, n)
+        s.close()
+        row = self.row_soon(request_id)
+        self.assertEqual(row["output_tokens"], n)
+        self.assertIn(row["finish"], ("abort", "length") if lab.SHORT else ("abort",))
+
     def test_queued_and_gone_pays_nothing(self):
         """What never left the queue costs nothing, though it had been admitted."""
         project, key = self.server.tenant("queue")
