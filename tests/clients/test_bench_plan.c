@@ -46,8 +46,8 @@ START_TEST(flags_and_their_other_names)
     ck_assert_uint_eq(o.n_percentiles, 2);
     ck_assert_double_eq(o.percentiles[1], 99.9);
     ck_assert(o.show[BENCH_TTFT] && o.show[BENCH_E2EL] && !o.show[BENCH_ITL]);
-    ck_assert_uint_eq(o.n_models, 3);
-    ck_assert_str_eq(o.models[2], "c");
+    ck_assert_uint_eq(o.models.n, 3);
+    ck_assert_str_eq(o.models.v[2], "c");
     ck_assert(o.spread == BENCH_ZIPF && o.spread_parameter == 1.5);
     ck_assert_double_eq(o.goodput_ms[BENCH_E2EL], 30);
     bench_options_finish(&o);
@@ -111,8 +111,9 @@ static void open_plan(struct plan *p, const char *line, bool ids)
     ck_assert_msg(bench_workload_open(&p->o, &p->w, &e) == 0, "%s", e.text);
     p->w.ids = ids;
     p->t = (struct bench_target){.options = &p->o,
-                                 .models = p->o.n_models ? p->o.models : &p->model,
-                                 .n_models = p->o.n_models ? p->o.n_models : 1};
+                                 .models = p->o.models.n ? p->o.models.v : &p->model,
+                                 .n_shared = p->o.models.n ? p->o.models.n : 1};
+    p->t.n_models = p->t.n_shared;
 }
 
 static void close_plan(struct plan *p)
@@ -127,7 +128,7 @@ static json_t *body(const struct plan *p, uint32_t round, uint64_t index)
     struct lodge_buf b;
     struct bench_pick pick;
     lodge_buf_init(&b, BENCH_MAX_BODY);
-    ck_assert_int_eq(bench_workload_body(&p->w, &p->t, round, index, &b, &pick), 0);
+    ck_assert_int_eq(bench_workload_body(&p->w, &p->t, round, 0, index, &b, &pick), 0);
     json_t *o = json_loadb(b.data, b.n, JSON_REJECT_DUPLICATES, NULL);
     ck_assert_msg(o != NULL, "%s", b.data);
     ck_assert_str_eq(json_string_value(json_object_get(o, "model")), p->t.models[pick.model]);
@@ -247,11 +248,8 @@ START_TEST(models_are_drawn_as_asked)
         struct plan p;
         snprintf(line, sizeof line, "http://x --models a,b,c,d --model-dist %s", cases[c].flags);
         open_plan(&p, line, true);
-        for (int i = 0; i < n; i++) {
-            struct bench_random r;
-            bench_random_init(&r, 5, (uint64_t)i);
-            seen[bench_workload_pick(&p.w, &p.t, &r, (uint64_t)i).model]++;
-        }
+        for (int i = 0; i < n; i++)
+            seen[bench_workload_pick(&p.w, &p.t, 0, 0, (uint64_t)i).model]++;
         for (int k = 0; k < 4; k++)
             ck_assert_double_eq_tol(seen[k], n * cases[c].share[k],
                                     5 * sqrt(n * cases[c].share[k]));
