@@ -130,9 +130,10 @@ void bench_options_help(const struct bench_options *o)
     }
     printf(
         "\nvLLM's --max-concurrency, --num-warmups, --random-range-ratio and\n"
-        "--random-prefix-len mean the same. Of n models, power:A draws number\n"
-           "floor(n U^(1/A)), zipf:S number r in proportion to 1/(r+1)^S. A line of --tenants has any of rate=R (requests/s),\n"
-        "concurrency=C (its own closed loop), models=LIST, input=N, output=N (tokens).\n"
+        "--random-prefix-len mean the same. Of n models, power:A draws number floor(n U^(1/A))\n"
+        "and zipf:S number r in proportion to 1/(r+1)^S. A line of the file of --tenants is\n"
+        "NAME KEY with any of rate=R (requests/s), concurrency=C (without a rate: its own closed\n"
+        "loop), models=LIST, input=N, output=N (tokens) behind it.\n"
         "Exit code: 1 when every request failed or --check found a difference, 130 after Ctrl-C\n"
         "(the table then covers what was finished).\n");
 }

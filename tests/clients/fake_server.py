@@ -3,7 +3,8 @@
     with FakeServer(gap_s=0.001) as server:
         ... server.url, server.requests ...
 
-A reply is `max_tokens` tokens "tok ", `tokens_per_chunk` in each chunk. The attributes may be changed
+A reply is `max_tokens` tokens "tok ", `tokens_per_chunk` in each chunk; `text` is another token, or a
+function of (body, generations that run) that returns it. `key` is the one key or a collection of them. The attributes may be changed
 while it runs. `fault(number, body)` is asked for every generation (counted from 0) and returns None
 or one of FAULTS. `requests` holds (path, headers, body, time) of every generation, in order of arrival;
 a `log` that is given gets (name, path) as well, so that several servers share an order."""
@@ -34,6 +35,7 @@ class FakeServer:
         self.models, self.takes_ids, self.usage, self.crlf = models, takes_ids, usage, crlf
         self.comments, self.tiny_writes, self.text, self.key, self.cached = comments, tiny_writes, text, key, cached
         self.fault, self.log, self.refuses = fault, log, refuses
+        self.running = 0  # generations
         self.requests, self.lock, self.closing = [], threading.Lock(), threading.Event()
         self.hung_up = threading.Event()  # a client left in the middle of a reply
         handler = type("Handler", (Handler,), {"fake": self})
@@ -90,7 +92,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(status, {"error": {"message": message, "type": "x", "param": None, "code": None}})
 
     def allowed(self):
-        return not self.fake.key or self.headers.get("Authorization") == "Bearer " + self.fake.key
+        keys = [self.fake.key] if isinstance(self.fake.key, str) else self.fake.key
+        return not keys or self.headers.get("Authorization") in ["Bearer " + key for key in keys]
 
     def do_GET(self):
         if not self.allowed():
@@ -105,10 +108,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with fake.lock:
             number = len(fake.requests)
+            fake.running += 1
+            self.token = fake.text(body, fake.running) if callable(fake.text) else fake.text
             fake.requests.append((self.path, dict(self.headers), body, time.monotonic()))
             if fake.log is not None:
                 fake.log.append((fake.name, body))
-        fault = fake.fault(number, body) if fake.fault else None
+        try:
+            self.generate(body, fake.fault(number, body) if fake.fault else None)
+        finally:
+            with fake.lock:
+                fake.running -= 1
+
+    def generate(self, body, fault):
+        fake = self.fake
         prompt = body.get("prompt")
         if not self.allowed():
             self.refuse(401, "wrong key")
@@ -138,7 +150,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return u
 
     def whole(self, body):
-        n, text = body["max_tokens"], self.fake.text * body["max_tokens"]
+        n, text = body["max_tokens"], self.token * body["max_tokens"]
         choice = {"index": 0, "finish_reason": "length", "text": text} if "prompt" in body else {
             "index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}
         self.reply(200, {"id": "x", "choices": [choice], "usage": self.usage(body, n)})
@@ -183,7 +195,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 fake.closing.wait(fake.gap_s)
             if fault and at >= 2 * fake.tokens_per_chunk and self.misbehave(fault):
                 return
-            self.chunk(chat, fake.text * min(fake.tokens_per_chunk, n - at))
+            self.chunk(chat, self.token * min(fake.tokens_per_chunk, n - at))
         self.chunk(chat, finish="length")
         if fake.usage and body.get("stream_options", {}).get("include_usage"):
             self.write_event(json.dumps({"id": "x", "choices": [], "usage": self.usage(body, n)}))
