@@ -152,9 +152,8 @@ static int single(struct bench *b, struct lodge_error *e, int *exit_code)
             json_object_set_new(j, "check", bench_check_json(&b->check[0]));
         err = save(o, j, e);
     }
-    *exit_code = r.interrupted                                                ? EXIT_INTERRUPTED
-                 : bench_metrics_get(&m, "completed") > 0 && checks_passed(b) ? 0
-                                                                              : 1;
+    bool good = bench_metrics_get(&m, "completed") > 0 && checks_passed(b);
+    *exit_code = interrupted ? EXIT_INTERRUPTED : good ? 0 : 1;
     bench_result_finish(&r);
     return err;
 }

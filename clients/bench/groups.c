@@ -79,14 +79,19 @@ static int put_tenant(FILE *out, const struct bench_options *o, const struct ben
 
 static void put_evenness(FILE *out, const struct bench_options *o, const struct bench_metrics *m)
 {
-    fprintf(out, "%-28s %10s %10s\n", "Fairness of", "Jain", "max/min");
-    fprintf(out, "%-28s %10.4f", "  output tokens/s",
-            bench_metrics_get(m, "jain_output_throughput"));
-    bench_print_cell(out, 10, bench_metrics_get(m, "max_min_output_throughput"));
-    fprintf(out, "\n%-28s %10.4f", "  uncached input + 2 output",
-            bench_metrics_get(m, "jain_weighted_service"));
-    bench_print_cell(out, 10, bench_metrics_get(m, "max_min_weighted_service"));
-    fprintf(out, "\n");
+    static const char *const rows[][3] = {
+        {"  output tokens/s", "jain_output_throughput", "max_min_output_throughput"},
+        {"  uncached input + 2 output", "jain_weighted_service", "max_min_weighted_service"}};
+    fprintf(out, "\n%-28s %10s %10s\n", "fairness of", "Jain", "max/min");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        double jain = bench_metrics_get(m, rows[i][1]);
+        if (isnan(jain))
+            fprintf(out, "%-28s %10s", rows[i][0], "-");
+        else
+            fprintf(out, "%-28s %10.4f", rows[i][0], jain);
+        bench_print_cell(out, 10, bench_metrics_get(m, rows[i][2]));
+        fprintf(out, "\n");
+    }
     if (o->focus >= 0) {
         fprintf(out, "TTFT of %s (ms): p50", o->focus_name);
         bench_print_cell(out, 1, bench_metrics_get(m, "focus_p50_ttft_ms"));

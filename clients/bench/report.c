@@ -192,6 +192,9 @@ json_t *bench_setting_json(const struct bench_target *t)
                        : "text",
         "ignore_eos", o->ignore_eos, "stream", o->stream, "seed", (json_int_t)o->seed,
         "tpot_definition", "(last chunk - first chunk) / (output tokens - 1)");
+    json_object_set_new(j, "num_models", json_integer(t->n_models));
+    json_object_set_new(j, "model_dist", json_string(o->model_dist));
+    json_object_set_new(j, "num_tenants", json_integer(o->tenants.path ? o->tenants.n : 0));
     return j;
 }
 
