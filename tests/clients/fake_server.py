@@ -4,7 +4,7 @@
         ... server.url, server.requests ...
 
 A reply is `max_tokens` tokens "tok ", `tokens_per_chunk` in each chunk; `text` is another token, or a
-function of (body, generations that run) that returns it. `key` is the one key or a collection of them. The attributes may be changed
+function of the body that returns it. `key` is the one key or a collection of them. The attributes may be changed
 while it runs. `fault(number, body)` is asked for every generation (counted from 0) and returns None
 or one of FAULTS. `requests` holds (path, headers, body, time) of every generation, in order of arrival;
 a `log` that is given gets (name, path) as well, so that several servers share an order."""
@@ -35,7 +35,6 @@ class FakeServer:
         self.models, self.takes_ids, self.usage, self.crlf = models, takes_ids, usage, crlf
         self.comments, self.tiny_writes, self.text, self.key, self.cached = comments, tiny_writes, text, key, cached
         self.fault, self.log, self.refuses = fault, log, refuses
-        self.running = 0  # generations
         self.requests, self.lock, self.closing = [], threading.Lock(), threading.Event()
         self.hung_up = threading.Event()  # a client left in the middle of a reply
         handler = type("Handler", (Handler,), {"fake": self})
@@ -108,19 +107,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with fake.lock:
             number = len(fake.requests)
-            fake.running += 1
-            self.token = fake.text(body, fake.running) if callable(fake.text) else fake.text
+            self.token = fake.text(body) if callable(fake.text) else fake.text
             fake.requests.append((self.path, dict(self.headers), body, time.monotonic()))
             if fake.log is not None:
                 fake.log.append((fake.name, body))
-        try:
-            self.generate(body, fake.fault(number, body) if fake.fault else None)
-        finally:
-            with fake.lock:
-                fake.running -= 1
-
-    def generate(self, body, fault):
-        fake = self.fake
+        fault = fake.fault(number, body) if fake.fault else None
         prompt = body.get("prompt")
         if not self.allowed():
             self.refuse(401, "wrong key")
