@@ -208,13 +208,15 @@ static json_t *errors_json(const struct bench_result *r)
     return list;
 }
 
-/* vLLM's lists: seconds, in one order. */
-static void add_details(json_t *o, const struct bench_result *r)
+/* vLLM's lists: seconds, in one order; and whose requests they were. */
+static void add_details(json_t *o, const struct bench_target *t, const struct bench_result *r)
 {
-    static const char *const keys[] = {"input_lens", "output_lens", "ttfts",
-                                       "itls",       "start_times", "errors"};
-    json_t *lists[6];
-    for (int k = 0; k < 6; k++)
+    static const char *const keys[] = {"input_lens",     "output_lens",    "ttfts",
+                                       "itls",           "start_times",    "errors",
+                                       "request_models", "request_tenants"};
+    const struct bench_tenants *who = &t->options->tenants;
+    json_t *lists[8];
+    for (int k = 0; k < (who->path ? 8 : 7); k++)
         json_object_set_new(o, keys[k], lists[k] = json_array());
     for (size_t i = 0; i < r->n; i++) {
         const struct bench_record *c = &r->records[i];
@@ -228,6 +230,9 @@ static void add_details(json_t *o, const struct bench_result *r)
         json_array_append_new(lists[3], itls);
         json_array_append_new(lists[4], json_real((double)(c->sent_ns - r->begin_ns) * 1e-9));
         json_array_append_new(lists[5], json_string(c->error < 0 ? "" : r->errors[c->error].kind));
+        json_array_append_new(lists[6], json_string(t->models[c->model]));
+        if (who->path)
+            json_array_append_new(lists[7], json_string(who->v[c->tenant].name));
     }
 }
 
@@ -243,6 +248,6 @@ json_t *bench_result_json(const struct bench_target *t, const struct bench_resul
     json_object_set_new(o, "without_usage", json_integer((json_int_t)r->n_without_usage));
     bench_groups_json(o, t, r);
     if (t->options->save_detailed)
-        add_details(o, r);
+        add_details(o, t, r);
     return o;
 }

@@ -175,6 +175,9 @@ c key-c concurrency=1 output=4 models=limited
         ok("of service", abs(j["jain_weighted_service"] - sum(service) ** 2 / (3 * sum(x * x for x in service))) < 1e-9)
         ok("owners of models", {m["model_id"]: m.get("tenant") for m in j["models"]} ==
            {"shared": None, "own0": "b", "own1": "b", "limited": "c"})
+        j = bench_json(s.url, *args, "--save-detailed")
+        ok("whose requests", {(t, m) for t, m in zip(j["request_tenants"], j["request_models"])} ==
+           {("a", "shared"), ("b", "own0"), ("b", "own1"), ("c", "limited")} and len(j["request_models"]) == 60)
         p = bench(s.url, *args, "--focus", "b")
         ok("a line a tenant", all(f"\n{n} " in p.stdout for n in "abc") and "fairness of" in p.stdout and
            "TTFT of b (ms): p50" in p.stdout and "3 closed loops (clients: 6)" in p.stdout, p.stdout)

@@ -294,12 +294,13 @@ START_TEST(loads_of_tenants)
         ck_assert_double_eq_tol(lane->due_s.v[n[i] - 1], (double)n[i] / o.tenants.v[i].rate, 1e-9);
         ck_assert_uint_eq(lane->concurrency, i == 3 ? 5 : UINT64_MAX);
     }
-    ck_assert_double_ne(l.lanes[0].due_s.v[0], l.lanes[2].due_s.v[0]);
     bench_load_finish(&l);
     bench_options_finish(&o);
-    o = tenants("a k rate=50\nb k concurrency=3\n", "--duration 20");
+    o = tenants("a k rate=50\nb k concurrency=3\nc k rate=50\n", "--duration 20");
     ck_assert_int_eq(bench_load_open(&o, 0, &l, &e), 0);
-    ck_assert_double_eq_tol((double)l.lanes[0].due_s.n, 1000, 5 * sqrt(1000));
+    for (uint32_t i = 0; i < 3; i += 2)
+        ck_assert_double_eq_tol((double)l.lanes[i].due_s.n, 1000, 5 * sqrt(1000));
+    ck_assert_double_ne(l.lanes[0].due_s.v[0], l.lanes[2].due_s.v[0]);
     ck_assert(!l.lanes[1].open && l.lanes[1].concurrency == 3 && l.n_requests == UINT64_MAX);
     bench_load_finish(&l);
     bench_options_finish(&o);
@@ -526,6 +527,27 @@ START_TEST(draws_of_models_are_apart)
 }
 END_TEST
 
+/* Of two models and lengths above and below the middle all four pairs are equally likely. */
+START_TEST(models_say_nothing_of_lengths)
+{
+    const int n = 4000;
+    int agree = 0;
+    struct plan p;
+    open_plan(&p,
+              "http://x --models a,b --random-input-len 1 --random-output-len 1000 "
+              "--range-ratio 0.5",
+              true);
+    for (int i = 0; i < n; i++) {
+        json_t *o = body(&p, 0, (uint64_t)i);
+        bool second = strcmp(json_string_value(json_object_get(o, "model")), "b") == 0;
+        agree += second == (json_integer_value(json_object_get(o, "max_tokens")) > 1000);
+        json_decref(o);
+    }
+    ck_assert_double_eq_tol(agree, n / 2, 5 * sqrt(n / 4.0));
+    close_plan(&p);
+}
+END_TEST
+
 /* One request of a tenant, which sees to its key and lengths; returns its model. */
 static uint32_t request_of(const struct plan *p, uint32_t tenant, uint64_t index, size_t n_input,
                            int64_t n_output, json_t **prompt)
@@ -661,6 +683,7 @@ int main(void)
                                   models_are_drawn_as_asked,
                                   thousands_of_models_follow_their_law,
                                   draws_of_models_are_apart,
+                                  models_say_nothing_of_lengths,
                                   tenants_have_models_lengths_and_keys,
                                   prompts_of_a_file,
                                   bad_files_say_where,
