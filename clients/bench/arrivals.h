@@ -11,8 +11,8 @@
  * even, INFINITY is a constant gap. An infinite rate sends all at 0.
  * With duration_s = 0 there are n times, scaled as vLLM does so that the last is n/rate; with a
  * duration the process is left as drawn and ends there (or after n, when n is not 0).
- * 0 or NOMEM. */
+ * Each tenant has a process of its own. 0 or NOMEM. */
 int bench_arrivals(double rate, double burstiness, uint64_t n, double duration_s, uint64_t seed,
-                   struct bench_samples *out);
+                   uint32_t tenant, struct bench_samples *out);
 
 #endif

@@ -1,8 +1,9 @@
 /* lodgectl bench: measures one OpenAI server, or two in turns. */
 #include "clients/bench/bench.h"
 
-#include "clients/bench/arrivals.h"
+#include "clients/bench/check.h"
 #include "clients/bench/compare.h"
+#include "clients/bench/groups.h"
 #include "clients/bench/progress.h"
 #include "clients/bench/report.h"
 #include "clients/bench/run.h"
@@ -28,6 +29,7 @@ struct bench {
     struct bench_target t[2];
     struct bench_runner *runner[2];
     uint32_t n_sides;
+    struct bench_check check[2]; /* of --check */
 };
 
 /* Everything one needs to be told before a run is over. */
@@ -37,7 +39,7 @@ static int open_all(struct bench *b, struct lodge_error *e)
     b->n_sides = o->side[1].url ? 2 : 1;
     int err = bench_workload_open(o, &b->w, e);
     if (!o->n_prompts && o->duration_s <= 0)
-        o->n_prompts = b->w.file ? (int64_t)json_array_size(b->w.file) : 64;
+        o->n_prompts = b->w.file ? (int64_t)json_array_size(b->w.file) : 64 * (int64_t)o->tenants.n;
     for (uint32_t i = 0; i < b->n_sides && !err; i++)
         err = bench_target_open(o, &b->w, (int)i, &interrupted, &b->t[i], e);
     for (uint32_t i = 0; i < b->n_sides && !err; i++)
@@ -53,6 +55,7 @@ static void close_all(struct bench *b)
     for (uint32_t i = 0; i < b->n_sides; i++) {
         bench_runner_close(b->runner[i]);
         bench_target_close(&b->t[i]);
+        bench_check_finish(&b->check[i]);
     }
     bench_workload_close(&b->w);
 }
@@ -61,13 +64,13 @@ static int warm_up(struct bench *b, uint32_t side, struct lodge_error *e)
 {
     const struct bench_options *o = &b->o;
     struct bench_progress p = {o->progress && isatty(2), "warm-up", 0};
-    struct bench_load load = {.round = BENCH_WARMUP_ROUND,
-                              .n_requests = (uint64_t)o->n_warmup,
-                              .concurrency = o->concurrency ? (uint64_t)o->concurrency : 8};
+    struct bench_load load;
     struct bench_result r = {0};
-    int err =
-        o->n_warmup ? bench_runner_run(b->runner[side], &load, bench_progress_show, &p, &r, e) : 0;
+    int err = bench_load_warm_up(o, &load, e);
+    if (!err && o->n_warmup)
+        err = bench_runner_run(b->runner[side], &load, bench_progress_show, &p, &r, e);
     bench_progress_clear(&p);
+    bench_load_finish(&load);
     bench_result_finish(&r);
     return err;
 }
@@ -78,23 +81,34 @@ static int measure(struct bench *b, uint32_t side, uint32_t round, const char *w
 {
     const struct bench_options *o = &b->o;
     struct bench_progress p = {o->progress && isatty(2), what, o->duration_s};
-    struct bench_samples due = {0};
-    struct bench_load load = {.round = round,
-                              .n_requests = o->n_prompts ? (uint64_t)o->n_prompts : UINT64_MAX,
-                              .concurrency = o->concurrency ? (uint64_t)o->concurrency : UINT64_MAX,
-                              .duration_s = o->duration_s};
-    int err = 0;
-    if (o->rate_text) {
-        err = bench_arrivals(o->rate, o->burstiness, (uint64_t)o->n_prompts, o->duration_s,
-                             (uint64_t)o->seed + round, &due);
-        load.due_s = &due;
-        load.n_requests = due.n;
-    }
-    err = err ? lodge_fail(e, err, "no memory for the arrivals")
-              : bench_runner_run(b->runner[side], &load, bench_progress_show, &p, r, e);
+    struct bench_load load;
+    int err = bench_load_open(o, round, &load, e);
+    b->check[side].every = BENCH_CHECK_EVERY;
+    load.check = o->check ? &b->check[side] : NULL;
+    if (!err)
+        err = bench_runner_run(b->runner[side], &load, bench_progress_show, &p, r, e);
     bench_progress_clear(&p);
-    bench_samples_finish(&due);
+    bench_load_finish(&load);
     return err;
+}
+
+/* With --check: the second replies, which no figure counts. */
+static int repeat_alone(struct bench *b, uint32_t side, struct lodge_error *e)
+{
+    if (!b->o.check || interrupted)
+        return 0;
+    int err = bench_check_repeat(&b->check[side], b->runner[side], &b->t[side], e);
+    if (!err)
+        bench_check_print(b->o.json ? stderr : stdout, &b->check[side]);
+    return err;
+}
+
+static bool checks_passed(const struct bench *b)
+{
+    for (uint32_t i = 0; b->o.check && i < b->n_sides; i++)
+        if (!bench_check_passed(&b->check[i]))
+            return false;
+    return true;
 }
 
 /* Writes the JSON where it is asked for; takes it over. */
@@ -121,16 +135,25 @@ static int single(struct bench *b, struct lodge_error *e, int *exit_code)
     if (!err)
         err = measure(b, 0, 0, "run", &r, e);
     if (!err)
-        err = bench_metrics_make(o, &r, -1, &m);
+        err = bench_metrics_make(o, &r, NULL, &m);
     if (!err && !o->json) {
         bench_print_table(stdout, o, &m);
-        err = bench_print_models(stdout, &b->t[0], &r);
+        err = bench_print_tenants(stdout, &b->t[0], &r, &m);
+        if (!err)
+            err = bench_print_models(stdout, &b->t[0], &r);
     }
     if (!err) {
         bench_print_notes(o->json ? stderr : stdout, &r);
-        err = save(o, bench_result_json(&b->t[0], &r, &m), e);
+        err = repeat_alone(b, 0, e);
     }
-    *exit_code = r.interrupted ? EXIT_INTERRUPTED : bench_metrics_get(&m, "completed") > 0 ? 0 : 1;
+    if (!err) {
+        json_t *j = bench_result_json(&b->t[0], &r, &m);
+        if (o->check)
+            json_object_set_new(j, "check", bench_check_json(&b->check[0]));
+        err = save(o, j, e);
+    }
+    bool good = bench_metrics_get(&m, "completed") > 0 && checks_passed(b);
+    *exit_code = interrupted ? EXIT_INTERRUPTED : good ? 0 : 1;
     bench_result_finish(&r);
     return err;
 }
@@ -145,7 +168,7 @@ static int take_turn(struct bench *b, uint32_t side, uint32_t round, struct benc
              'A' + (int)side);
     int err = measure(b, side, round, what, &r, e);
     if (!err)
-        err = bench_metrics_make(&b->o, &r, -1, m);
+        err = bench_metrics_make(&b->o, &r, NULL, m);
     bench_result_add_notes(notes, &r);
     if (!err && !b->o.json && !r.interrupted) {
         printf("%s:", what);
@@ -157,7 +180,7 @@ static int take_turn(struct bench *b, uint32_t side, uint32_t round, struct benc
     return err;
 }
 
-static int report_comparison(const struct bench *b, const struct bench_round *rounds, uint32_t n,
+static int report_comparison(struct bench *b, const struct bench_round *rounds, uint32_t n,
                              const struct bench_result notes[2], struct lodge_error *e)
 {
     int err = 0;
@@ -171,7 +194,18 @@ static int report_comparison(const struct bench *b, const struct bench_round *ro
     }
     if (!n)
         fprintf(out, "no round was finished\n");
-    return err || !n ? err : save(&b->o, bench_comparison_json(b->t, rounds, n), e);
+    for (uint32_t i = 0; i < 2 && n && !err; i++) {
+        if (b->o.check)
+            fprintf(out, "\nOf %c:", 'A' + (int)i);
+        err = repeat_alone(b, i, e);
+    }
+    if (err || !n)
+        return err;
+    json_t *j = bench_comparison_json(b->t, rounds, n);
+    for (int i = 0; i < 2 && b->o.check; i++)
+        json_object_set_new(json_object_get(j, i ? "b" : "a"), "check",
+                            bench_check_json(&b->check[i]));
+    return save(&b->o, j, e);
 }
 
 /* A B A B ...; a round counts when both sides finished it. */
@@ -197,7 +231,9 @@ static int compare(struct bench *b, struct lodge_error *e, int *exit_code)
     }
     if (!err)
         err = report_comparison(b, rounds, n, notes, e);
-    *exit_code = interrupted ? EXIT_INTERRUPTED : completed[0] > 0 && completed[1] > 0 ? 0 : 1;
+    *exit_code = interrupted                                                ? EXIT_INTERRUPTED
+                 : completed[0] > 0 && completed[1] > 0 && checks_passed(b) ? 0
+                                                                            : 1;
     free(rounds);
     return err;
 }

@@ -124,6 +124,14 @@ static int64_t count(const struct span *v)
     return n;
 }
 
+/* What is between the quotes of a string; another value leaves *out alone. */
+static void keep_string(struct span v, struct lodge_span *out)
+{
+    struct span inner;
+    if (take_string(&v, &inner))
+        *out = (struct lodge_span){inner.at, (size_t)(inner.end - inner.at)};
+}
+
 /* delta or message */
 static bool read_delta(struct span s, struct bench_chunk *out)
 {
@@ -132,10 +140,14 @@ static bool read_delta(struct span s, struct bench_chunk *out)
     int more = 0;
     if (!take(&s, '{'))
         return true; /* null */
-    while ((more = take_member(&s, &first, &key, &value)) > 0)
-        if (is(&key, "content") || is(&key, "reasoning_content") || is(&key, "reasoning") ||
-            is(&key, "tool_calls"))
+    while ((more = take_member(&s, &first, &key, &value)) > 0) {
+        bool said = is(&key, "content");
+        bool thought = is(&key, "reasoning_content") || is(&key, "reasoning");
+        if (said || thought || is(&key, "tool_calls"))
             out->text |= is_something(&value);
+        if (said || thought)
+            keep_string(value, said ? &out->said : &out->thought);
+    }
     return more == 0;
 }
 
@@ -148,12 +160,14 @@ static bool read_choices(struct span s, struct bench_chunk *out)
         return true;
     out->choice = true;
     while ((more = take_member(&s, &first, &key, &value)) > 0) {
-        if (is(&key, "text"))
+        if (is(&key, "text")) {
             out->text |= is_something(&value);
-        else if (is(&key, "finish_reason"))
+            keep_string(value, &out->said);
+        } else if (is(&key, "finish_reason")) {
             out->finish = is_something(&value);
-        else if ((is(&key, "delta") || is(&key, "message")) && !read_delta(value, out))
+        } else if ((is(&key, "delta") || is(&key, "message")) && !read_delta(value, out)) {
             return false;
+        }
     }
     return more == 0;
 }

@@ -7,8 +7,9 @@
 #ifndef LODGE_CLIENTS_BENCH_CHUNK_H
 #define LODGE_CLIENTS_BENCH_CHUNK_H
 
+#include "base/span.h"
+
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 struct bench_chunk {
@@ -18,6 +19,8 @@ struct bench_chunk {
     bool error;  /* the chunk is an error object */
     bool usage;  /* the numbers below are there: of usage, else of llama-server's timings */
     int64_t n_input, n_output, n_cached; /* tokens */
+    struct lodge_span thought, said; /* reasoning and content as they stand in `bytes`, escapes and
+                                      * all, without quotes; empty where there is none */
 };
 
 /* Fills *out. False when the bytes are no JSON object; not every malformed text is noticed. */

@@ -94,6 +94,26 @@ static int put_time_rows(FILE *out, const struct bench_options *o, const struct 
     return err;
 }
 
+static int put_tenant_rows(FILE *out, const struct bench_options *o,
+                           const struct bench_round *rounds, uint32_t n_rounds)
+{
+    static const char *const rows[][2] = {
+        {"Jain, output tokens/s (more)", "jain_output_throughput"},
+        {"Jain, service (more)", "jain_weighted_service"},
+        {"Max/min output tokens/s", "max_min_output_throughput"},
+        {"Max/min service", "max_min_weighted_service"},
+    };
+    char name[64];
+    int err = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows && o->tenants.path && !err; i++)
+        err = put_row(out, rounds, n_rounds, rows[i][0], rows[i][1]);
+    for (int i = 0; i < 2 && o->focus >= 0 && !err; i++) {
+        snprintf(name, sizeof name, "%s TTFT of %.12s (ms)", i ? "P99" : "P50", o->focus_name);
+        err = put_row(out, rounds, n_rounds, name, i ? "focus_p99_ttft_ms" : "focus_p50_ttft_ms");
+    }
+    return err;
+}
+
 int bench_print_comparison(FILE *out, const struct bench_target t[2],
                            const struct bench_round *rounds, uint32_t n_rounds)
 {
@@ -115,7 +135,9 @@ int bench_print_comparison(FILE *out, const struct bench_target t[2],
         err = put_row(out, rounds, n_rounds, rows[i][0], rows[i][1]);
     if (!err && o->goodput)
         err = put_row(out, rounds, n_rounds, "Good requests/s (more)", "request_goodput");
-    return err ? err : put_time_rows(out, o, rounds, n_rounds);
+    if (!err)
+        err = put_time_rows(out, o, rounds, n_rounds);
+    return err ? err : put_tenant_rows(out, o, rounds, n_rounds);
 }
 
 /* ---- JSON ---- */

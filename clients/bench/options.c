@@ -15,7 +15,8 @@ const char *const bench_time_names[BENCH_N_TIMES] = {"ttft", "tpot", "itl", "e2e
 
 static const struct lodge_conf_setting table[] = {
     {"model", LODGE_CONF_STRING, F(side[0].model), .help = "model (default: the server's first)"},
-    {"models", LODGE_CONF_LIST, F(model_items), .help = "several, drawn per request: a,b,c"},
+    {"models", LODGE_CONF_LIST, F(model_items),
+     .help = "several, drawn per request: a,b,l{0..99},@FILE"},
     {"model-dist", LODGE_CONF_STRING, F(model_dist), "uniform",
      .help = "or round-robin, zipf:S, power:A"},
     {"endpoint", LODGE_CONF_CHOICE, F(endpoint), "completions", "completions|chat",
@@ -30,6 +31,10 @@ static const struct lodge_conf_setting table[] = {
      .help = "open loop, requests/s; inf: all at once"},
     {"burstiness", LODGE_CONF_STRING, F(burstiness_text), "1",
      .help = "gamma shape of the gaps; 1: Poisson, inf: constant"},
+    {"cv", LODGE_CONF_DOUBLE, F(cv), NULL, NULL, 0, 31, NULL,
+     "the same as deviation / mean of the gaps: 1/sqrt(shape)"},
+    {"tenants", LODGE_CONF_STRING, F(tenants_path),
+     .help = "file of who sends: NAME KEY [rate=R] [concurrency=C] ..."},
     {"num-prompts", LODGE_CONF_INT, F(n_prompts), NULL, NULL, 0, 1e9, NULL,
      "how many (default 64, or as many as --duration has time for)"},
     {"duration", LODGE_CONF_DOUBLE, F(duration_s), NULL, NULL, 0, 1e6, "s",
@@ -59,19 +64,25 @@ static const struct lodge_conf_setting table[] = {
     {"extra-body", LODGE_CONF_STRING, F(extra_body),
      .help = "JSON object, merged into each request"},
     {"stream", LODGE_CONF_BOOL, F(stream), "true", .help = "--no-stream: whole replies, E2EL only"},
-    {"seed", LODGE_CONF_INT, F(seed), "0", NULL, 0, 0, NULL, "of prompts and arrivals"},
+    {"seed", LODGE_CONF_INT, F(seed), "0", NULL, 0, 0, NULL, "of prompts, models and arrivals"},
 
     {"against", LODGE_CONF_STRING, F(side[1].url), .help = "URL of a second server: A B A B ..."},
     {"repeats", LODGE_CONF_INT, F(n_repeats), "5", NULL, 1, 1000, NULL, "rounds of both"},
     {"model2", LODGE_CONF_STRING, F(side[1].model), .help = "its model"},
     {"api-key2", LODGE_CONF_STRING, F(side[1].api_key), .help = "its key", .secret = true},
     {"label2", LODGE_CONF_STRING, F(side[1].label), .help = "its name in the report"},
+    {"focus", LODGE_CONF_STRING, F(focus_name),
+     .help = "the tenant whose TTFT is compared as well"},
 
     {"goodput", LODGE_CONF_LIST, F(goodput_items),
      .help = "bounds in ms: ttft:200 tpot:50 e2el:9000"},
     {"percentile-metrics", LODGE_CONF_LIST, F(metric_items),
      .help = "of ttft,tpot,itl,e2el (default all)"},
     {"metric-percentiles", LODGE_CONF_LIST, F(percentile_items), .help = "(default 50,90,95,99)"},
+    {"per-model", LODGE_CONF_BOOL, F(per_model), "false",
+     .help = "the busiest 20 models in the JSON"},
+    {"check", LODGE_CONF_BOOL, F(check), "false",
+     .help = "repeat some requests alone: the replies must be the same"},
     {"json", LODGE_CONF_BOOL, F(json), "false", .help = "print JSON (vLLM's keys), not a table"},
     {"save-result", LODGE_CONF_STRING, F(save_result), .help = "write the JSON to this file"},
     {"save-detailed", LODGE_CONF_BOOL, F(save_detailed), "false",
@@ -117,9 +128,14 @@ void bench_options_help(const struct bench_options *o)
         printf("\n%s\n", groups[g].title);
         lodge_conf_help(&part, stdout);
     }
-    printf("\nvLLM's --max-concurrency, --num-warmups, --random-range-ratio and\n"
-           "--random-prefix-len mean the same. Exit code: 1 when every request failed, 130 after\n"
-           "Ctrl-C (the table then covers what was finished).\n");
+    printf(
+        "\nvLLM's --max-concurrency, --num-warmups, --random-range-ratio and\n"
+        "--random-prefix-len mean the same. Of n models, power:A draws number floor(n U^(1/A))\n"
+        "and zipf:S number r in proportion to 1/(r+1)^S. A line of the file of --tenants is\n"
+        "NAME KEY with any of rate=R (requests/s), concurrency=C (without a rate: its own closed\n"
+        "loop), models=LIST, input=N, output=N (tokens) behind it.\n"
+        "Exit code: 1 when every request failed or --check found a difference, 130 after Ctrl-C\n"
+        "(the table then covers what was finished).\n");
 }
 
 /* ---- lists ---- */
@@ -141,19 +157,9 @@ static int for_parts(struct bench_options *o, const struct lodge_conf_list *list
     return err;
 }
 
-static int add_model(struct bench_options *o, char *part, struct lodge_error *e)
+static int add_models(struct bench_options *o, char *part, struct lodge_error *e)
 {
-    if (!(o->n_models & (o->n_models - 1))) {
-        const char **grown =
-            lodge_arena_array(&o->conf.arena, o->n_models ? 2 * o->n_models : 1, sizeof *grown);
-        if (!grown)
-            return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for --models");
-        for (uint32_t i = 0; i < o->n_models; i++)
-            grown[i] = o->models[i];
-        o->models = grown;
-    }
-    o->models[o->n_models++] = part;
-    return 0;
+    return bench_names_add(&o->models, &o->conf.arena, part, "--models", e);
 }
 
 static int time_index(const char *name)
@@ -228,7 +234,7 @@ static int read_spread(struct bench_options *o, struct lodge_error *e)
     }
     return lodge_fail(e, LODGE_ERR_CONFIG,
                       "--model-dist: '%s' is none of uniform, round-robin, zipf:S (1/rank^S), "
-                      "power:A (as numpy.random.power), with S, A > 0",
+                      "power:A (floor(n U^(1/A))), with S, A > 0",
                       o->model_dist);
 }
 
@@ -240,6 +246,12 @@ static int read_load(struct bench_options *o, struct lodge_error *e)
         return lodge_fail(e, LODGE_ERR_CONFIG,
                           "--burstiness: '%s' is not a number from 0.001 or inf",
                           o->burstiness_text);
+    if (lodge_conf_given(&o->conf, "cv")) {
+        if (lodge_conf_given(&o->conf, "burstiness"))
+            return lodge_fail(e, LODGE_ERR_CONFIG,
+                              "--cv and --burstiness say the same thing; give one of them");
+        o->burstiness = 1 / (o->cv * o->cv);
+    }
     if (o->rate_text) {
         o->rate = strtod(o->rate_text, &end);
         if (end == o->rate_text || *end || !(o->rate > 0))
@@ -249,9 +261,45 @@ static int read_load(struct bench_options *o, struct lodge_error *e)
             return lodge_fail(e, LODGE_ERR_CONFIG,
                               "--request-rate inf needs --num-prompts beside --duration");
     } else if (!o->concurrency) {
-        o->concurrency = 8;
+        o->concurrency = BENCH_CLIENTS;
     }
     return 0;
+}
+
+/* Arrivals of open tenants end with their share of the requests or with the time; closed loops
+ * among them only know when to end by the time. */
+static int check_ends(const struct bench_options *o, struct lodge_error *e)
+{
+    const struct bench_tenants *t = &o->tenants;
+    uint32_t n_open = 0, n_endless = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        n_open += t->v[i].rate > 0;
+        n_endless += isinf(t->v[i].rate);
+    }
+    if (n_open && n_open < t->n && o->duration_s <= 0)
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "%s has tenants with a rate and closed loops: that needs --duration",
+                          t->path);
+    if (n_endless && n_endless < t->n)
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--request-rate inf goes with no rate= or concurrency= in %s", t->path);
+    return 0;
+}
+
+static int read_tenants(struct bench_options *o, struct lodge_error *e)
+{
+    bool given = lodge_conf_given(&o->conf, "concurrency");
+    struct bench_shares shares = {o->rate, given ? o->concurrency : 0};
+    int err = o->tenants_path
+                  ? bench_tenants_read(&o->tenants, &o->conf.arena, o->tenants_path, &shares, e)
+                  : bench_tenants_single(&o->tenants, &o->conf.arena, &shares, e);
+    o->focus = err || !o->focus_name ? -1 : bench_tenants_find(&o->tenants, o->focus_name);
+    if (!err && o->focus_name && o->focus < 0)
+        err =
+            lodge_fail(e, LODGE_ERR_CONFIG, "--focus: no tenant '%s' in --tenants", o->focus_name);
+    if (!err && o->tenants_path && lodge_conf_given(&o->conf, "api-key"))
+        err = lodge_fail(e, LODGE_ERR_CONFIG, "--api-key: with --tenants each one has its own");
+    return err ? err : check_ends(o, e);
 }
 
 static int read_sides(struct bench_options *o, struct lodge_error *e)
@@ -300,9 +348,11 @@ static int work_out(struct bench_options *o, struct lodge_error *e)
     if (!err)
         err = read_load(o, e);
     if (!err)
+        err = read_tenants(o, e);
+    if (!err)
         err = read_spread(o, e);
     if (!err)
-        err = for_parts(o, &o->model_items, add_model, e);
+        err = for_parts(o, &o->model_items, add_models, e);
     if (!err)
         err = for_parts(o, &o->goodput_items, add_goodput, e);
     if (!err)
@@ -315,6 +365,9 @@ static int work_out(struct bench_options *o, struct lodge_error *e)
         o->show[i] = true;
     if (!err && o->chat && strcmp(o->prompt_kind, "ids") == 0)
         err = lodge_fail(e, LODGE_ERR_CONFIG, "--prompt-kind ids: chat takes text only");
+    if (!err && o->check && o->temperature > 0)
+        err = lodge_fail(e, LODGE_ERR_CONFIG,
+                         "--check: only greedy replies repeat, so --temperature must be 0");
     return err;
 }
 

@@ -3,6 +3,7 @@
 #define LODGE_CLIENTS_BENCH_OPTIONS_H
 
 #include "base/conf.h"
+#include "clients/bench/tenants.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,7 +15,7 @@ enum bench_time { BENCH_TTFT, BENCH_TPOT, BENCH_ITL, BENCH_E2EL, BENCH_N_TIMES }
 /* "ttft" and so on, as in vLLM's keys. */
 extern const char *const bench_time_names[BENCH_N_TIMES];
 
-/* How requests spread over --models. */
+/* How requests spread over the models. */
 enum bench_spread { BENCH_UNIFORM, BENCH_ROUND_ROBIN, BENCH_ZIPF, BENCH_POWER };
 
 /* One server. */
@@ -26,20 +27,20 @@ struct bench_options {
     /* as given */
     struct bench_side side[2]; /* the second has a url only with --against */
     const char *endpoint, *prompts, *extra_body, *save_result, *rate_text, *prompt_kind;
-    const char *burstiness_text;
-    const char *model_dist;
+    const char *burstiness_text, *model_dist, *tenants_path, *focus_name;
     struct lodge_conf_list model_items, goodput_items, percentile_items, metric_items;
     int64_t concurrency, n_prompts, n_warmup, n_input, n_output, prefix_len, vocab_size, seed;
     int64_t n_repeats;
-    double duration_s, range_ratio, temperature, timeout_s;
-    bool ignore_eos, stream, json, save_detailed, progress;
+    double duration_s, range_ratio, temperature, timeout_s, cv;
+    bool ignore_eos, stream, json, save_detailed, progress, per_model, check;
 
     /* worked out of it; NULL or empty where not given */
     bool chat;
     double rate;       /* requests/s; 0 in a closed loop */
     double burstiness; /* INFINITY: constant gaps */
-    const char **models;
-    uint32_t n_models;
+    struct bench_names models;
+    struct bench_tenants tenants;
+    int64_t focus; /* a tenant; -1: none */
     enum bench_spread spread;
     double spread_parameter;
     double goodput_ms[BENCH_N_TIMES]; /* 0: no bound */

@@ -1,11 +1,42 @@
 #include "clients/bench/report.h"
 
+#include "clients/bench/groups.h"
+
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 /* ---- the table ---- */
+
+static void put_load(FILE *out, const struct bench_options *o)
+{
+    fprintf(out, "%s", o->rate_text ? "open loop, " : "closed loop, ");
+    if (o->rate_text)
+        fprintf(out, "%s requests/s%s", o->rate_text, o->burstiness == 1 ? " (Poisson)" : "");
+    if (o->rate_text && o->concurrency)
+        fprintf(out, ", at most ");
+    if (o->concurrency)
+        fprintf(out, o->rate_text ? "%lld in flight" : "clients: %lld", (long long)o->concurrency);
+}
+
+static void put_load_of_tenants(FILE *out, const struct bench_options *o)
+{
+    const struct bench_tenants *t = &o->tenants;
+    uint32_t n_open = 0;
+    double rate = 0;
+    int64_t n_clients = 0;
+    for (uint32_t i = 0; i < t->n; i++) {
+        n_open += t->v[i].rate > 0;
+        rate += t->v[i].rate;
+        n_clients += t->v[i].rate > 0 ? 0 : t->v[i].concurrency;
+    }
+    fprintf(out, "tenants: %u of %s", t->n, t->path);
+    if (n_open)
+        fprintf(out, ", %u open loops (%.6g requests/s%s)", n_open, rate,
+                o->burstiness == 1 ? ", Poisson" : "");
+    if (n_open < t->n)
+        fprintf(out, ", %u closed loops (clients: %lld)", t->n - n_open, (long long)n_clients);
+}
 
 void bench_print_setting(FILE *out, const struct bench_target *t)
 {
@@ -13,13 +44,8 @@ void bench_print_setting(FILE *out, const struct bench_target *t)
     fprintf(out, "%s  %s", t->url, t->models[0]);
     if (t->n_models > 1)
         fprintf(out, " and %u more models (%s)", t->n_models - 1, o->model_dist);
-    fprintf(out, "\n%s", o->rate_text ? "open loop, " : "closed loop, ");
-    if (o->rate_text)
-        fprintf(out, "%s requests/s%s", o->rate_text, o->burstiness == 1 ? " (Poisson)" : "");
-    if (o->rate_text && o->concurrency)
-        fprintf(out, ", at most ");
-    if (o->concurrency)
-        fprintf(out, o->rate_text ? "%lld in flight" : "clients: %lld", (long long)o->concurrency);
+    fprintf(out, "\n");
+    (o->tenants.path ? put_load_of_tenants : put_load)(out, o);
     if (o->n_prompts)
         fprintf(out, ", requests: %lld", (long long)o->n_prompts);
     if (o->duration_s > 0)
@@ -97,10 +123,13 @@ void bench_print_table(FILE *out, const struct bench_options *o, const struct be
              M("total_output_tokens"), 0);
     put_pair(out, "Output tokens/s", M("output_throughput"), 2, "Input and output tokens/s",
              M("total_token_throughput"), 2);
+    if (M("rate_limited") > 0)
+        put_pair(out, "Of the failed, HTTP 429", M("rate_limited"), 0, NULL, NAN, 0);
     if (M("total_cached_tokens") > 0)
         put_pair(out, "Input tokens cached", M("total_cached_tokens"), 0, NULL, NAN, 0);
     if (o->goodput)
-        put_pair(out, "Good requests/s", M("request_goodput"), 2, NULL, NAN, 0);
+        put_pair(out, "Good requests/s", M("request_goodput"), 2, "Good requests (%)",
+                 100 * M("goodput_share"), 1);
     put_pair(out, "Client CPU (s)", M("client_cpu_seconds"), 2,
              o->rate_text ? "Client lag p99 (ms)" : NULL, M("p99_client_lag_ms"), 2);
 #undef M
@@ -120,59 +149,6 @@ void bench_print_notes(FILE *out, const struct bench_result *r)
     if (r->interrupted)
         fprintf(out, "\nInterrupted: %llu requests in flight were cut and are not counted.\n",
                 (unsigned long long)r->n_cancelled);
-}
-
-/* ---- models ---- */
-
-struct share {
-    uint32_t model;
-    uint64_t n;
-};
-
-static int busiest_first(const void *a, const void *b)
-{
-    const struct share *x = a, *y = b;
-    return x->n != y->n ? (x->n < y->n) - (x->n > y->n)
-                        : (x->model > y->model) - (x->model < y->model);
-}
-
-static struct share *count_models(const struct bench_target *t, const struct bench_result *r)
-{
-    struct share *s = calloc(t->n_models, sizeof *s);
-    for (uint32_t i = 0; s && i < t->n_models; i++)
-        s[i].model = i;
-    for (size_t i = 0; s && i < r->n; i++)
-        s[r->records[i].model].n++;
-    if (s)
-        qsort(s, t->n_models, sizeof *s, busiest_first);
-    return s;
-}
-
-#define MODELS_SHOWN 10
-
-int bench_print_models(FILE *out, const struct bench_target *t, const struct bench_result *r)
-{
-    static const char *const keys[] = {"completed",      "failed",         "output_throughput",
-                                       "median_ttft_ms", "median_tpot_ms", "median_e2el_ms"};
-    if (t->n_models < 2)
-        return 0;
-    struct share *s = count_models(t, r);
-    int err = s ? 0 : LODGE_ERR_NOMEM;
-    fprintf(out, "\n%-28s %9s %9s %9s %9s %9s %9s\n", "model (medians, ms)", "completed", "failed",
-            "tokens/s", "TTFT", "TPOT", "E2EL");
-    for (uint32_t i = 0; !err && i < t->n_models && i < MODELS_SHOWN && s[i].n; i++) {
-        struct bench_metrics m;
-        err = bench_metrics_make(t->options, r, s[i].model, &m);
-        fprintf(out, "%-28.28s", t->models[s[i].model]);
-        for (size_t k = 0; !err && k < sizeof keys / sizeof *keys; k++)
-            if (k < 2)
-                fprintf(out, " %9.0f", bench_metrics_get(&m, keys[k]));
-            else
-                bench_print_cell(out, 9, bench_metrics_get(&m, keys[k]));
-        fprintf(out, "\n");
-    }
-    free(s);
-    return err;
 }
 
 /* ---- JSON ---- */
@@ -216,6 +192,9 @@ json_t *bench_setting_json(const struct bench_target *t)
                        : "text",
         "ignore_eos", o->ignore_eos, "stream", o->stream, "seed", (json_int_t)o->seed,
         "tpot_definition", "(last chunk - first chunk) / (output tokens - 1)");
+    json_object_set_new(j, "num_models", json_integer(t->n_models));
+    json_object_set_new(j, "model_dist", json_string(o->model_dist));
+    json_object_set_new(j, "num_tenants", json_integer(o->tenants.path ? o->tenants.n : 0));
     return j;
 }
 
@@ -229,25 +208,15 @@ static json_t *errors_json(const struct bench_result *r)
     return list;
 }
 
-static json_t *models_json(const struct bench_target *t, const struct bench_result *r)
+/* vLLM's lists: seconds, in one order; and whose requests they were. */
+static void add_details(json_t *o, const struct bench_target *t, const struct bench_result *r)
 {
-    json_t *list = json_array();
-    for (uint32_t i = 0; i < t->n_models; i++) {
-        struct bench_metrics m;
-        json_t *o = bench_metrics_make(t->options, r, i, &m) ? NULL : bench_metrics_json(&m);
-        json_object_set_new(o, "model_id", json_string(t->models[i]));
-        json_array_append_new(list, o);
-    }
-    return list;
-}
-
-/* vLLM's lists: seconds, in one order. */
-static void add_details(json_t *o, const struct bench_result *r)
-{
-    static const char *const keys[] = {"input_lens", "output_lens", "ttfts",
-                                       "itls",       "start_times", "errors"};
-    json_t *lists[6];
-    for (int k = 0; k < 6; k++)
+    static const char *const keys[] = {"input_lens",     "output_lens",    "ttfts",
+                                       "itls",           "start_times",    "errors",
+                                       "request_models", "request_tenants"};
+    const struct bench_tenants *who = &t->options->tenants;
+    json_t *lists[8];
+    for (int k = 0; k < (who->path ? 8 : 7); k++)
         json_object_set_new(o, keys[k], lists[k] = json_array());
     for (size_t i = 0; i < r->n; i++) {
         const struct bench_record *c = &r->records[i];
@@ -261,6 +230,9 @@ static void add_details(json_t *o, const struct bench_result *r)
         json_array_append_new(lists[3], itls);
         json_array_append_new(lists[4], json_real((double)(c->sent_ns - r->begin_ns) * 1e-9));
         json_array_append_new(lists[5], json_string(c->error < 0 ? "" : r->errors[c->error].kind));
+        json_array_append_new(lists[6], json_string(t->models[c->model]));
+        if (who->path)
+            json_array_append_new(lists[7], json_string(who->v[c->tenant].name));
     }
 }
 
@@ -274,9 +246,8 @@ json_t *bench_result_json(const struct bench_target *t, const struct bench_resul
     json_object_set_new(o, "interrupted", json_boolean(r->interrupted));
     json_object_set_new(o, "cancelled", json_integer((json_int_t)r->n_cancelled));
     json_object_set_new(o, "without_usage", json_integer((json_int_t)r->n_without_usage));
-    if (t->n_models > 1)
-        json_object_set_new(o, "models", models_json(t, r));
+    bench_groups_json(o, t, r);
     if (t->options->save_detailed)
-        add_details(o, r);
+        add_details(o, t, r);
     return o;
 }

@@ -12,8 +12,6 @@ void bench_print_setting(FILE *out, const struct bench_target *t);
 void bench_print_table(FILE *out, const struct bench_options *o, const struct bench_metrics *m);
 /* What went wrong, and what the reader must know of the figures; nothing if nothing. */
 void bench_print_notes(FILE *out, const struct bench_result *r);
-/* Of more than one model: the busiest, a line each. 0 or NOMEM. */
-int bench_print_models(FILE *out, const struct bench_target *t, const struct bench_result *r);
 
 /* A space and the number, with fewer digits the larger it is; "-" for NAN. */
 void bench_print_cell(FILE *out, int width, double value);

@@ -102,7 +102,7 @@ static bool is_good(const struct bench_options *o, const double t[BENCH_N_TIMES]
 
 struct sums {
     struct bench_samples times[BENCH_N_TIMES], lag_ms;
-    uint64_t completed, failed, good;
+    uint64_t completed, failed, limited, good;
     int64_t n_input, n_output, n_cached;
 };
 
@@ -113,6 +113,7 @@ static int add_record(const struct bench_options *o, const struct bench_result *
     int err = bench_samples_add(&s->lag_ms, ms(r->due_ns, r->sent_ns));
     if (r->error >= 0) {
         s->failed++;
+        s->limited += r->limited;
         return err;
     }
     times_of(r, t);
@@ -146,45 +147,111 @@ static void put_time(const struct bench_options *o, struct bench_metrics *m, con
     }
 }
 
-static void put_sums(const struct bench_options *o, const struct bench_result *r, struct sums *s,
-                     struct bench_metrics *m)
+/* What the records, all or those of one tenant or model, sum up to. */
+static void put_sums(const struct bench_options *o, const struct bench_result *r,
+                     const struct sums *s, struct bench_metrics *m)
 {
     double d = r->end_ns > r->begin_ns ? (double)(r->end_ns - r->begin_ns) * 1e-9 : 0;
-    double per_s = d > 0 ? 1 / d : NAN, busiest = 0;
-    for (size_t i = 0; i < r->per_second.n; i++)
-        busiest = fmax(busiest, r->per_second.v[i]);
+    double per_s = d > 0 ? 1 / d : NAN;
+    uint64_t n = s->completed + s->failed;
     put(m, "duration", d, false);
     put(m, "completed", (double)s->completed, true);
     put(m, "failed", (double)s->failed, true);
+    put(m, "rate_limited", (double)s->limited, true);
     put(m, "total_input_tokens", (double)s->n_input, true);
     put(m, "total_cached_tokens", (double)s->n_cached, true);
     put(m, "total_output_tokens", (double)s->n_output, true);
+    put(m, "weighted_service", (double)(s->n_input - s->n_cached + 2 * s->n_output), true);
     put(m, "request_throughput", (double)s->completed * per_s, false);
     put(m, "request_goodput", o->goodput ? (double)s->good * per_s : NAN, false);
+    put(m, "goodput_share", o->goodput && n ? (double)s->good / (double)n : NAN, false);
     put(m, "output_throughput", (double)s->n_output * per_s, false);
     put(m, "total_token_throughput", (double)(s->n_input + s->n_output) * per_s, false);
+}
+
+/* What only the whole run has. */
+static void put_run(const struct bench_result *r, struct sums *s, struct bench_metrics *m)
+{
+    double busiest = 0;
+    for (size_t i = 0; i < r->per_second.n; i++)
+        busiest = fmax(busiest, r->per_second.v[i]);
     put(m, "max_output_tokens_per_s", busiest, false);
     put(m, "max_concurrent_requests", r->peak_running, true);
     bench_samples_sort(&s->lag_ms);
     put(m, "mean_client_lag_ms", bench_mean(&s->lag_ms), false);
     put(m, "p99_client_lag_ms", bench_percentile(&s->lag_ms, 99), false);
     put(m, "client_cpu_seconds", r->cpu_s, false);
-    for (int i = 0; i < BENCH_N_TIMES; i++)
-        if (o->show[i])
-            put_time(o, m, bench_time_names[i], &s->times[i]);
 }
 
-int bench_metrics_make(const struct bench_options *o, const struct bench_result *r, int64_t model,
-                       struct bench_metrics *out)
+/* How evenly the tenants were served: those without any request count as well. */
+static int put_fairness(const struct bench_options *o, const struct bench_result *r,
+                        struct bench_metrics *m)
+{
+    struct bench_samples tokens = {0}, service = {0};
+    int err = 0;
+    for (uint32_t i = 0; i < o->tenants.n && !err; i++) {
+        err = bench_samples_add(&tokens, 0);
+        if (!err)
+            err = bench_samples_add(&service, 0);
+    }
+    for (size_t i = 0; i < r->n && !err; i++) {
+        const struct bench_record *c = &r->records[i];
+        if (c->error >= 0)
+            continue;
+        tokens.v[c->tenant] += (double)c->n_output;
+        service.v[c->tenant] += (double)(c->n_input - c->n_cached + 2 * c->n_output);
+    }
+    put(m, "jain_output_throughput", bench_jain(&tokens), false);
+    put(m, "jain_weighted_service", bench_jain(&service), false);
+    put(m, "max_min_output_throughput", bench_max_min(&tokens), false);
+    put(m, "max_min_weighted_service", bench_max_min(&service), false);
+    bench_samples_finish(&tokens);
+    bench_samples_finish(&service);
+    return err;
+}
+
+static int put_focus(const struct bench_options *o, const struct bench_result *r,
+                     struct bench_metrics *m)
+{
+    struct bench_samples ttft = {0};
+    int err = 0;
+    for (size_t i = 0; i < r->n && !err; i++) {
+        const struct bench_record *c = &r->records[i];
+        if (c->tenant == o->focus && c->error < 0 && c->first_ns)
+            err = bench_samples_add(&ttft, ms(c->due_ns, c->first_ns));
+    }
+    bench_samples_sort(&ttft);
+    put(m, "focus_p50_ttft_ms", bench_percentile(&ttft, 50), false);
+    put(m, "focus_p99_ttft_ms", bench_percentile(&ttft, 99), false);
+    bench_samples_finish(&ttft);
+    return err;
+}
+
+static bool is_wanted(const struct bench_filter *only, const struct bench_record *r)
+{
+    return !only || ((only->tenant < 0 || r->tenant == only->tenant) &&
+                     (only->model < 0 || r->model == only->model));
+}
+
+int bench_metrics_make(const struct bench_options *o, const struct bench_result *r,
+                       const struct bench_filter *only, struct bench_metrics *out)
 {
     struct sums s = {0};
     int err = 0;
     out->n = 0;
     for (size_t i = 0; i < r->n && !err; i++)
-        if (model < 0 || r->records[i].model == (uint64_t)model)
+        if (is_wanted(only, &r->records[i]))
             err = add_record(o, r, &r->records[i], &s);
-    if (!err)
-        put_sums(o, r, &s, out);
+    put_sums(o, r, &s, out);
+    if (!only)
+        put_run(r, &s, out);
+    for (int i = 0; i < BENCH_N_TIMES; i++)
+        if (o->show[i])
+            put_time(o, out, bench_time_names[i], &s.times[i]);
+    if (!err && !only && o->tenants.path)
+        err = put_fairness(o, r, out);
+    if (!err && !only && o->focus >= 0)
+        err = put_focus(o, r, out);
     for (int i = 0; i < BENCH_N_TIMES; i++)
         bench_samples_finish(&s.times[i]);
     bench_samples_finish(&s.lag_ms);

@@ -15,7 +15,10 @@ struct bench_record {
     uint64_t first_ns; /* first chunk with text; 0: none, or not streamed */
     uint64_t last_ns;  /* last chunk of the reply */
     int64_t n_input, n_output, n_cached; /* tokens, of the server's usage */
+    uint64_t index;                      /* of the tenant's requests in this round */
+    uint32_t tenant;                     /* index into the options' */
     uint32_t model;                      /* index into the target's */
+    bool limited;                        /* failed by HTTP 429 */
     size_t itl_at, n_itl;                /* its gaps, in bench_result.itl_ms */
     int error;                           /* index into bench_result.errors, -1: completed */
 };
@@ -65,9 +68,15 @@ struct bench_metrics {
     uint32_t n;
 };
 
-/* All figures. Only records of `model` when it is not negative. 0 or NOMEM. */
-int bench_metrics_make(const struct bench_options *o, const struct bench_result *r, int64_t model,
-                       struct bench_metrics *out);
+/* Whose records count; -1: everyone's. */
+struct bench_filter {
+    int64_t tenant, model;
+};
+
+/* All figures; those of the whole run (client, peaks, fairness over tenants, --focus) only with
+ * `only` = NULL. 0 or NOMEM. */
+int bench_metrics_make(const struct bench_options *o, const struct bench_result *r,
+                       const struct bench_filter *only, struct bench_metrics *out);
 /* NAN when there is no such key. */
 double bench_metrics_get(const struct bench_metrics *m, const char *key);
 

@@ -1,6 +1,7 @@
 #include "clients/bench/run.h"
 
 #include "base/clock.h"
+#include "clients/bench/check.h"
 #include "clients/bench/stream.h"
 
 #include <curl/curl.h>
@@ -19,6 +20,12 @@
 /* So many requests in a row without any answer mean that the server is gone. */
 #define MAX_DEAD 100
 
+/* Where a lane of the load stands. */
+struct lane_state {
+    uint64_t n_sent;
+    uint32_t n_running;
+};
+
 struct bench_runner {
     const struct bench_target *target;
     const struct bench_workload *workload;
@@ -31,7 +38,8 @@ struct bench_runner {
     /* of the present run */
     const struct bench_load *load;
     struct bench_result *result;
-    uint64_t n_sent, n_done;
+    struct lane_state *lanes;
+    uint64_t n_sent;
     uint32_t n_running, n_dead;
     int err;
 };
@@ -64,19 +72,39 @@ static int on_timer(CURLM *multi, long timeout_ms, void *cookie)
 
 /* ---- sending and finishing ---- */
 
-static uint64_t due_ns(const struct bench_runner *r, uint64_t index, uint64_t now)
+/* When a lane may send its next request: closed ones at once. NEVER when it has none left. */
+static uint64_t due_ns(const struct bench_runner *r, uint32_t lane, uint64_t now)
 {
-    const struct bench_samples *due = r->load->due_s;
-    return due ? r->result->begin_ns + (uint64_t)(due->v[index] * 1e9) : now;
+    const struct bench_lane *l = &r->load->lanes[lane];
+    const struct lane_state *state = &r->lanes[lane];
+    double end_s = r->load->duration_s;
+    if (state->n_sent >= l->n_requests)
+        return NEVER;
+    if (l->open)
+        return r->result->begin_ns + (uint64_t)(l->due_s.v[state->n_sent] * 1e9);
+    return end_s > 0 && now >= r->result->begin_ns + (uint64_t)(end_s * 1e9) ? NEVER : now;
 }
 
-static bool all_sent(const struct bench_runner *r, uint64_t now)
+/* The lane to send from: of those with room the one due first, and of equals the one with least in
+ * flight, so that no tenant gets ahead by its place in the file. -1: none has anything left or
+ * room. */
+static int64_t next_lane(const struct bench_runner *r, uint64_t now, uint64_t *due)
 {
-    const struct bench_load *l = r->load;
-    uint64_t end = l->due_s || l->duration_s <= 0
-                       ? NEVER
-                       : r->result->begin_ns + (uint64_t)(l->duration_s * 1e9);
-    return r->n_sent >= l->n_requests || now >= end || r->result->gave_up[0];
+    int64_t best = -1;
+    *due = NEVER;
+    if (r->n_sent >= r->load->n_requests || r->result->gave_up[0])
+        return -1;
+    for (uint32_t i = 0; i < r->load->n_lanes; i++) {
+        if (r->lanes[i].n_running >= r->load->lanes[i].concurrency)
+            continue;
+        uint64_t at = due_ns(r, i, now);
+        if (at < *due ||
+            (at == *due && best >= 0 && r->lanes[i].n_running < r->lanes[best].n_running)) {
+            best = i;
+            *due = at;
+        }
+    }
+    return best;
 }
 
 static struct bench_stream *take_idle(struct bench_runner *r)
@@ -89,18 +117,22 @@ static struct bench_stream *take_idle(struct bench_runner *r)
     return s;
 }
 
-static int send_one(struct bench_runner *r)
+static int send_one(struct bench_runner *r, uint32_t lane, uint64_t due)
 {
+    const struct bench_lane *l = &r->load->lanes[lane];
     struct bench_stream *s = take_idle(r);
     struct bench_pick pick;
     if (!s)
         return LODGE_ERR_NOMEM;
-    uint64_t index = r->n_sent++;
+    uint64_t index = l->first + r->lanes[lane].n_sent++;
     s->next = NULL;
-    int err = bench_workload_body(r->workload, r->target, r->load->round, index, &s->body, &pick);
+    s->lane = lane;
+    s->keep_text = bench_check_wants(r->load->check, r->n_sent++);
+    int err = bench_workload_body(r->workload, r->target, r->load->round, l->tenant, index,
+                                  &s->body, &pick);
     if (!err)
-        err = bench_stream_begin(s, &pick, due_ns(r, index, lodge_now_ns()), r->result->begin_ns,
-                                 &r->result->per_second);
+        err = bench_stream_begin(s, &pick, index, l->open ? due : lodge_now_ns(),
+                                 r->result->begin_ns, &r->result->per_second);
     if (!err && curl_multi_add_handle(r->multi, s->easy))
         err = LODGE_ERR_NOMEM;
     if (err) {
@@ -113,6 +145,7 @@ static int send_one(struct bench_runner *r)
     if (r->busy)
         r->busy->prev = s;
     r->busy = s;
+    r->lanes[lane].n_running++;
     r->n_running++;
     if (r->n_running > r->result->peak_running)
         r->result->peak_running = r->n_running;
@@ -131,6 +164,7 @@ static void retire(struct bench_runner *r, struct bench_stream *s)
         s->next->prev = s->prev;
     s->next = r->idle;
     r->idle = s;
+    r->lanes[s->lane].n_running--;
     r->n_running--;
 }
 
@@ -145,7 +179,9 @@ static void finish_one(struct bench_runner *r, struct bench_stream *s, CURLcode 
     out->end_ns = lodge_now_ns();
     if (!r->err)
         r->err = bench_result_add(out, &s->record, &s->itl_ms);
-    r->n_done++;
+    if (!r->err && s->keep_text && s->record.error < 0)
+        r->err = bench_check_add(r->load->check, r->load->round, &s->record,
+                                 lodge_buf_text(&s->text), s->text.n);
     retire(r, s);
 }
 
@@ -167,24 +203,29 @@ static void reap(struct bench_runner *r)
 
 static void send_due(struct bench_runner *r)
 {
-    uint64_t now = lodge_now_ns();
-    while (!r->err && r->n_running < r->load->concurrency && !all_sent(r, now) &&
-           due_ns(r, r->n_sent, now) <= now) {
-        r->err = send_one(r);
-        now = lodge_now_ns();
+    while (!r->err) {
+        uint64_t now = lodge_now_ns(), due;
+        int64_t lane = next_lane(r, now, &due);
+        if (lane < 0 || due > now)
+            break;
+        r->err = send_one(r, (uint32_t)lane, due);
     }
+}
+
+/* Nothing is in flight, and nothing will be. */
+static bool is_over(const struct bench_runner *r)
+{
+    uint64_t due;
+    return !r->n_running && next_lane(r, lodge_now_ns(), &due) < 0;
 }
 
 static uint64_t next_wake(const struct bench_runner *r, uint64_t now)
 {
-    uint64_t wake = now + TICK_NS;
+    uint64_t wake = now + TICK_NS, due;
     if (r->curl_due_ns < wake)
         wake = r->curl_due_ns;
-    if (r->n_running < r->load->concurrency && !all_sent(r, now)) {
-        uint64_t due = due_ns(r, r->n_sent, now);
-        wake = due < wake ? due : wake;
-    }
-    return wake;
+    next_lane(r, now, &due);
+    return due < wake ? due : wake;
 }
 
 /* Sleeps until a socket, the timer (to the nanosecond, unlike epoll's own) or a signal. */
@@ -245,12 +286,15 @@ int bench_runner_run(struct bench_runner *r, const struct bench_load *load,
     uint64_t told = lodge_now_ns();
     r->load = load;
     r->result = out;
-    r->n_sent = r->n_done = r->n_dead = 0;
+    r->n_sent = r->n_dead = 0;
     r->err = 0;
+    r->lanes = calloc(load->n_lanes, sizeof *r->lanes);
+    if (!r->lanes)
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the load");
     out->begin_ns = out->end_ns = told;
     for (;;) {
         send_due(r);
-        if (r->err || *r->interrupted || (!r->n_running && all_sent(r, lodge_now_ns())))
+        if (r->err || *r->interrupted || is_over(r))
             break;
         wait_and_serve(r);
         reap(r);
@@ -265,6 +309,7 @@ int bench_runner_run(struct bench_runner *r, const struct bench_load *load,
     if (out->interrupted || !out->n)
         out->end_ns = lodge_now_ns();
     tell(r, progress, cookie);
+    free(r->lanes);
     return r->err ? lodge_fail(e, r->err, "no memory for more requests") : 0;
 }
 

@@ -6,18 +6,11 @@
 #ifndef LODGE_CLIENTS_BENCH_RUN_H
 #define LODGE_CLIENTS_BENCH_RUN_H
 
+#include "clients/bench/load.h"
 #include "clients/bench/result.h"
 #include "clients/bench/workload.h"
 
 struct bench_runner;
-
-struct bench_load {
-    uint32_t round;                    /* which requests: see workload.h */
-    uint64_t n_requests;               /* at most; UINT64_MAX: what the duration allows */
-    uint64_t concurrency;              /* most requests in flight */
-    const struct bench_samples *due_s; /* open loop: send times; NULL: closed loop */
-    double duration_s;                 /* closed loop: send none after this; 0: no end */
-};
 
 /* Called a few times a second and once at the end. n_planned is 0 when unknown. */
 typedef void bench_progress_fn(void *cookie, const struct bench_result *r, uint64_t n_planned,

@@ -61,3 +61,23 @@ double bench_percentile(const struct bench_samples *sorted, double percent)
     size_t low = (size_t)at, high = low + 1 < sorted->n ? low + 1 : low;
     return sorted->v[low] + (at - (double)low) * (sorted->v[high] - sorted->v[low]);
 }
+
+double bench_jain(const struct bench_samples *s)
+{
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        sum += s->v[i];
+        squares += s->v[i] * s->v[i];
+    }
+    return squares > 0 ? sum * sum / ((double)s->n * squares) : NAN;
+}
+
+double bench_max_min(const struct bench_samples *s)
+{
+    double least = INFINITY, most = 0;
+    for (size_t i = 0; i < s->n; i++) {
+        least = fmin(least, s->v[i]);
+        most = fmax(most, s->v[i]);
+    }
+    return most > 0 ? most / least : NAN;
+}

@@ -22,4 +22,10 @@ double bench_deviation(const struct bench_samples *s);
 /* Of sorted samples; 0 <= percent <= 100. */
 double bench_percentile(const struct bench_samples *sorted, double percent);
 
+/* Jain's index (sum x)^2 / (n sum x^2): 1 when all are equal, 1/n when one has all. NAN when
+ * nobody has anything. */
+double bench_jain(const struct bench_samples *s);
+/* Largest over smallest; INFINITY when only the smallest is 0, NAN when nobody has anything. */
+double bench_max_min(const struct bench_samples *s);
+
 #endif

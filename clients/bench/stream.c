@@ -40,6 +40,16 @@ static void take_usage(struct bench_stream *s, const struct bench_chunk *c)
     s->record.n_cached = c->n_cached;
 }
 
+static void keep_text(struct bench_stream *s, const struct bench_chunk *c)
+{
+    if (!s->keep_text)
+        return;
+    if (c->thought.n)
+        lodge_buf_append(&s->text, c->thought.data, c->thought.n);
+    if (c->said.n)
+        lodge_buf_append(&s->text, c->said.data, c->said.n);
+}
+
 /* error.message, or all of it. */
 static void keep_error(char *out, size_t room, const char *bytes, size_t n)
 {
@@ -72,6 +82,7 @@ static void on_event(void *cookie, const char *data, size_t n)
         keep_error(s->_error, sizeof s->_error, data, n);
     if (c.text)
         take_text(s);
+    keep_text(s, &c);
     if (c.choice)
         s->record.last_ns = s->_now_ns;
     if (c.usage)
@@ -102,6 +113,7 @@ struct bench_stream *bench_stream_create(const struct bench_target *t)
     s->easy = curl_easy_init();
     lodge_buf_init(&s->body, BENCH_MAX_BODY);
     lodge_buf_init(&s->_reply, MAX_REPLY);
+    lodge_buf_init(&s->text, MAX_REPLY);
     sse_init(&s->_sse, on_event, s);
     if (!s->easy) {
         bench_stream_destroy(s);
@@ -126,13 +138,14 @@ void bench_stream_destroy(struct bench_stream *s)
     curl_slist_free_all(s->_headers);
     lodge_buf_finish(&s->body);
     lodge_buf_finish(&s->_reply);
+    lodge_buf_finish(&s->text);
     sse_finish(&s->_sse);
     bench_samples_finish(&s->itl_ms);
     free(s);
 }
 
-int bench_stream_begin(struct bench_stream *s, const struct bench_pick *pick, uint64_t due_ns,
-                       uint64_t begin_ns, struct bench_samples *per_second)
+int bench_stream_begin(struct bench_stream *s, const struct bench_pick *pick, uint64_t index,
+                       uint64_t due_ns, uint64_t begin_ns, struct bench_samples *per_second)
 {
     if (!s->_headers || s->_api_key != pick->api_key) {
         curl_slist_free_all(s->_headers);
@@ -143,6 +156,7 @@ int bench_stream_begin(struct bench_stream *s, const struct bench_pick *pick, ui
     curl_easy_setopt(s->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)s->body.n);
     curl_easy_setopt(s->easy, CURLOPT_POSTFIELDS, s->body.data);
     lodge_buf_clear(&s->_reply);
+    lodge_buf_clear(&s->text);
     sse_reset(&s->_sse);
     s->itl_ms.n = 0;
     s->_per_second = per_second;
@@ -150,7 +164,11 @@ int bench_stream_begin(struct bench_stream *s, const struct bench_pick *pick, ui
     s->_n_chunks = 0;
     s->_finished = s->_done = s->_usage = s->_broken = false;
     s->_error[0] = s->_curl_error[0] = 0;
-    s->record = (struct bench_record){.due_ns = due_ns, .model = pick->model, .error = -1};
+    s->record = (struct bench_record){.due_ns = due_ns,
+                                      .index = index,
+                                      .tenant = pick->tenant,
+                                      .model = pick->model,
+                                      .error = -1};
     s->record.sent_ns = lodge_now_ns();
     return s->_headers ? 0 : LODGE_ERR_NOMEM;
 }
@@ -166,6 +184,7 @@ static void take_whole_reply(struct bench_stream *s)
         keep_error(s->_error, sizeof s->_error, s->_reply.data, s->_reply.n);
     if (c.usage)
         take_usage(s, &c);
+    keep_text(s, &c);
     s->_done = c.choice;
     s->record.last_ns = s->_now_ns;
 }
@@ -207,6 +226,7 @@ bool bench_stream_end(struct bench_stream *s, CURLcode code, struct bench_result
     const char *kind = failure(s, code, text, &example);
     if (kind) {
         s->record.error = bench_result_error(r, kind, example);
+        s->record.limited = status == 429;
     } else {
         if (!s->record.last_ns)
             s->record.last_ns = s->_now_ns;

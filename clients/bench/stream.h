@@ -15,6 +15,9 @@ struct bench_stream {
     struct lodge_buf body;            /* of the request */
     struct bench_record record;
     struct bench_samples itl_ms;
+    uint32_t lane;         /* the runner's */
+    bool keep_text;        /* to be set before begin */
+    struct lodge_buf text; /* of the reply, escapes as in its JSON, when it is kept */
 
     const struct bench_target *_target;
     struct curl_slist *_headers;
@@ -32,10 +35,10 @@ struct bench_stream {
 /* NULL without memory. */
 struct bench_stream *bench_stream_create(const struct bench_target *t);
 void bench_stream_destroy(struct bench_stream *s);
-/* Gets the handle ready to send `body`. Chunks with text are counted in *per_second by the second
- * since begin_ns. 0 or NOMEM. */
-int bench_stream_begin(struct bench_stream *s, const struct bench_pick *pick, uint64_t due_ns,
-                       uint64_t begin_ns, struct bench_samples *per_second);
+/* Gets the handle ready to send `body`. `index` is the request's, for the record. Chunks with text
+ * are counted in *per_second by the second since begin_ns. 0 or NOMEM. */
+int bench_stream_begin(struct bench_stream *s, const struct bench_pick *pick, uint64_t index,
+                       uint64_t due_ns, uint64_t begin_ns, struct bench_samples *per_second);
 /* libcurl is done with it: completes `record`, and counts its error in `r` if it failed. False
  * when the server did not answer at all. */
 bool bench_stream_end(struct bench_stream *s, CURLcode code, struct bench_result *r);

@@ -77,16 +77,20 @@ static int read_extra(struct bench_workload *w, struct lodge_error *e)
     return err || w->extra ? err : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for --extra-body");
 }
 
+/* The first n of the cumulated weights serve any tenant with n models. */
 static int weigh_models(struct bench_workload *w, struct lodge_error *e)
 {
     const struct bench_options *o = w->options;
-    if (o->spread != BENCH_ZIPF || !o->n_models)
+    uint32_t n = o->models.n;
+    for (uint32_t i = 0; i < o->tenants.n; i++)
+        n = o->tenants.v[i].n_own > n ? o->tenants.v[i].n_own : n;
+    if (o->spread != BENCH_ZIPF || !n)
         return 0;
-    w->zipf = calloc(o->n_models, sizeof *w->zipf);
+    w->zipf = calloc(n, sizeof *w->zipf);
     if (!w->zipf)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for --models");
     double sum = 0;
-    for (uint32_t i = 0; i < o->n_models; i++)
+    for (uint32_t i = 0; i < n; i++)
         w->zipf[i] = sum += pow(i + 1.0, -o->spread_parameter);
     return 0;
 }
@@ -110,6 +114,14 @@ void bench_workload_close(struct bench_workload *w)
 
 /* ---- one request ---- */
 
+/* Rounds have 24 bits, tenants 11, requests 28; the bit between keeps the draws of models apart. */
+#define MODEL_STREAM ((uint64_t)1 << 39)
+
+static uint64_t stream_of(uint32_t round, uint32_t tenant, uint64_t index)
+{
+    return (uint64_t)round << 40 | (uint64_t)tenant << 28 | index;
+}
+
 static uint32_t first_above(const double *cumulated, uint32_t n, double x)
 {
     uint32_t low = 0, high = n - 1;
@@ -124,25 +136,31 @@ static uint32_t first_above(const double *cumulated, uint32_t n, double x)
 }
 
 struct bench_pick bench_workload_pick(const struct bench_workload *w, const struct bench_target *t,
-                                      struct bench_random *r, uint64_t index)
+                                      uint32_t round, uint32_t tenant, uint64_t index)
 {
     const struct bench_options *o = w->options;
-    uint32_t n = t->n_models, model = 0;
+    const struct bench_tenant *who = &o->tenants.v[tenant];
+    uint32_t n = who->n_own ? who->n_own : t->n_shared, model = 0;
+    struct bench_random r;
+    bench_random_init(&r, (uint64_t)o->seed, stream_of(round, tenant, index) | MODEL_STREAM);
     switch (o->spread) {
     case BENCH_UNIFORM:
-        model = (uint32_t)bench_random_below(r, n);
+        model = (uint32_t)bench_random_below(&r, n);
         break;
     case BENCH_ROUND_ROBIN:
-        model = (uint32_t)(index % n);
+        model = (uint32_t)((index + tenant) % n);
         break;
     case BENCH_ZIPF:
-        model = w->zipf ? first_above(w->zipf, n, bench_random_unit(r) * w->zipf[n - 1]) : 0;
+        model = w->zipf ? first_above(w->zipf, n, bench_random_unit(&r) * w->zipf[n - 1]) : 0;
         break;
     case BENCH_POWER:
-        model = (uint32_t)((double)n * pow(bench_random_unit(r), 1 / o->spread_parameter));
+        model = (uint32_t)((double)n * pow(bench_random_unit(&r), 1 / o->spread_parameter));
         break;
     }
-    return (struct bench_pick){.model = model < n ? model : n - 1, .api_key = t->api_key};
+    model = model < n ? model : n - 1;
+    return (struct bench_pick){.tenant = tenant,
+                               .model = who->n_own ? t->n_shared + who->first_own + model : model,
+                               .api_key = bench_target_key(t, tenant)};
 }
 
 /* Uniform in length * (1 -+ ratio), at least 1, as vLLM's random data set. */
@@ -189,12 +207,12 @@ static void put_words(struct bench_random *r, uint64_t n, struct lodge_buf *body
 }
 
 /* "prompt":[1,2] or "prompt":"a b " or "messages":[...] */
-static void put_random_prompt(const struct bench_workload *w, uint32_t round,
+static void put_random_prompt(const struct bench_workload *w, uint32_t round, int64_t length,
                               struct bench_random *r, struct lodge_buf *body)
 {
     const struct bench_options *o = w->options;
     struct bench_random prefix;
-    uint64_t n = draw_length(o, r, o->n_input);
+    uint64_t n = draw_length(o, r, length);
     bench_random_init(&prefix, (uint64_t)o->seed, UINT64_MAX - 1 - round);
     lodge_buf_puts(body, o->chat  ? "\"messages\":[{\"role\":\"user\",\"content\":\""
                          : w->ids ? "\"prompt\":["
@@ -255,23 +273,25 @@ static void put_fixed(const struct bench_workload *w, const char *model, struct 
 }
 
 int bench_workload_body(const struct bench_workload *w, const struct bench_target *t,
-                        uint32_t round, uint64_t index, struct lodge_buf *body,
+                        uint32_t round, uint32_t tenant, uint64_t index, struct lodge_buf *body,
                         struct bench_pick *pick)
 {
     const struct bench_options *o = w->options;
+    const struct bench_tenant *who = &o->tenants.v[tenant];
     struct bench_random r;
-    bench_random_init(&r, (uint64_t)o->seed, (uint64_t)round << 40 | index);
-    *pick = bench_workload_pick(w, t, &r, index);
-    int64_t max_tokens = (int64_t)draw_length(o, &r, o->n_output), given = 0;
+    bench_random_init(&r, (uint64_t)o->seed, stream_of(round, tenant, index));
+    *pick = bench_workload_pick(w, t, round, tenant, index);
+    int64_t n_output = who->n_output ? who->n_output : o->n_output;
+    int64_t max_tokens = (int64_t)draw_length(o, &r, n_output), given = 0;
     lodge_buf_clear(body);
     put_fixed(w, t->models[pick->model], body);
     if (w->file) {
         uint64_t a_round = o->n_prompts ? (uint64_t)o->n_prompts
                                         : json_array_size(w->file) / (uint64_t)o->n_repeats;
         uint64_t before = round == BENCH_WARMUP_ROUND ? 0 : a_round * round;
-        given = put_file_prompt(w, before + index, body);
+        given = put_file_prompt(w, before + index * o->tenants.n + tenant, body);
     } else {
-        put_random_prompt(w, round, &r, body);
+        put_random_prompt(w, round, who->n_input ? who->n_input : o->n_input, &r, body);
     }
     return lodge_buf_printf(body, ",\"max_tokens\":%lld}", (long long)(given ? given : max_tokens));
 }

@@ -2,6 +2,7 @@
 
 Usage: bench.py LODGECTL. Times are only compared with the delays the servers wait for, which are lower
 bounds; nothing depends on how fast this machine is. The first failure ends the run with code 1."""
+import collections
 import json
 import os
 import pty
@@ -115,6 +116,143 @@ def check_models():
         ok("model by name", bench_json(s.url, "--model", "b", "--num-prompts", 2)["model_id"] == "b")
         p = bench(s.url, "--model", "z")
         ok("no such model", p.returncode == 2 and "no such model" in p.stderr, p.stderr)
+
+
+def check_ranges():
+    """The names of --models, in turns, are what bash makes of them."""
+    words = ["m{08..11}", "x{1..3}-{10..9}", "plain"]
+    expected = subprocess.run(["bash", "-c", "echo " + " ".join(words)], capture_output=True, text=True,
+                              check=True).stdout.split()
+    with FakeServer(models=expected) as s:
+        j = bench_json(s.url, "--models", *words, "--model-dist", "round-robin", "--num-prompts", len(expected),
+                       "--concurrency", 1, "--warmup", 0, "--per-model")
+        ok("as bash", [r[2]["model"] for r in s.measured] == expected, s.measured)
+        ok("models in the JSON", sorted(m["model_id"] for m in j["models"]) == sorted(expected))
+    with FakeServer(models=[f"lora{i}" for i in range(2000)]) as s:
+        j = bench_json(s.url, "--models", "lora{0..1999}", "--model-dist", "power:0.3", "--num-prompts", 300,
+                       "--random-input-len", 4, "--random-output-len", 2, "--per-model", "--seed", 5)
+        counts = collections.Counter(r[2]["model"] for r in s.measured[4:])
+        ok("of 2000 the busiest 20", [(m["requests"], counts[m["model_id"]]) for m in j["models"]] ==
+           [(n, n) for _, n in counts.most_common(20)], j["models"])
+        ok("not asked for models", "models" not in bench_json(s.url, "--models", "lora{0..9}", "--num-prompts", 2))
+
+
+def tenant_of(request):
+    return request[1]["Authorization"].removeprefix("Bearer key-")
+
+
+def check_tenants():
+    text = """# three of them
+a key-a concurrency=3 output=4
+b key-b concurrency=2 output=6 models=own{0..1} input=9
+c key-c concurrency=1 output=4 models=limited
+"""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as f, \
+            FakeServer(models=("shared", "own0", "own1", "limited"), key=("key-a", "key-b", "key-c"), cached=2, gap_s=0.002,
+                       fault=lambda n, b: "429" if b["model"] == "limited" and len(b["prompt"]) % 2 else None) as s:
+        f.write(text)
+        f.flush()
+        args = ["--tenants", f.name, "--models", "shared", "--num-prompts", 60, "--random-input-len", 20,
+                "--range-ratio", 0.3, "--warmup", 0, "--goodput", "e2el:100000"]
+        j = bench_json(s.url, *args, "--per-model")
+        sent = s.measured
+        same("tenants: totals", j, failed=60 - j["completed"], rate_limited=j["failed"])
+        ok("tenants: by name", [t["name"] for t in j["tenants"]] == ["a", "b", "c"])
+        for t, models in zip(j["tenants"], ({"shared"}, {"own0", "own1"}, {"limited"})):
+            own = [r for r in sent if tenant_of(r) == t["name"]]
+            good = [r for r in own if not (r[2]["model"] == "limited" and len(r[2]["prompt"]) % 2)]
+            n_in, n_out = (sum(len(r[2]["prompt"]) for r in good), sum(r[2]["max_tokens"] for r in good))
+            same(f"tenant {t['name']}", t, requests=len(own), completed=len(good), rate_limited=len(own) - len(good),
+                 errors=0, total_input_tokens=n_in, total_output_tokens=n_out, total_cached_tokens=2 * len(good),
+                 weighted_service=n_in - 2 * len(good) + 2 * n_out, goodput_share=len(good) / len(own))
+            ok(f"models of {t['name']}", {r[2]["model"] for r in own} <= models and own)
+            ok(f"times of {t['name']}", t["mean_e2el_ms"] >= 3 * 2 and t["p99_ttft_ms"] >= t["p50_ttft_ms"] > 0)
+            ok(f"tokens/s of {t['name']}", abs(t["output_throughput"] * t["duration"] - n_out) < 1e-6)
+        rates = [t["output_throughput"] for t in j["tenants"]]
+        ok("Jain's index", abs(j["jain_output_throughput"] - sum(rates) ** 2 / (3 * sum(r * r for r in rates))) < 1e-9)
+        ok("max/min", abs(j["max_min_output_throughput"] - max(rates) / min(rates)) < 1e-9)
+        service = [t["weighted_service"] for t in j["tenants"]]
+        ok("of service", abs(j["jain_weighted_service"] - sum(service) ** 2 / (3 * sum(x * x for x in service))) < 1e-9)
+        ok("owners of models", {m["model_id"]: m.get("tenant") for m in j["models"]} ==
+           {"shared": None, "own0": "b", "own1": "b", "limited": "c"})
+        j = bench_json(s.url, *args, "--save-detailed")
+        ok("whose requests", {(t, m) for t, m in zip(j["request_tenants"], j["request_models"])} ==
+           {("a", "shared"), ("b", "own0"), ("b", "own1"), ("c", "limited")} and len(j["request_models"]) == 60)
+        p = bench(s.url, *args, "--focus", "b")
+        ok("a line a tenant", all(f"\n{n} " in p.stdout for n in "abc") and "fairness of" in p.stdout and
+           "TTFT of b (ms): p50" in p.stdout and "3 closed loops (clients: 6)" in p.stdout, p.stdout)
+
+
+def check_tenants_open():
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as f, FakeServer(first_s=0.02, key=("key-a", "key-b", "key-c")) as s:
+        f.write("a key-a rate=100\nb key-b\nc key-c\n")
+        f.flush()
+        j = bench_json(s.url, "--tenants", f.name, "--request-rate", 100, "--num-prompts", 40, "--warmup", 0,
+                       "--random-output-len", 1, "--cv", 2)
+        ok("shares of the rate", [(t["requests"], t["request_rate"]) for t in j["tenants"]] ==
+           [(20, 100.0), (10, 50.0), (10, 50.0)], j["tenants"])
+        ok("cv is a burstiness", j["burstiness"] == 0.25)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as f, FakeServer(first_s=0.05, key=("key-a", "key-b")) as s:
+        f.write("a key-a concurrency=1\nb key-b rate=40 concurrency=1\n")
+        f.flush()
+        j = bench_json(s.url, "--tenants", f.name, "--duration", 0.5, "--warmup", 0, "--random-output-len", 1)
+        a, b = j["tenants"]
+        ok("a closed and an open loop", 1 <= a["requests"] <= 12 and b["requests"] >= 5, j)
+        ok("one tenant's room is its own", b["p99_ttft_ms"] > 100 and j["max_concurrent_requests"] == 2, (a, b))
+        ok("what waits for room counts", j["p99_client_lag_ms"] > 50)
+        f.seek(0)
+        f.write("a key-a concurrency=1\nb key-x rate=40\n")
+        f.truncate()
+        f.flush()
+        p = bench(s.url, "--tenants", f.name, "--duration", 0.5)
+        ok("a tenant's wrong key", p.returncode == 2 and "tenant 'b'" in p.stderr and "key-x" not in p.stderr, p.stderr)
+
+
+def check_tenants_against():
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as f, FakeServer(key=("key-a", "key-b")) as a, \
+            FakeServer(key="one", first_s=0.05) as b:
+        f.write("a key-a\nb key-b\n")
+        f.flush()
+        args = [a.url, "--against", b.url, "--api-key2", "one", "--tenants", f.name, "--repeats", 2, "--num-prompts", 12,
+                "--warmup", 0, "--request-rate", 100, "--focus", "b", "--random-output-len", 2]
+        j = bench_json(*args)
+        ok("the focus at both", j["ratio_a_to_b"]["focus_p50_ttft_ms"]["median"] > 0 and j["b"]["focus_p99_ttft_ms"] >= 50)
+        ok("the same requests", sorted(json.dumps(r[2]) for r in a.measured) == sorted(json.dumps(r[2]) for r in b.measured))
+        ok("tenants keep apart", all(sum("key-" + n in r[1]["Authorization"] for r in a.measured) == 12 for n in "ab"))
+        p = bench(*args)
+        ok("rows of tenants", "P99 TTFT of b (ms)" in p.stdout and "Jain" in p.stdout, p.stdout + p.stderr)
+
+
+def check_check():
+    """Replies that depend on what else runs are found, and only those."""
+    with FakeServer(text="h\u00e9\"\\ ", models=[f"lora{i}" for i in range(50)]) as s:
+        j = bench_json(s.url, "--num-prompts", 130, "--concurrency", 10, "--check", "--warmup", 0, "--models", "lora{0..49}",
+                       "--random-output-len", 4)
+        same("the same alone", j["check"], sampled=7, same=7, different=0, not_repeated=0, example="")
+        again, first = [r[2] for r in s.measured[130:]], [r[2] for r in s.measured[:130]]
+        ok("sent again as they were", len(again) == 7 and all(r in first for r in again))
+        same("second replies count nowhere", j, completed=130, total_output_tokens=520)
+        j = bench_json(s.url, "--num-prompts", 1010, "--check", "--random-input-len", 2, "--random-output-len", 1)
+        same("fifty at most", j["check"], sampled=50, same=50)
+        for kind in ("completions", "chat"):
+            ok(f"{kind} alone", bench(s.url, "--check", "--num-prompts", 21, "--endpoint", kind, "--no-stream",
+                                      "--models", "lora{0..49}").returncode == 0)
+    seen = collections.Counter()
+
+    def text(body):  # every second time a prompt comes, the reply is another one
+        key = json.dumps(body["prompt"])
+        seen[key] += 1
+        return ["busy ", "alone "][(seen[key] - 1) % 2]
+    for extra in ([], ["--no-stream"]):
+        with FakeServer(text=text) as s:
+            args = [s.url, "--num-prompts", 41, "--concurrency", 8, "--check", "--warmup", 0, "--random-output-len", 3,
+                    "--seed", len(extra), *extra]
+            j = bench_json(*args, code=1)
+            same("different alone", j["check"], sampled=3, same=0, different=3, not_repeated=0)
+            ok("an example", "'busy" in j["check"]["example"] and "'alone" in j["check"]["example"], j["check"])
+    with FakeServer(fault=lambda n, b: "429" if n > 21 else None) as s:
+        j = bench_json(s.url, "--num-prompts", 21, "--check", "--warmup", 0, "--concurrency", 1, code=1)
+        same("nothing compared is no success", j["check"], sampled=2, same=0, different=0, not_repeated=2)
 
 
 def check_open_loop():
@@ -263,7 +401,8 @@ def check_save_errors():
     ok("unknown flag", bench("http://127.0.0.1:1", "--frob").returncode == 2)
 
 
-for check in (check_counts, check_times, check_routes, check_keys, check_models, check_open_loop, check_many_streams,
+for check in (check_counts, check_times, check_routes, check_keys, check_models, check_ranges, check_tenants,
+              check_tenants_open, check_tenants_against, check_check, check_open_loop, check_many_streams,
               check_faults, check_dead_server, check_against, check_interrupt, check_progress, check_save_errors):
     check()
 print("all good")

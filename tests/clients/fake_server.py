@@ -3,7 +3,8 @@
     with FakeServer(gap_s=0.001) as server:
         ... server.url, server.requests ...
 
-A reply is `max_tokens` tokens "tok ", `tokens_per_chunk` in each chunk. The attributes may be changed
+A reply is `max_tokens` tokens "tok ", `tokens_per_chunk` in each chunk; `text` is another token, or a
+function of the body that returns it. `key` is the one key or a collection of them. The attributes may be changed
 while it runs. `fault(number, body)` is asked for every generation (counted from 0) and returns None
 or one of FAULTS. `requests` holds (path, headers, body, time) of every generation, in order of arrival;
 a `log` that is given gets (name, path) as well, so that several servers share an order."""
@@ -90,7 +91,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(status, {"error": {"message": message, "type": "x", "param": None, "code": None}})
 
     def allowed(self):
-        return not self.fake.key or self.headers.get("Authorization") == "Bearer " + self.fake.key
+        keys = [self.fake.key] if isinstance(self.fake.key, str) else self.fake.key
+        return not keys or self.headers.get("Authorization") in ["Bearer " + key for key in keys]
 
     def do_GET(self):
         if not self.allowed():
@@ -105,6 +107,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with fake.lock:
             number = len(fake.requests)
+            self.token = fake.text(body) if callable(fake.text) else fake.text
             fake.requests.append((self.path, dict(self.headers), body, time.monotonic()))
             if fake.log is not None:
                 fake.log.append((fake.name, body))
@@ -138,7 +141,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return u
 
     def whole(self, body):
-        n, text = body["max_tokens"], self.fake.text * body["max_tokens"]
+        n, text = body["max_tokens"], self.token * body["max_tokens"]
         choice = {"index": 0, "finish_reason": "length", "text": text} if "prompt" in body else {
             "index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}
         self.reply(200, {"id": "x", "choices": [choice], "usage": self.usage(body, n)})
@@ -183,7 +186,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 fake.closing.wait(fake.gap_s)
             if fault and at >= 2 * fake.tokens_per_chunk and self.misbehave(fault):
                 return
-            self.chunk(chat, fake.text * min(fake.tokens_per_chunk, n - at))
+            self.chunk(chat, self.token * min(fake.tokens_per_chunk, n - at))
         self.chunk(chat, finish="length")
         if fake.usage and body.get("stream_options", {}).get("include_usage"):
             self.write_event(json.dumps({"id": "x", "choices": [], "usage": self.usage(body, n)}))

@@ -106,7 +106,7 @@ END_TEST
 static struct bench_samples arrivals(double rate, double burstiness, uint64_t n, double duration)
 {
     struct bench_samples s = {0};
-    ck_assert_int_eq(bench_arrivals(rate, burstiness, n, duration, 11, &s), 0);
+    ck_assert_int_eq(bench_arrivals(rate, burstiness, n, duration, 11, 0, &s), 0);
     for (size_t i = 1; i < s.n; i++)
         ck_assert(s.v[i] >= s.v[i - 1]);
     return s;
@@ -166,6 +166,43 @@ START_TEST(arrivals_end_where_they_should)
 }
 END_TEST
 
+/* ---- fairness ---- */
+
+static struct bench_samples samples(size_t n, const double *v)
+{
+    struct bench_samples s = {0};
+    for (size_t i = 0; i < n; i++)
+        ck_assert_int_eq(bench_samples_add(&s, v[i]), 0);
+    return s;
+}
+
+START_TEST(fairness_of_known_vectors)
+{
+    static const struct {
+        size_t n;
+        double v[4], jain, max_min;
+    } cases[] = {
+        {4, {7, 7, 7, 7}, 1, 1},
+        {4, {0, 0, 5, 0}, 0.25, INFINITY},
+        {2, {3, 1}, 16.0 / 20, 3},
+        {4, {1, 2, 3, 4}, 100.0 / 120, 4},
+        {1, {9}, 1, 1},
+        {3, {1e-3, 2e-3, 3e-3}, 36.0 / 42, 3},
+        {3, {0, 0, 0}, NAN, NAN},
+        {0, {0}, NAN, NAN},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct bench_samples s = samples(cases[i].n, cases[i].v);
+        double jain = bench_jain(&s), ratio = bench_max_min(&s);
+        ck_assert(isnan(cases[i].jain) ? isnan(jain) : fabs(jain - cases[i].jain) < 1e-12);
+        ck_assert(isnan(cases[i].max_min)   ? isnan(ratio)
+                  : isinf(cases[i].max_min) ? isinf(ratio)
+                                            : fabs(ratio - cases[i].max_min) < 1e-12);
+        bench_samples_finish(&s);
+    }
+}
+END_TEST
+
 /* ---- figures of a run ---- */
 
 #define MS 1000000u
@@ -206,6 +243,7 @@ static struct bench_result small_run(void)
     add(&r, 1, 1000, 1200, 1290, 10, -1); /* TTFT 200: not good */
     add(&r, 0, 1500, 1600, 1600, 1, -1);  /* one token: no TPOT, good */
     add(&r, 1, 1500, 0, 0, 0, bench_result_error(&r, "HTTP 429", "slow down"));
+    r.records[3].limited = true;
     return r;
 }
 
@@ -221,7 +259,7 @@ START_TEST(figures_by_hand)
     struct bench_options o = options();
     struct bench_result r = small_run();
     struct bench_metrics m;
-    ck_assert_int_eq(bench_metrics_make(&o, &r, -1, &m), 0);
+    ck_assert_int_eq(bench_metrics_make(&o, &r, NULL, &m), 0);
     static const struct {
         const char *key;
         double value;
@@ -229,6 +267,9 @@ START_TEST(figures_by_hand)
         {"duration", 2},
         {"completed", 3},
         {"failed", 1},
+        {"rate_limited", 1},
+        {"goodput_share", 0.5},
+        {"weighted_service", 30 - 12 + 2 * 21},
         {"total_input_tokens", 30},
         {"total_cached_tokens", 12},
         {"total_output_tokens", 21},
@@ -249,10 +290,47 @@ START_TEST(figures_by_hand)
     };
     for (size_t i = 0; i < COUNT(expected); i++)
         ck_assert_double_eq_tol(get(&m, expected[i].key), expected[i].value, 1e-9);
-    ck_assert_int_eq(bench_metrics_make(&o, &r, 1, &m), 0);
+    struct bench_filter only = {.tenant = -1, .model = 1};
+    ck_assert_int_eq(bench_metrics_make(&o, &r, &only, &m), 0);
     ck_assert_double_eq(get(&m, "completed"), 1);
     ck_assert_double_eq(get(&m, "failed"), 1);
     ck_assert_double_eq(get(&m, "mean_ttft_ms"), 200);
+    bench_result_finish(&r);
+    bench_options_finish(&o);
+}
+END_TEST
+
+/* The small run with model 0 as tenant 0 and model 1 as tenant 1, and a third who sent nothing. */
+START_TEST(figures_of_tenants_by_hand)
+{
+    struct bench_tenant who[3] = {{.name = "a"}, {.name = "b"}, {.name = "c"}};
+    struct bench_options o = options();
+    struct bench_result r = small_run();
+    struct bench_metrics m;
+    o.tenants = (struct bench_tenants){.v = who, .n = 3, .path = "x"};
+    o.focus = 0;
+    for (size_t i = 0; i < r.n; i++)
+        r.records[i].tenant = r.records[i].model;
+    ck_assert_int_eq(bench_metrics_make(&o, &r, NULL, &m), 0);
+    /* tokens 11, 10, 0; service 2*6 + 2*11, 6 + 2*10, 0 */
+    ck_assert_double_eq_tol(get(&m, "jain_output_throughput"), 441.0 / (3 * 221), 1e-12);
+    ck_assert_double_eq_tol(get(&m, "jain_weighted_service"), 3600.0 / (3 * (34 * 34 + 26 * 26)),
+                            1e-12);
+    ck_assert(isinf(get(&m, "max_min_output_throughput")));
+    ck_assert_double_eq_tol(get(&m, "focus_p50_ttft_ms"), 100, 1e-9);
+    o.tenants.n = 2;
+    o.focus = 1;
+    ck_assert_int_eq(bench_metrics_make(&o, &r, NULL, &m), 0);
+    ck_assert_double_eq_tol(get(&m, "max_min_output_throughput"), 1.1, 1e-12);
+    ck_assert_double_eq_tol(get(&m, "focus_p99_ttft_ms"), 200, 1e-9);
+    struct bench_filter only = {.tenant = 1, .model = -1};
+    ck_assert_int_eq(bench_metrics_make(&o, &r, &only, &m), 0);
+    ck_assert_double_eq(get(&m, "completed"), 1);
+    ck_assert_double_eq(get(&m, "rate_limited"), 1);
+    ck_assert_double_eq(get(&m, "goodput_share"), 0);
+    ck_assert_double_eq(get(&m, "output_throughput"), 5);
+    ck_assert_double_eq(get(&m, "mean_e2el_ms"), 290);
+    ck_assert(isnan(bench_metrics_get(&m, "client_cpu_seconds")));
     bench_result_finish(&r);
     bench_options_finish(&o);
 }
@@ -291,10 +369,10 @@ START_TEST(json_has_the_keys_of_vllm)
     struct bench_result r = small_run();
     struct bench_metrics m;
     const char *models[] = {"a", "b"};
-    o.save_detailed = true;
+    o.save_detailed = o.per_model = true;
     struct bench_target t = {
-        .options = &o, .label = "x", .path = "/", .models = models, .n_models = 2};
-    ck_assert_int_eq(bench_metrics_make(&o, &r, -1, &m), 0);
+        .options = &o, .label = "x", .path = "/", .models = models, .n_models = 2, .n_shared = 2};
+    ck_assert_int_eq(bench_metrics_make(&o, &r, NULL, &m), 0);
     json_t *j = bench_result_json(&t, &r, &m);
     for (size_t i = 0; i < COUNT(plain); i++)
         ck_assert_msg(json_object_get(j, plain[i]) != NULL, "%s", plain[i]);
@@ -388,7 +466,9 @@ int main(void)
                                   poisson_gaps_are_exponential,
                                   burstiness_is_the_gamma_shape,
                                   arrivals_end_where_they_should,
+                                  fairness_of_known_vectors,
                                   figures_by_hand,
+                                  figures_of_tenants_by_hand,
                                   json_has_the_keys_of_vllm,
                                   errors_are_counted_by_kind,
                                   ratios_are_of_rounds};

@@ -205,6 +205,27 @@ START_TEST(chunks_say_what_they_carry)
 }
 END_TEST
 
+/* What was said and thought, as it stands. */
+START_TEST(chunks_carry_texts)
+{
+    static const char *const cases[][3] = {
+        {"{\"choices\":[{\"text\":\" a\\n\\\"b\"}]}", " a\\n\\\"b", ""},
+        {"{\"choices\":[{\"delta\":{\"content\":\"x\",\"reasoning_content\":\"y\"}}]}", "x", "y"},
+        {"{\"choices\":[{\"delta\":{\"reasoning\":\"hm\",\"content\":null}}]}", "", "hm"},
+        {"{\"choices\":[{\"message\":{\"content\":\"h\xc3\xa9\"}}]}", "h\xc3\xa9", ""},
+        {"{\"choices\":[],\"text\":\"no\",\"content\":\"no\"}", "", ""},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct bench_chunk c;
+        ck_assert(bench_chunk_read(cases[i][0], strlen(cases[i][0]), &c));
+        ck_assert_uint_eq(c.said.n, strlen(cases[i][1]));
+        ck_assert_uint_eq(c.thought.n, strlen(cases[i][2]));
+        ck_assert(!c.said.n || memcmp(c.said.data, cases[i][1], c.said.n) == 0);
+        ck_assert(!c.thought.n || memcmp(c.thought.data, cases[i][2], c.thought.n) == 0);
+    }
+}
+END_TEST
+
 START_TEST(cut_chunks_are_refused)
 {
     for (size_t i = 0; i < COUNT(samples); i++) {
@@ -301,6 +322,7 @@ int main(void)
                                   a_reset_forgets_the_unfinished_line,
                                   giant_lines_have_an_end,
                                   chunks_say_what_they_carry,
+                                  chunks_carry_texts,
                                   cut_chunks_are_refused,
                                   garbage_is_refused,
                                   deep_nests_cost_no_stack,

@@ -1,4 +1,5 @@
-"""lodgectl's admin verbs against a server: what they print is what the API says."""
+"""lodgectl against a server: what the admin verbs print is what the API says, and what the bench counts is
+what the ledger has."""
 import json
 import subprocess
 import sys
@@ -9,6 +10,44 @@ import tenancy
 import tiny_adapter
 
 LODGECTL = sys.argv.pop(2) if len(sys.argv) > 2 else "build-dev/lodgectl"
+
+
+class Bench(tenancy.Case):
+    """lodgectl bench with tenants whose adapters have the same names: its counts are those of the ledger."""
+
+    def bench(self, *args):
+        p = subprocess.run([LODGECTL, "bench", f"http://127.0.0.1:{self.server.port}", *map(str, args), "--json", "--prompt-kind",
+                            "text", "--warmup", "0"], text=True, capture_output=True, timeout=120, env=lab.clean_env())
+        self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
+        return json.loads(p.stdout)
+
+    def test_tenants(self):
+        projects, lines = {}, []
+        for i, token in enumerate((42, 43, 35)):
+            name = f"team-{i}"
+            projects[name], key = self.server.tenant(name, **({"requests_per_minute": 5} if i == 2 else {}))
+            for k in range(3):
+                self.server.did("POST", f"projects/{projects[name]}/adapters", {
+                    "name": f"lora{k}", "path": tiny_adapter.write(lab.path_of(f"bench-{i}-{k}"), token + k)})
+            lines.append(f"{name} {key} rate=20 models=lora{{0..2}} input=3 output={4 + i}\n")
+        path = lab.path_of("bench-tenants", "".join(lines))
+        j = self.bench("--tenants", path, "--num-prompts", 120)
+        self.server.idle()
+        for t in j["tenants"]:
+            rows = self.server.rows("SELECT ledger.* FROM ledger JOIN projects ON number = project WHERE id = ? "
+                                    "AND output_tokens > 1", projects[t["name"]])
+            with self.subTest(t["name"]):
+                self.assertEqual(t["completed"], len(rows))
+                self.assertEqual(t["total_output_tokens"], sum(r["output_tokens"] for r in rows))
+        a, b, limited = j["tenants"]
+        self.assertEqual([t["requests"] for t in j["tenants"]], [40] * 3)
+        self.assertEqual((a["failed"], b["failed"], limited["errors"]), (0, 0, 0))
+        self.assertGreaterEqual(limited["rate_limited"], 20)
+        self.assertEqual(j["rate_limited"], j["failed"])
+        # Replies with adapters are those of an idle server.
+        path = lab.path_of("bench-tenants", "".join(lines[:2]).replace("rate=20", "concurrency=4"))
+        check = self.bench("--tenants", path, "--num-prompts", 100, "--check")["check"]
+        self.assertEqual((check["sampled"], check["same"]), (5, 5), check)
 
 
 class Verbs(tenancy.Case):
