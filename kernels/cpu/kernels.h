@@ -130,8 +130,8 @@ struct lodge_lora_expand {
     float scale;
 };
 
-/* The state of a shrink: chains[row][q][2 * rank + h]. */
-typedef float lodge_lora_chains[LODGE_LORA_ROWS][4][16];
+/* The state of a shrink: chains[row][granule][q][2 * rank + h]. */
+typedef float lodge_lora_chains[LODGE_LORA_ROWS][2][2][16];
 
 /* K of one (page, layer, kv head): bf16 [dim/2][32 tokens][2 dims]; then V: bf16
  * [16 token pairs][dim][2 tokens]. 128 * dim bytes. */
@@ -163,12 +163,15 @@ struct lodge_cpu_kernels {
     /* Stores key and value of token t (< 32) of one kv head. */
     void (*kv_store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
     void (*attn)(struct lodge_attn_call *c);
-    /* Goes on with the chains, or begins them if `first`, over n_lines (a multiple of 4) of a row
-     * of cells of A; x is row 0's number for the first column, rows ldx apart. */
-    void (*lora_shrink)(const uint8_t *const *cells, uint32_t n_lines, const uint16_t *x,
-                        size_t ldx, unsigned m, bool first, lodge_lora_chains chains);
-    /* t of 8 ranks, row i at t + i * ldt. */
-    void (*lora_sum)(const lodge_lora_chains chains, unsigned m, float *t, size_t ldt);
+    /* Goes on with the chains, or begins them if `first`, over n_lines (even) of the rows of cells
+     * of `granules` (1 or 2) times 8 ranks of A; x is row 0's number for the first column, rows ldx
+     * apart. */
+    void (*lora_shrink)(const uint8_t *const *const cells[2], unsigned granules, uint32_t n_lines,
+                        const uint16_t *x, size_t ldx, unsigned m, bool first,
+                        lodge_lora_chains chains);
+    /* t of 8 ranks a granule, row i at t + i * ldt. */
+    void (*lora_sum)(const lodge_lora_chains chains, unsigned granules, unsigned m, float *t,
+                     size_t ldt);
     void (*lora_expand)(const struct lodge_lora_expand *e);
     /* gain NULL: y = fma(scale, acc, y), as lora_expand; else y = fma(g, scale * acc, fma(g - 1,
      * base, y)), where base (stride 32, as acc) holds W x. For i < m, j < n <= 32. */

@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* Rows of one shrink item: several calls, so that one adapter's long prompt still splits. */
-#define ITEM_ROWS (LODGE_LORA_ROWS * 8)
+#define ITEM_ROWS (LODGE_LORA_ROWS * 3)
 
 static const uint8_t *cell_at(const struct lodge_device *d, const struct lora_adapter *a,
                               uint32_t cell)
@@ -195,36 +195,46 @@ void lodge_cpu_lora_plan_head(struct lodge_device *d, const uint32_t *wanted, ui
 
 /* ---- shrink ---- */
 
-/* One granule for m rows: t[i * ldt + j], j < 8. */
+/* One or two granules for m rows: t[i * ldt + j], j < 8 or 16. */
 static void shrink_rows(const struct lodge_device *d, const struct lora_adapter *a,
-                        uint32_t first_cell, const uint16_t *x, size_t ldx, unsigned m, float *t,
-                        size_t ldt)
+                        uint32_t first_cell, uint32_t row_cells, unsigned granules,
+                        const uint16_t *x, size_t ldx, unsigned m, float *t, size_t ldt)
 {
     _Alignas(64) lodge_lora_chains chains;
-    const uint8_t *cells[LODGE_LORA_CELLS];
+    const uint8_t *cells[2][LODGE_LORA_CELLS];
+    const uint8_t *const *const rows[2] = {cells[0], cells[1]};
     const uint32_t most = LODGE_LORA_CELLS * LODGE_CELL_COLS;
     for (uint32_t at = 0; at < ldx; at += most) {
         uint32_t n = ldx - at < most ? (uint32_t)ldx - at : most;
-        for (uint32_t c = 0; c < lodge_lora_row_cells(n); c++)
-            cells[c] = cell_at(d, a, first_cell + at / LODGE_CELL_COLS + c);
-        d->k.lora_shrink(cells, n / 4, x + at, ldx, m, at == 0, chains);
+        for (unsigned g = 0; g < granules; g++)
+            for (uint32_t c = 0; c < lodge_lora_row_cells(n); c++)
+                cells[g][c] = cell_at(d, a, first_cell + g * row_cells + at / LODGE_CELL_COLS + c);
+        d->k.lora_shrink(rows, granules, n / 4, x + at, ldx, m, at == 0, chains);
     }
-    d->k.lora_sum(chains, m, t, ldt);
+    d->k.lora_sum(chains, granules, m, t, ldt);
 }
 
-/* Rows [from, to) of a span by one granule. */
+/* Rows [from, to) of a span by one or two granules. */
 static void shrink_item(const struct lodge_device *d, const struct lora_span *s,
                         const struct lodge_lora_place *p, uint32_t n_cols, uint32_t granule,
-                        uint32_t from, uint32_t to, const uint16_t *xb)
+                        unsigned granules, uint32_t from, uint32_t to, const uint16_t *xb)
 {
     const struct lora_adapter *a = &d->adapters[s->slot];
     size_t ldx = lodge_cpu_lora_stride(n_cols), ldt = a->width;
-    uint32_t first_cell = p->first_a + granule * lodge_lora_row_cells(n_cols);
+    uint32_t row_cells = lodge_lora_row_cells(n_cols);
     float *t = d->lora_t + s->t + t_offset(a, p) + granule * LODGE_CELL_RANKS;
     for (uint32_t i = from; i < to; i += LODGE_LORA_ROWS) {
         unsigned m = to - i < LODGE_LORA_ROWS ? to - i : LODGE_LORA_ROWS;
-        shrink_rows(d, a, first_cell, xb + (s->first + i) * ldx, ldx, m, t + i * ldt, ldt);
+        shrink_rows(d, a, p->first_a + granule * row_cells, row_cells, granules,
+                    xb + (s->first + i) * ldx, ldx, m, t + i * ldt, ldt);
     }
+}
+
+/* Granules of an item: two where rows are many, so that each row is loaded half as often; one where
+ * they are few and the bytes of A are what it takes, so that the workers share them evenly. */
+static unsigned granules_of(const struct lora_span *s, const struct lodge_lora_place *p, uint32_t g)
+{
+    return s->n > LODGE_LORA_ROWS && g + 1 < p->rank / LODGE_CELL_RANKS ? 2 : 1;
 }
 
 void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
@@ -236,12 +246,14 @@ void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
         const struct lora_span *s = &rows->spans[i];
         for (unsigned l = 0; l < n; l++) {
             const struct lodge_lora_place *p = place_of(&d->adapters[s->slot], linears[l]);
-            for (uint32_t g = 0; p && g < p->rank / LODGE_CELL_RANKS; g++)
+            for (uint32_t g = 0, n_g; p && g < p->rank / LODGE_CELL_RANKS; g += n_g) {
+                n_g = granules_of(s, p, g);
                 for (uint32_t from = 0; from < s->n; from += ITEM_ROWS) {
                     uint32_t to = s->n - from < ITEM_ROWS ? s->n : from + ITEM_ROWS;
                     if (turn++ % n_workers == worker)
-                        shrink_item(d, s, p, n_cols, g, from, to, xb);
+                        shrink_item(d, s, p, n_cols, g, n_g, from, to, xb);
                 }
+            }
         }
     }
     lodge_workers_barrier(d->workers);

@@ -86,14 +86,16 @@ static void shrink_row(const struct gains *g, uint32_t granule, double out[8])
 {
     _Alignas(64) lodge_lora_chains chains;
     float t[2][8];
+    const uint8_t *bytes;
+    const uint8_t *const *const rows[2] = {&bytes, &bytes};
     size_t ldx = lodge_cpu_lora_stride(g->n_cols);
     size_t cell = g->place->first_a + (size_t)granule * lodge_lora_row_cells(g->n_cols);
     for (size_t at = 0; at < ldx; at += LODGE_CELL_COLS, cell++) {
-        const uint8_t *bytes = g->image + cell * LODGE_CELL_BYTES;
+        bytes = g->image + cell * LODGE_CELL_BYTES;
         size_t n = ldx - at < LODGE_CELL_COLS ? ldx - at : LODGE_CELL_COLS;
-        g->d->k.lora_shrink(&bytes, (uint32_t)n / 4, g->halves + at, ldx, 2, at == 0, chains);
+        g->d->k.lora_shrink(rows, 1, (uint32_t)n / 4, g->halves + at, ldx, 2, at == 0, chains);
     }
-    g->d->k.lora_sum(chains, 2, t[0], 8);
+    g->d->k.lora_sum(chains, 1, 2, t[0], 8);
     for (uint32_t j = 0; j < 8; j++)
         out[j] = (double)t[0][j] + (double)t[1][j];
 }

@@ -313,31 +313,33 @@ static void attn(struct lodge_attn_call *c)
 
 /* ---- adapters ---- */
 
-static void lora_shrink(const uint8_t *const *cells, uint32_t n_lines, const uint16_t *x,
-                        size_t ldx, unsigned m, bool first, lodge_lora_chains chains)
+static void lora_shrink(const uint8_t *const *const cells[2], unsigned granules, uint32_t n_lines,
+                        const uint16_t *x, size_t ldx, unsigned m, bool first,
+                        lodge_lora_chains chains)
 {
     if (first)
         memset(chains, 0, m * sizeof *chains);
-    for (unsigned i = 0; i < m; i++)
+    for (unsigned i = 0; i < m * granules; i++) {
+        unsigned row = i / granules, g = i % granules;
         for (uint32_t l = 0; l < n_lines; l++)
             for (uint32_t lane = 0; lane < 16; lane++)
                 for (uint32_t odd = 2; odd-- > 0;) {
-                    const uint16_t *a = (const uint16_t *)(const void *)cells[l / 64];
-                    float *c = &chains[i][l % 4][lane];
+                    const uint16_t *a = (const uint16_t *)(const void *)cells[g][l / 64];
+                    float *c = &chains[row][g][l % 2][lane];
                     float w = lodge_bf16_float(a[(l % 64 * 16 + lane) * 2 + odd]);
-                    *c = fmaf(w, lodge_bf16_float(x[i * ldx + 4 * l + 2 * (lane % 2) + odd]), *c);
+                    *c = fmaf(w, lodge_bf16_float(x[row * ldx + 4 * l + 2 * (lane % 2) + odd]), *c);
                 }
+    }
 }
 
-static void lora_sum(const lodge_lora_chains chains, unsigned m, float *t, size_t ldt)
+static void lora_sum(const lodge_lora_chains chains, unsigned granules, unsigned m, float *t,
+                     size_t ldt)
 {
     for (unsigned i = 0; i < m; i++)
-        for (uint32_t j = 0; j < 8; j++) {
-            float s[2];
-            for (uint32_t h = 0; h < 2; h++)
-                s[h] = (chains[i][0][2 * j + h] + chains[i][1][2 * j + h]) +
-                       (chains[i][2][2 * j + h] + chains[i][3][2 * j + h]);
-            t[i * ldt + j] = s[0] + s[1];
+        for (uint32_t r = 0; r < granules * 8; r++) {
+            const float(*c)[16] = chains[i][r / 8];
+            uint32_t lane = r % 8 * 2;
+            t[i * ldt + r] = (c[0][lane] + c[1][lane]) + (c[0][lane + 1] + c[1][lane + 1]);
         }
 }
 

@@ -3,7 +3,11 @@
  * 16 columns of a row and rank. */
 #include "kernels/x86/vec.h"
 
-/* Rows of one pass over a cell, 4 chains each in registers. */
+/* Bytes that are fetched before they are used. Cells of a row mostly lie one after another; where
+ * they do not, what is fetched in vain is a kilobyte or two. */
+#define AHEAD 2048
+
+/* Rows of one pass over cells, 2 chains a granule each in registers. */
 #if LANES == 16
 #define SHRINK_ROWS 6
 #define SWITCH_SHRINK SWITCH_ROWS_6
@@ -12,58 +16,85 @@
 #define SWITCH_SHRINK SWITCH_ROWS_2
 #endif
 
-INLINE void shrink_rows(const uint8_t *const *cells, uint32_t n_lines, const uint16_t *x,
-                        size_t ldx, float (*chains)[4][16], const bool first, const uint32_t part,
-                        const unsigned m)
+INLINE void shrink_cell(const uint8_t *const cell[2], uint32_t n, const uint16_t *x, size_t ldx,
+                        vec acc[][2][2], const unsigned granules, const unsigned m)
 {
-    vec acc[SHRINK_ROWS][4];
+    const uint8_t *a = cell[0], *b = cell[granules - 1];
+    for (uint32_t l = 0; l < n; l += 2, a += 128, b += 128, x += 8) {
+#pragma GCC unroll 2
+        for (int q = 0; q < 2; q++) {
+            _mm_prefetch((const char *)a + q * 64 + AHEAD, _MM_HINT_T0);
+            pairs w0 = load_pairs(a + q * 64, UINT32_MAX), w1 = w0;
+            if (granules > 1) {
+                _mm_prefetch((const char *)b + q * 64 + AHEAD, _MM_HINT_T0);
+                w1 = load_pairs(b + q * 64, UINT32_MAX);
+            }
 #pragma GCC unroll 6
-    for (unsigned i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            acc[i][q] = first ? v_set(0) : v_load(&chains[i][q][part * LANES]);
-    for (; n_lines; cells++) {
-        uint32_t n = n_lines < 64 ? n_lines : 64;
-        const uint8_t *cell = *cells + part * LANES * 4;
-        n_lines -= n;
-        for (uint32_t l = 0; l < n; l += 4, cell += 256, x += 16) {
-#pragma GCC unroll 4
-            for (int q = 0; q < 4; q++) {
-                pairs w = load_pairs(cell + q * 64, UINT32_MAX);
-#pragma GCC unroll 6
-                for (unsigned i = 0; i < m; i++)
-                    acc[i][q] = dot_pairs(acc[i][q], w, load_quad(x + i * ldx + q * 4));
+            for (unsigned i = 0; i < m; i++) {
+                pairs v = load_quad(x + i * ldx + q * 4);
+                acc[i][0][q] = dot_pairs(acc[i][0][q], w0, v);
+                if (granules > 1)
+                    acc[i][1][q] = dot_pairs(acc[i][1][q], w1, v);
             }
         }
     }
-#pragma GCC unroll 6
-    for (unsigned i = 0; i < m; i++)
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v_store(&chains[i][q][part * LANES], acc[i][q]);
 }
 
-static void lora_shrink(const uint8_t *const *cells, uint32_t n_lines, const uint16_t *x,
-                        size_t ldx, unsigned m, bool first, lodge_lora_chains chains)
+INLINE void shrink_rows(const uint8_t *const *const cells[2], uint32_t n_lines, const uint16_t *x,
+                        size_t ldx, float (*chains)[2][2][16], const bool first,
+                        const uint32_t part, const unsigned granules, const unsigned m)
+{
+    vec acc[SHRINK_ROWS][2][2];
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (unsigned g = 0; g < granules; g++)
+#pragma GCC unroll 2
+            for (int q = 0; q < 2; q++)
+                acc[i][g][q] = first ? v_set(0) : v_load(&chains[i][g][q][part * LANES]);
+    for (uint32_t at = 0; at < n_lines; at += 64) {
+        uint32_t n = n_lines - at < 64 ? n_lines - at : 64;
+        const uint8_t *const cell[2] = {cells[0][at / 64] + part * LANES * 4,
+                                        cells[granules - 1][at / 64] + part * LANES * 4};
+        shrink_cell(cell, n, x + at * 4, ldx, acc, granules, m);
+    }
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+#pragma GCC unroll 2
+        for (unsigned g = 0; g < granules; g++)
+#pragma GCC unroll 2
+            for (int q = 0; q < 2; q++)
+                v_store(&chains[i][g][q][part * LANES], acc[i][g][q]);
+}
+
+static void lora_shrink(const uint8_t *const *const cells[2], unsigned granules, uint32_t n_lines,
+                        const uint16_t *x, size_t ldx, unsigned m, bool first,
+                        lodge_lora_chains chains)
 {
     for (unsigned i = 0; i < m; i += SHRINK_ROWS)
         for (uint32_t part = 0; part < VECS16; part++) {
             unsigned n = m - i < SHRINK_ROWS ? m - i : SHRINK_ROWS;
-#define CALL(rows) shrink_rows(cells, n_lines, x + i * ldx, ldx, chains + i, first, part, rows)
-            SWITCH_SHRINK(n, CALL)
+#define CALL(rows) shrink_rows(cells, n_lines, x + i * ldx, ldx, chains + i, first, part, 1, rows)
+#define CALL2(rows) shrink_rows(cells, n_lines, x + i * ldx, ldx, chains + i, first, part, 2, rows)
+            if (granules == 1) {
+                SWITCH_SHRINK(n, CALL)
+            } else {
+                SWITCH_SHRINK(n, CALL2)
+            }
 #undef CALL
+#undef CALL2
         }
 }
 
-static void lora_sum(const lodge_lora_chains chains, unsigned m, float *t, size_t ldt)
+static void lora_sum(const lodge_lora_chains chains, unsigned granules, unsigned m, float *t,
+                     size_t ldt)
 {
-    for (unsigned i = 0; i < m; i++) {
+    for (unsigned i = 0; i < m * granules; i++) {
+        const float *c = chains[i / granules][i % granules][0];
         vec s[VECS16];
-        for (uint32_t p = 0; p < VECS16; p++) {
-            const float *c = chains[i][0] + p * LANES;
-            s[p] = v_add(v_add(v_load(c), v_load(c + 16)), v_add(v_load(c + 32), v_load(c + 48)));
-        }
-        store_pair_sums(t + i * ldt, s);
+        for (uint32_t p = 0; p < VECS16; p++)
+            s[p] = v_add(v_load(c + p * LANES), v_load(c + 16 + p * LANES));
+        store_pair_sums(t + i / granules * ldt + i % granules * 8, s);
     }
 }
 

@@ -1,6 +1,6 @@
 /* What adapters add to a step of the CPU backend.
  *
- *   bench_lora MODEL [--isa RUNG] [--threads N] [--targets all|qv] [--runs N]
+ *   bench_lora MODEL [--isa RUNG] [--threads N] [--targets all|qv] [--runs N] [--case TEXT]
  *
  * Each case runs steps with and without adapters in turn and prints the medians. The floor is the
  * base step plus the larger of two times: the distinct adapters' bytes at the read rate of that
@@ -41,6 +41,7 @@ struct bench {
     uint32_t next_page, n_pages;
     size_t page_bytes;
     bool only_qv;
+    const char *only; /* cases whose name holds this; NULL: all */
     int runs;
     struct lodge_row rows[MAX_BATCH];
     struct lodge_row_adapter pairs[MAX_BATCH];
@@ -182,6 +183,8 @@ static void one_case(struct bench *b, const char *what, uint32_t n, uint32_t pos
     struct adapter *a[MAX_BATCH];
     double with[MAX_RUNS], without[MAX_RUNS], bytes = 0, shrink = 0, expand = 0;
     uint32_t first_page = b->next_page;
+    if (b->only && !strstr(what, b->only))
+        return;
     for (uint32_t i = 0; i < n_adapters; i++) {
         double s, x;
         a[i] = make_adapter(b, ranks[i]);
@@ -366,6 +369,8 @@ int main(int argc, char **argv)
             cfg.n_threads = (unsigned)atoi(argv[i + 1]);
         else if (strcmp(argv[i], "--targets") == 0)
             b.only_qv = strcmp(argv[i + 1], "qv") == 0;
+        else if (strcmp(argv[i], "--case") == 0)
+            b.only = argv[i + 1];
         else if (strcmp(argv[i], "--runs") == 0)
             b.runs = atoi(argv[i + 1]);
     b.runs = b.runs < 1 ? 1 : b.runs > MAX_RUNS ? MAX_RUNS : b.runs;
@@ -373,7 +378,7 @@ int main(int argc, char **argv)
     if (argc < 2 || open_all(&b, argv[1], &cfg, &model, &e)) {
         fprintf(stderr, "%s\n",
                 argc < 2 ? "usage: bench_lora MODEL [--isa RUNG] [--threads N] [--targets all|qv] "
-                           "[--runs N]"
+                           "[--runs N] [--case TEXT]"
                          : e.text);
         return 2;
     }
@@ -386,7 +391,8 @@ int main(int argc, char **argv)
     cfg.n_threads = 1;
     if (open_device(&b, argv[1], &cfg, &model, &e))
         die(e.text);
-    compare_items(&b);
+    if (!b.only || strstr("items", b.only))
+        compare_items(&b);
     b.backend->close(b.device);
     lodge_model_close(model);
     lodge_workers_destroy(b.readers);
