@@ -98,6 +98,30 @@ static void lora_sum(const lodge_lora_chains chains, unsigned granules, unsigned
     }
 }
 
+/* y = fma(scale, acc, y). Whole blocks without masks: what is stored by a mask cannot be forwarded
+ * to the loads that follow. */
+INLINE void add_rows(const struct lodge_lora_expand *e, unsigned first, const uint32_t part,
+                     vec acc[][2], const unsigned m)
+{
+    float *y = e->y + first * e->ld + part * LANES;
+    vec s = v_set(e->scale);
+    if (e->n_cols == 32) {
+#pragma GCC unroll 12
+        for (unsigned i = 0; i < m; i++, y += e->ld) {
+            v_store(y, v_fma(s, acc[i][0], v_load(y)));
+            v_store(y + 16, v_fma(s, acc[i][1], v_load(y + 16)));
+        }
+        return;
+    }
+    uint32_t left0 = left_of(e->n_cols, part * LANES),
+             left1 = left_of(e->n_cols, 16 + part * LANES);
+#pragma GCC unroll 12
+    for (unsigned i = 0; i < m; i++, y += e->ld) {
+        v_store_tail(y, left0, v_fma(s, acc[i][0], v_load_tail(y, left0)));
+        v_store_tail(y + 16, left1, v_fma(s, acc[i][1], v_load_tail(y + 16, left1)));
+    }
+}
+
 INLINE void expand_rows(const struct lodge_lora_expand *e, unsigned first, const uint32_t part,
                         const unsigned m)
 {
@@ -131,15 +155,7 @@ INLINE void expand_rows(const struct lodge_lora_expand *e, unsigned first, const
         }
         return;
     }
-    uint32_t left0 = left_of(e->n_cols, part * LANES),
-             left1 = left_of(e->n_cols, 16 + part * LANES);
-    float *y = e->y + first * e->ld + part * LANES;
-#pragma GCC unroll 12
-    for (unsigned i = 0; i < m; i++, y += e->ld) {
-        vec s = v_set(e->scale);
-        v_store_tail(y, left0, v_fma(s, acc[i][0], v_load_tail(y, left0)));
-        v_store_tail(y + 16, left1, v_fma(s, acc[i][1], v_load_tail(y + 16, left1)));
-    }
+    add_rows(e, first, part, acc, m);
 }
 
 static void lora_expand(const struct lodge_lora_expand *e)
