@@ -17,11 +17,6 @@ static size_t place_a(uint32_t rank, uint32_t column)
     return ((column / 4 * 8 + rank) * 2 + column % 4 / 2) * 2 + column % 2;
 }
 
-static size_t place_b(uint32_t rank, uint32_t output)
-{
-    return ((output / 32 * 8 + rank) * 16 + output % 16) * 2 + output % 32 / 16;
-}
-
 float lodge_cpu_lora_a(const uint8_t *cell, uint32_t rank, uint32_t column)
 {
     uint16_t bits;
@@ -29,6 +24,7 @@ float lodge_cpu_lora_a(const uint8_t *cell, uint32_t rank, uint32_t column)
     return lodge_bf16_float(bits);
 }
 
+/* Four columns of a rank lie side by side in a line. */
 static void pack_a(const struct lodge_lora_target *t, uint32_t n_cols, uint8_t *image,
                    uint32_t first)
 {
@@ -36,23 +32,35 @@ static void pack_a(const struct lodge_lora_target *t, uint32_t n_cols, uint8_t *
     for (uint32_t r = 0; r < t->rank; r++) {
         const uint16_t *row = t->a + (size_t)r * n_cols;
         for (uint32_t c = 0; c < row_cells; c++) {
-            uint16_t *cell = cell_of(image, first + r / 8 * row_cells + c);
-            uint32_t n = n_cols - c * 256 < 256 ? n_cols - c * 256 : 256;
-            for (uint32_t k = 0; k < n; k++)
-                cell[place_a(r % 8, k)] = row[c * 256 + k];
+            uint16_t *cell = cell_of(image, first + r / 8 * row_cells + c) + place_a(r % 8, 0);
+            uint32_t n = n_cols - c * 256 < 256 ? n_cols - c * 256 : 256, k = 0;
+            for (; k + 4 <= n; k += 4)
+                memcpy(cell + k * 8, row + c * 256 + k, 4 * sizeof *row);
+            memcpy(cell + k * 8, row + c * 256 + k, (n - k) * sizeof *row);
         }
     }
+}
+
+/* One block of 32 outputs by 8 ranks; the matrix has n_ranks and n_outputs of them from here on. */
+static void pack_block(const uint16_t *b, size_t ld, uint32_t n_outputs, uint32_t n_ranks,
+                       uint16_t *block)
+{
+    uint32_t ranks = n_ranks < 8 ? n_ranks : 8, outputs = n_outputs < 32 ? n_outputs : 32;
+    for (uint32_t o = 0; o < outputs; o++)
+        for (uint32_t r = 0; r < ranks; r++)
+            block[r * 32 + o % 16 * 2 + o / 16] = b[o * ld + r];
 }
 
 static void pack_b(const struct lodge_lora_target *t, uint32_t n_outputs, uint8_t *image,
                    uint32_t first)
 {
     uint32_t row_cells = lodge_lora_row_cells(n_outputs);
-    for (uint32_t o = 0; o < n_outputs; o++) {
-        const uint16_t *row = t->b + (size_t)o * t->rank;
-        for (uint32_t r = 0; r < t->rank; r++)
-            cell_of(image, first + r / 8 * row_cells + o / 256)[place_b(r % 8, o % 256)] = row[r];
-    }
+    for (uint32_t r = 0; r < t->rank; r += 8)
+        for (uint32_t o = 0; o < n_outputs; o += 32) {
+            uint16_t *cell = cell_of(image, first + r / 8 * row_cells + o / 256);
+            pack_block(t->b + (size_t)o * t->rank + r, t->rank, n_outputs - o, t->rank - r,
+                       cell + o % 256 / 32 * 256);
+        }
 }
 
 /* ---- DoRA: g = m / |W + s B A|, row by row ---- */
