@@ -46,6 +46,7 @@ struct lodge_engine {
     struct lodge_buf raw;      /* scratch: detokenised */
     struct lodge_buf messages; /* taken from the inbox */
     bool any_event;
+    uint64_t last_step_ns;
     double token_ns; /* of a prompt token lately; 0: not known */
 
     pthread_t thread;

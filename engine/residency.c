@@ -8,8 +8,10 @@
 #define MAX_UPLOADS 4u
 /* Reads from the disk that are asked for in one plan. */
 #define MAX_ASKED 8u
-/* Copied between two steps: about 0.1 ms; and when nothing runs. */
+/* Copied between two steps: at least about 0.1 ms worth, else a sixteenth of a step's time at a
+ * rate that memory has at worst; and when nothing runs. */
 #define SLICE_BYTES ((size_t)1 << 20)
+#define SLICE_BYTES_PER_NS (3.0 / 16)
 #define IDLE_SLICE_BYTES ((size_t)64 << 20)
 
 struct lodge_residency {
@@ -302,10 +304,18 @@ static void bury_dead(struct lodge_residency *r)
     }
 }
 
-bool lodge_residency_turn(struct lodge_residency *r, bool busy)
+static size_t slice_bytes(uint64_t step_ns)
+{
+    size_t bytes = (size_t)((double)step_ns * SLICE_BYTES_PER_NS);
+    if (!step_ns || bytes > IDLE_SLICE_BYTES)
+        return IDLE_SLICE_BYTES;
+    return bytes > SLICE_BYTES ? bytes : SLICE_BYTES;
+}
+
+bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns)
 {
     const struct lodge_adapters *a = r->adapters;
-    size_t left = (busy ? SLICE_BYTES : IDLE_SLICE_BYTES) / LODGE_CELL_BYTES;
+    size_t left = slice_bytes(step_ns) / LODGE_CELL_BYTES;
     bury_dead(r);
     bool any = r->n_uploads > 0;
     while (r->n_uploads && left) {

@@ -41,9 +41,10 @@ void lodge_residency_on_upload(struct lodge_residency *r, lodge_residency_charge
 void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_residency_cost *c);
 void lodge_residency_get_stats(const struct lodge_residency *r, struct lodge_residency_stats *out);
 
-/* Between two steps: fills some pages (more when the engine is not busy), gives back what nobody
- * refers to. True when there was something to fill. */
-bool lodge_residency_turn(struct lodge_residency *r, bool busy);
+/* Between two steps: fills some pages, within a small part of `step_ns`, the time of the last step
+ * (0: nothing runs, then as much as there is), and gives back what nobody refers to. True when
+ * there was something to fill. */
+bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns);
 /* A plan begins: its uploads may take this many of the available pages, the rest is promised. */
 void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages);
 

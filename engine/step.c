@@ -143,6 +143,7 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     st->step_ns += res->end_ns - res->begin_ns;
     st->adapter_rank_bytes = adapter_bytes(en, st->n_steps);
     double ns = (double)(res->end_ns - res->begin_ns);
+    en->last_step_ns = res->end_ns - res->begin_ns + 1;
     learn_costs(en, s->n_tokens, ns);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)

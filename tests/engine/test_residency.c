@@ -325,7 +325,7 @@ static void turn(struct lab *l)
     for (uint32_t i = 0; i < VERSIONS; i++)
         gone[i] = l->versions[i] && !l->versions[i]->refs &&
                   l->versions[i]->image_state != LODGE_IMAGE_QUEUED;
-    lodge_residency_turn(l->residency, test_once_in(&l->rnd, 2));
+    lodge_residency_turn(l->residency, test_below(&l->rnd, 3) * 1000000u);
     for (uint32_t i = 0; i < VERSIONS; i++)
         if (gone[i]) {
             l->versions[i] = NULL;
@@ -411,7 +411,7 @@ static void close_lab(struct lab *l)
             lodge_adapter_version_unref(l->versions[i]);
     while (l->adapters.first)
         load_one(l);
-    lodge_residency_turn(l->residency, false);
+    lodge_residency_turn(l->residency, 0);
     TEST_CHECK(!l->pool.n_adapter);
     lodge_residency_destroy(l->residency);
     lodge_adapters_finish(&l->adapters);
