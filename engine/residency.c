@@ -79,6 +79,15 @@ static void set_type(struct lodge_residency *r, const struct lodge_adapter_versi
             lodge_pool_idle(r->pool, v->pages[i]);
 }
 
+/* Gives back the first `n` pages of a version that nobody uses. */
+static void give_back(struct lodge_residency *r, const struct lodge_adapter_version *v, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        lodge_pool_idle(r->pool, v->pages[i]);
+        lodge_pool_drop(r->pool, v->pages[i]);
+    }
+}
+
 static void link_version(struct lodge_residency *r, struct lodge_adapter_version *v)
 {
     v->prev = NULL;
@@ -135,6 +144,12 @@ static double block_value(const struct lodge_residency *r)
     return r->cost.token * r->prefix->page_tokens / r->prefix->n_groups;
 }
 
+static void raise_floor(struct lodge_residency *r, double value)
+{
+    if (value > r->prefix->floor)
+        r->prefix->floor = value;
+}
+
 /* The idle adapter of the least value; with `spare_wanted` not one that this plan asked for. */
 static struct lodge_adapter_version *cheapest(const struct lodge_residency *r, bool spare_wanted)
 {
@@ -151,17 +166,18 @@ static bool evict(struct lodge_residency *r, bool spare_wanted)
 {
     struct lodge_adapter_version *v = cheapest(r, spare_wanted);
     double aged;
-    bool block = lodge_prefix_oldest(r->prefix, &aged);
-    if (block && (!v || aged + block_value(r) <= v->value)) {
-        r->prefix->floor =
-            aged + block_value(r) > r->prefix->floor ? aged + block_value(r) : r->prefix->floor;
-        return lodge_prefix_evict(r->prefix);
+    if (lodge_prefix_oldest(r->prefix, &aged)) {
+        double value = aged + block_value(r);
+        if (!v || value <= v->value) {
+            raise_floor(r, value);
+            return lodge_prefix_evict(r->prefix);
+        }
     }
     if (!v)
         return false;
     if (lodge_prefix_evict_owner(r->prefix, v->number))
         return true; /* of no use without the adapter, so they go first */
-    r->prefix->floor = v->value > r->prefix->floor ? v->value : r->prefix->floor;
+    raise_floor(r, v->value);
     r->stats.n_evictions++;
     drop(r, v);
     return true;
@@ -179,10 +195,7 @@ static bool take_pages(struct lodge_residency *r, struct lodge_adapter_version *
     for (uint32_t i = 0; i < v->info.n_pages; i++) {
         while ((v->pages[i] = lodge_pool_take(r->pool, LODGE_PAGE_ADAPTER)) == UINT32_MAX)
             if (!evict(r, true)) {
-                while (i-- > 0) {
-                    lodge_pool_idle(r->pool, v->pages[i]);
-                    lodge_pool_drop(r->pool, v->pages[i]);
-                }
+                give_back(r, v, i);
                 return false;
             }
     }
@@ -200,9 +213,7 @@ static bool begin_upload(struct lodge_residency *r, struct lodge_adapter_version
     r->spare -= v->info.n_pages;
     if (a->backend->adapter_open(a->device, &v->layout, v->pages, v->info.n_pages, &v->slot,
                                  NULL)) {
-        set_type(r, v, false);
-        for (uint32_t i = 0; i < v->info.n_pages; i++)
-            lodge_pool_drop(r->pool, v->pages[i]);
+        give_back(r, v, v->info.n_pages);
         return false;
     }
     v->state = LODGE_UPLOADING;

@@ -99,9 +99,8 @@ static uint32_t pages_held(const struct lodge_engine *en, const struct lodge_seq
 }
 
 #define PROMPT_STEP_TOKENS 64u /* a step of so many tokens is bound by their number */
-#define COPY_BYTES_PER_NS                                                                          \
-    8.0 /* memory to memory, and files in the page cache, packing included                         \
-         */
+/* Memory to memory, and files in the page cache with packing. */
+#define COPY_BYTES_PER_NS 8.0
 #define LOAD_BYTES_PER_NS 0.5
 
 /* What getting back a page of keys or of an adapter costs, for eviction. The price of a token is
