@@ -1,3 +1,5 @@
+/* The registry, the host cache and the loader's thread share one lock and one version's life, so
+ * they stand together; what reads the files is adapters/, what fills the pages residency.c. */
 #include "engine/adapters.h"
 
 #include "base/clock.h"
@@ -377,7 +379,7 @@ struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *
 }
 
 void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_version *v,
-                           uint8_t *image, const struct lodge_error *e)
+                           uint8_t *image, bool failed)
 {
     pthread_mutex_lock(&a->lock);
     v->image_state = LODGE_IMAGE_NONE;
@@ -385,9 +387,8 @@ void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_versio
         v->n_pins++; /* not the first to leave: somebody waits for it */
         put_image(a, v, image);
         v->n_pins--;
-    } else if (e) {
+    } else if (failed) {
         v->image_state = LODGE_IMAGE_FAILED;
-        v->error = *e;
     }
     if (!v->refs) {
         v->queued = a->dead;
@@ -413,7 +414,7 @@ static void load(struct lodge_adapters *a, struct lodge_adapter_version *v)
         a->load_seconds += (double)(lodge_now_ns() - begin) * 1e-9;
         pthread_mutex_unlock(&a->lock);
     }
-    lodge_adapters_loaded(a, v, image, needed ? &e : NULL);
+    lodge_adapters_loaded(a, v, image, needed && !image);
 }
 
 static void *loader_main(void *arg)
@@ -474,13 +475,10 @@ void lodge_adapters_unpin(struct lodge_adapters *a, struct lodge_adapter_version
     pthread_mutex_unlock(&a->lock);
 }
 
-bool lodge_adapters_failed(struct lodge_adapters *a, struct lodge_adapter_version *v,
-                           struct lodge_error *e)
+bool lodge_adapters_failed(struct lodge_adapters *a, struct lodge_adapter_version *v)
 {
     pthread_mutex_lock(&a->lock);
     bool failed = v->image_state == LODGE_IMAGE_FAILED;
-    if (failed && e)
-        *e = v->error;
     pthread_mutex_unlock(&a->lock);
     return failed;
 }

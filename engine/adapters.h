@@ -23,7 +23,7 @@ enum lodge_image_state {
     LODGE_IMAGE_NONE,
     LODGE_IMAGE_QUEUED, /* for the loader, or in its hands */
     LODGE_IMAGE_HERE,
-    LODGE_IMAGE_FAILED, /* the files changed or are gone: `error` says why */
+    LODGE_IMAGE_FAILED, /* the files changed or are gone; the log says why */
 };
 
 enum lodge_resident_state { LODGE_ABSENT, LODGE_UPLOADING, LODGE_RESIDENT };
@@ -52,7 +52,6 @@ struct lodge_adapter_version {
     uint32_t n_pins;                             /* users of the image */
     struct lodge_adapter_version *newer, *older; /* of those with an image */
     struct lodge_adapter_version *queued;        /* next for the loader, or among the dead */
-    struct lodge_error error;
 
     /* The engine thread's (residency.c). */
     enum lodge_resident_state state;
@@ -121,10 +120,9 @@ bool lodge_adapters_register(struct lodge_adapters *a, struct lodge_adapter_vers
 
 /* The next version whose image is wanted, taken out of the queue; NULL when none is. */
 struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *a);
-/* Its image was read (taken over), or not: then `e` says why (NULL: nobody refers to it any more).
- */
+/* Its image was read (taken over), or not: then `failed`, or nobody refers to it any more. */
 void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_version *v,
-                           uint8_t *image, const struct lodge_error *e);
+                           uint8_t *image, bool failed);
 
 /* ---- for the engine thread ---- */
 
@@ -134,9 +132,8 @@ struct lodge_adapter_version *lodge_adapters_find(struct lodge_adapters *a, uint
  * for it (unless it failed). */
 const uint8_t *lodge_adapters_pin(struct lodge_adapters *a, struct lodge_adapter_version *v);
 void lodge_adapters_unpin(struct lodge_adapters *a, struct lodge_adapter_version *v);
-/* Whether reading it again failed, with the reason. */
-bool lodge_adapters_failed(struct lodge_adapters *a, struct lodge_adapter_version *v,
-                           struct lodge_error *e);
+/* Whether reading it again failed; the log has the reason. */
+bool lodge_adapters_failed(struct lodge_adapters *a, struct lodge_adapter_version *v);
 /* The next version without references, taken out of the registry; the caller gives its pages back
  * and ends it by lodge_adapters_bury. */
 struct lodge_adapter_version *lodge_adapters_take_dead(struct lodge_adapters *a);

@@ -263,7 +263,7 @@ bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
         ready = false;
         if (v->state == LODGE_ABSENT)
             bring(r, q, v);
-        if (lodge_adapters_failed(r->adapters, v, NULL))
+        if (lodge_adapters_failed(r->adapters, v))
             r->lost = q->req->adapter_lost = true;
     }
     return ready;

@@ -142,13 +142,12 @@ static void new_version(struct lab *l, uint32_t i)
 /* The loader answers one wish, perhaps badly. */
 static void load_one(struct lab *l)
 {
-    struct lodge_error e = {.code = LODGE_ERR_FORMAT, .text = "changed"};
     struct lodge_adapter_version *v = lodge_adapters_next_wanted(&l->adapters);
     if (!v)
         return;
     bool fails = test_once_in(&l->rnd, 40);
     lodge_adapters_loaded(&l->adapters, v, v->refs && !fails ? make_image(v) : NULL,
-                          v->refs ? &e : NULL);
+                          v->refs && fails);
 }
 
 /* ---- sequences ---- */
