@@ -10,7 +10,6 @@ static const struct admin_column columns[] = {
     {"CREATED", "created_at", AS_TIME},
 };
 #define N_COLUMNS (sizeof columns / sizeof *columns)
-static const struct admin_column deleted[] = {{"REMOVED", "id", AS_TEXT}};
 
 static int list(struct admin *a, struct lodge_error *e)
 {
@@ -49,16 +48,7 @@ static int replace(struct admin *a, struct lodge_error *e)
 
 static int drop(struct admin *a, struct lodge_error *e)
 {
-    char tail[600];
-    json_t *reply;
-    int err = admin_tail(tail, sizeof tail, "/adapters/", a->args[1], "", e);
-    if (!err)
-        err = admin_find_project(a, e);
-    if (!err)
-        err = admin_delete(a, tail, &reply, e);
-    if (!err)
-        admin_print(a, reply, deleted, 1);
-    return err;
+    return admin_end_item(a, "/adapters/", "REMOVED", e);
 }
 
 /* The other tenant by name or id, as the first is found. */

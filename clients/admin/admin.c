@@ -144,6 +144,21 @@ int admin_find_project(struct admin *a, struct lodge_error *e)
     return err;
 }
 
+int admin_end_item(struct admin *a, const char *before, const char *title, struct lodge_error *e)
+{
+    const struct admin_column deleted = {title, "id", AS_TEXT};
+    char tail[600];
+    json_t *reply;
+    int err = admin_tail(tail, sizeof tail, before, a->args[1], "", e);
+    if (!err)
+        err = admin_find_project(a, e);
+    if (!err)
+        err = admin_delete(a, tail, &reply, e);
+    if (!err)
+        admin_print(a, reply, &deleted, 1);
+    return err;
+}
+
 int admin_duration(const char *flag, const char *text, int64_t *out, struct lodge_error *e)
 {
     static const struct {

@@ -78,5 +78,7 @@ struct admin_column {
 };
 void admin_print(const struct admin *a, json_t *reply, const struct admin_column *columns,
                  uint32_t n_columns);
+/* DELETE of the project args[0]'s item `before` + args[1]; prints the id it had under `title`. */
+int admin_end_item(struct admin *a, const char *before, const char *title, struct lodge_error *e);
 
 #endif

@@ -29,7 +29,6 @@ static const struct admin_column fresh_columns[] = {
     {"KEY (shown once)", "value", AS_TEXT},
     {"EXPIRES", "expires_at", AS_TIME},
 };
-static const struct admin_column deleted[] = {{"REVOKED", "id", AS_TEXT}};
 
 static int list(struct admin *a, struct lodge_error *e)
 {
@@ -90,16 +89,7 @@ static int rotate(struct admin *a, struct lodge_error *e)
 
 static int end_key(struct admin *a, struct lodge_error *e)
 {
-    char tail[300];
-    json_t *reply;
-    int err = admin_tail(tail, sizeof tail, "/api_keys/", a->args[1], "", e);
-    if (!err)
-        err = admin_find_project(a, e);
-    if (!err)
-        err = admin_delete(a, tail, &reply, e);
-    if (!err)
-        admin_print(a, reply, deleted, 1);
-    return err;
+    return admin_end_item(a, "/api_keys/", "REVOKED", e);
 }
 
 static const struct admin_verb verbs[] = {
