@@ -57,6 +57,9 @@ struct lodge_adapter_base {
 struct lodge_adapter_limits {
     uint64_t max_file_bytes; /* 0: 16 GiB */
     uint32_t max_rank;       /* 0: LODGE_MAX_RANK */
+    /* Called between pieces of work of about 0.1 ms, so that the caller can yield; or NULL. */
+    void (*rest)(void *cookie);
+    void *cookie;
 };
 
 /* An adapter in memory, in the plan's row order, bf16. */
@@ -70,6 +73,7 @@ struct lodge_adapter {
                                or NULL */
     char warning[256];      /* "" or what an operator should know */
     struct lodge_arena _arena;
+    void *_bytes; /* of the file, malloc'ed: matrices that need no conversion lie there */
 };
 
 /* Reads a directory or a GGUF file. `name` is what texts call it. On error nothing is left. Files

@@ -75,22 +75,43 @@ static bool store_row(const float *row, uint64_t n, uint16_t *out, uint64_t stri
     return largest < BF16_INF;
 }
 
-/* The usual case, a matrix that is stored as it is wanted: one pass over all of it. False when it
- * is not, or holds what is refused; the way by rows then says what. */
-static bool copy_bf16(const struct lodge_adapter_tensor *t, uint16_t *out)
+/* A matrix of the adapter, and the largest of its absolute values. */
+struct matrix {
+    const uint16_t *data;
+    float largest;
+};
+
+static uint16_t largest_of(const uint16_t *x, uint64_t n)
 {
-    uint64_t n = t->n_rows * t->n_cols;
     uint16_t largest = 0;
-    if (t->format != LODGE_FMT_BF16)
-        return false;
-    memcpy(out, t->data, n * sizeof *out);
     for (uint64_t i = 0; i < n; i++) {
-        uint16_t size = out[i] & 0x7FFF;
-        out[i] =
-            size < 0x80 ? out[i] & 0x8000 : out[i]; /* subnormals become 0, as to_bf16 has it */
-        largest = size > largest ? size : largest;
+        uint16_t h = x[i] & 0x7FFF;
+        largest = h > largest ? h : largest;
     }
-    return largest < BF16_INF;
+    return largest;
+}
+
+static bool has_subnormals(const uint16_t *x, uint64_t n)
+{
+    uint16_t any = 0;
+    for (uint64_t i = 0; i < n; i++)
+        any |= (uint16_t)((uint16_t)((x[i] & 0x7FFF) - 1) < 0x7F);
+    return any;
+}
+
+/* The usual case, a matrix that is stored as it is wanted, stays where it is. False when it is not
+ * so, or holds what is refused; the way by rows then says what. */
+static bool use_in_place(const struct lodge_adapter_tensor *t, struct matrix *out)
+{
+    const uint16_t *x = (const uint16_t *)(const void *)t->data;
+    uint64_t n = t->n_rows * t->n_cols;
+    if (t->format != LODGE_FMT_BF16 || (uintptr_t)t->data % sizeof *x)
+        return false;
+    uint16_t largest = largest_of(x, n);
+    if (largest >= BF16_INF || has_subnormals(x, n))
+        return false;
+    *out = (struct matrix){x, from_bf16(largest)};
+    return true;
 }
 
 /* Row of the plan that stored row i is: hf[j * d/2 + i] = gguf[2i + j] inside each head. */
@@ -117,15 +138,14 @@ static int no_memory(const struct lodge_adapter_reading *r)
 
 /* A as (rank, inputs). */
 static int convert_a(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
-                     float *row, const uint16_t **out)
+                     float *row, struct matrix *out)
 {
     const struct lodge_adapter_tensor *s = &t->a;
+    if (!t->a_transposed && use_in_place(s, out))
+        return 0;
     uint16_t *a = room(&r->adapter->_arena, s->n_rows * s->n_cols, sizeof *a);
     if (!a)
         return no_memory(r);
-    *out = a;
-    if (!t->a_transposed && copy_bf16(s, a))
-        return 0;
     for (uint64_t i = 0; i < s->n_rows; i++) {
         int err = decode_row(r, s, i, row);
         if (err)
@@ -135,20 +155,20 @@ static int convert_a(struct lodge_adapter_reading *r, const struct lodge_adapter
         if (!ok)
             return refuse_value(r, s, i, "a number beyond bf16");
     }
+    *out = (struct matrix){a, from_bf16(largest_of(a, s->n_rows * s->n_cols))};
     return 0;
 }
 
 /* B as (outputs, rank) in the plan's order. */
 static int convert_b(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
-                     float *row, const uint16_t **out)
+                     float *row, struct matrix *out)
 {
     const struct lodge_adapter_tensor *s = &t->b;
+    if (!t->in_pairs && use_in_place(s, out))
+        return 0;
     uint16_t *b = room(&r->adapter->_arena, s->n_rows * s->n_cols, sizeof *b);
     if (!b)
         return no_memory(r);
-    *out = b;
-    if (!t->in_pairs && copy_bf16(s, b))
-        return 0;
     for (uint64_t i = 0; i < s->n_rows; i++) {
         int err = decode_row(r, s, i, row);
         if (err)
@@ -156,6 +176,7 @@ static int convert_b(struct lodge_adapter_reading *r, const struct lodge_adapter
         if (!store_row(row, s->n_cols, b + plan_row(t, i) * s->n_cols, 1))
             return refuse_value(r, s, i, "a number beyond bf16");
     }
+    *out = (struct matrix){b, from_bf16(largest_of(b, s->n_rows * s->n_cols))};
     return 0;
 }
 
@@ -187,19 +208,14 @@ static int set_scale(const struct lodge_adapter_reading *r, const struct lodge_a
                       r->tensors_where, t->a.name, t->alpha);
 }
 
-/* Largest |s (B A)| and |s c| that the target can add to a weight or an output, from above. */
+/* Largest |s (B A)| and |s c| that the target can add to a weight or an output, from above: row by
+ * row of B. */
 static double bound_delta(const struct lodge_lora_target *t, uint64_t n_in, uint64_t n_out,
                           double *largest_a)
 {
     double bound = 0;
-    for (uint32_t k = 0; k < t->rank; k++) {
-        uint16_t m = 0;
-        for (uint64_t i = 0; i < n_in; i++) {
-            uint16_t h = t->a[k * n_in + i] & 0x7FFF;
-            m = h > m ? h : m;
-        }
-        largest_a[k] = from_bf16(m);
-    }
+    for (uint32_t k = 0; k < t->rank; k++)
+        largest_a[k] = (double)from_bf16(largest_of(t->a + k * n_in, n_in));
     for (uint64_t i = 0; i < n_out; i++) {
         double sum = 0;
         for (uint32_t k = 0; k < t->rank; k++)
@@ -220,12 +236,15 @@ struct scratch {
 static int convert_entry(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
                          struct scratch *s, struct lodge_lora_target *out, bool *effect)
 {
+    struct matrix a = {0}, b = {0};
     *out = (struct lodge_lora_target){.rank = t->rank};
     int err = set_scale(r, t, &out->scale);
     if (!err)
-        err = convert_a(r, t, s->row, &out->a);
+        err = convert_a(r, t, s->row, &a);
     if (!err)
-        err = convert_b(r, t, s->row, &out->b);
+        err = convert_b(r, t, s->row, &b);
+    out->a = a.data;
+    out->b = b.data;
     if (!err)
         err = convert_vector(r, t, &t->magnitude, s->row, &out->magnitude);
     if (!err)
@@ -233,7 +252,10 @@ static int convert_entry(struct lodge_adapter_reading *r, const struct lodge_ada
     if (err)
         return err;
     uint64_t n_in = t->a_transposed ? t->a.n_rows : t->a.n_cols;
-    double bound = bound_delta(out, n_in, t->b.n_rows, s->largest_a);
+    /* What the largest values of both allow is far below the limit as a rule, and costs nothing. */
+    double bound = (double)a.largest * (double)b.largest * t->rank * fabs((double)out->scale);
+    if (bound > MAX_DELTA || bound == 0 || out->offset)
+        bound = bound_delta(out, n_in, t->b.n_rows, s->largest_a);
     if (bound > MAX_DELTA)
         return lodge_fail(r->e, LODGE_ERR_FORMAT,
                           "%s: scale times '%s' times '%s' may reach %g, expected at most %g; the "
@@ -336,6 +358,7 @@ int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
         if (err)
             return err;
         any |= effect;
+        lodge_adapter_rest(&r->limits);
         n += split(&r->entries[i], &whole, &made[n]);
     }
     if (!any)

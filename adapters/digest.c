@@ -29,9 +29,10 @@ static void hash_target(const struct lodge_lora_target *t, const struct lodge_ad
         lodge_sha256(t->offset, (size_t)n->n_out * sizeof(float), &r->offset);
 }
 
-int lodge_adapter_make_digest(struct lodge_adapter *a, const struct lodge_adapter_extent *extents,
-                              struct lodge_error *e)
+int lodge_adapter_make_digest(struct lodge_adapter_reading *reading,
+                              const struct lodge_adapter_extent *extents)
 {
+    struct lodge_adapter *a = reading->adapter;
     struct lodge_buf all;
     lodge_buf_init(&all, SIZE_MAX);
     lodge_buf_append(&all, domain, sizeof domain);
@@ -40,13 +41,14 @@ int lodge_adapter_make_digest(struct lodge_adapter *a, const struct lodge_adapte
         struct target_record r;
         hash_target(&a->lora.targets[i], &extents[i], &r);
         lodge_buf_append(&all, &r, sizeof r);
+        lodge_adapter_rest(&reading->limits);
     }
     /* It changes prompts, and so replies. */
     if (a->chat_template)
         lodge_buf_append(&all, a->chat_template, strlen(a->chat_template) + 1);
     if (!all.failed)
         lodge_sha256(all.data, all.n, &a->digest);
-    int err = all.failed ? lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a digest") : 0;
+    int err = all.failed ? lodge_fail(reading->e, LODGE_ERR_NOMEM, "no memory for a digest") : 0;
     lodge_buf_finish(&all);
     return err;
 }

@@ -73,16 +73,19 @@ int lodge_adapter_check_entries(struct lodge_adapter_reading *r);
 int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
                                struct lodge_adapter_extent **extents);
 /* Step 10: SHA-256 of the targets and the chat template. */
-int lodge_adapter_make_digest(struct lodge_adapter *a, const struct lodge_adapter_extent *extents,
-                              struct lodge_error *e);
+int lodge_adapter_make_digest(struct lodge_adapter_reading *r,
+                              const struct lodge_adapter_extent *extents);
 
-/* One reading over bytes in memory: `config` NULL means that `tensors` is a GGUF adapter. */
+/* One reading over bytes in memory: `config` NULL means that `tensors` is a GGUF adapter. The
+ * adapter points into `tensors`, which must outlive it. */
 int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,
                              const struct lodge_adapter_file *tensors, const char *chat_template,
                              const struct lodge_adapter_base *base,
                              const struct lodge_adapter_limits *limits, struct lodge_adapter **out,
                              struct lodge_error *e);
 
+/* A piece of work is done. */
+void lodge_adapter_rest(const struct lodge_adapter_limits *limits);
 /* Adds a sentence to the warning; what does not fit is cut. */
 void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

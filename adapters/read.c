@@ -18,7 +18,16 @@
 #define MAX_TEXT 1024u
 #define DEFAULT_FILE_BYTES ((uint64_t)16 << 30)
 
+/* Of a file, read at once. */
+#define PIECE_BYTES ((size_t)256 << 10)
+
 /* ---- helpers of all parts ---- */
+
+void lodge_adapter_rest(const struct lodge_adapter_limits *limits)
+{
+    if (limits->rest)
+        limits->rest(limits->cookie);
+}
 
 void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
 {
@@ -102,6 +111,7 @@ struct place {
     bool directory;
     bool confined; /* links of the directory may not lead out of it */
     const char *path;
+    const struct lodge_adapter_limits *limits;
     struct lodge_error *e;
 };
 
@@ -118,10 +128,11 @@ static void content_finish(struct content *c)
     *c = (struct content){0};
 }
 
-static int place_open(struct place *p, const char *path, struct lodge_error *e)
+static int place_open(struct place *p, const char *path, const struct lodge_adapter_limits *limits,
+                      struct lodge_error *e)
 {
     static const char by_descriptor[] = "/proc/self/fd/";
-    *p = (struct place){.path = path, .e = e};
+    *p = (struct place){.path = path, .limits = limits, .e = e};
     p->confined = strncmp(path, by_descriptor, sizeof by_descriptor - 1) == 0;
     p->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat st;
@@ -151,7 +162,8 @@ static int read_descriptor(const struct place *p, int fd, uint64_t cap, struct c
         return lodge_fail(p->e, LODGE_ERR_NOMEM, "%s: no memory for %llu bytes", out->where,
                           (unsigned long long)size);
     while (out->n < size) {
-        ssize_t got = pread(fd, out->data + out->n, size - out->n, (off_t)out->n);
+        size_t piece = size - out->n < PIECE_BYTES ? size - out->n : PIECE_BYTES;
+        ssize_t got = pread(fd, out->data + out->n, piece, (off_t)out->n);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -160,6 +172,7 @@ static int read_descriptor(const struct place *p, int fd, uint64_t cap, struct c
         if (got == 0)
             break;
         out->n += (size_t)got;
+        lodge_adapter_rest(p->limits);
     }
     out->data[out->n] = 0;
     return 0;
@@ -263,7 +276,7 @@ static int run_checks(struct lodge_adapter_reading *r, const struct lodge_adapte
         if (!a->chat_template)
             err = lodge_fail(r->e, LODGE_ERR_NOMEM, "no memory for a chat template");
     }
-    return err ? err : lodge_adapter_make_digest(a, extents, r->e);
+    return err ? err : lodge_adapter_make_digest(r, extents);
 }
 
 int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,
@@ -309,9 +322,14 @@ static int refuse_missing(const struct place *p, const char *file)
                       p->path, file);
 }
 
+static void give_bytes(struct lodge_adapter *a, struct content *c)
+{
+    a->_bytes = c->data;
+    c->data = NULL;
+}
+
 static int read_directory(const struct place *p, const struct lodge_adapter_base *base,
-                          const struct lodge_adapter_limits *limits, uint64_t cap,
-                          struct lodge_adapter **out)
+                          uint64_t cap, struct lodge_adapter **out)
 {
     static const char config_name[] = "adapter_config.json";
     static const char tensors_name[] = "adapter_model.safetensors";
@@ -330,7 +348,9 @@ static int read_directory(const struct place *p, const struct lodge_adapter_base
     if (!err) {
         struct lodge_adapter_file c = {{config.data, config.n}, config.where};
         struct lodge_adapter_file t = {{tensors.data, tensors.n}, tensors.where};
-        err = lodge_adapter_read_bytes(&c, &t, chat_template, base, limits, out, p->e);
+        err = lodge_adapter_read_bytes(&c, &t, chat_template, base, p->limits, out, p->e);
+        if (!err)
+            give_bytes(*out, &tensors);
     }
     free(chat_template);
     content_finish(&config);
@@ -338,8 +358,7 @@ static int read_directory(const struct place *p, const struct lodge_adapter_base
     return err;
 }
 
-static int read_file(const struct place *p, const struct lodge_adapter_base *base,
-                     const struct lodge_adapter_limits *limits, uint64_t cap,
+static int read_file(const struct place *p, const struct lodge_adapter_base *base, uint64_t cap,
                      struct lodge_adapter **out)
 {
     struct content c = {.where = strdup(p->path)};
@@ -354,7 +373,9 @@ static int read_file(const struct place *p, const struct lodge_adapter_base *bas
         err = read_descriptor(p, p->fd, cap, &c);
     if (!err) {
         struct lodge_adapter_file f = {{c.data, c.n}, c.where};
-        err = lodge_adapter_read_bytes(NULL, &f, NULL, base, limits, out, p->e);
+        err = lodge_adapter_read_bytes(NULL, &f, NULL, base, p->limits, out, p->e);
+        if (!err)
+            give_bytes(*out, &c);
     }
     content_finish(&c);
     return err;
@@ -365,11 +386,12 @@ int lodge_adapter_read(const char *path, const char *name, const struct lodge_ad
                        struct lodge_error *e)
 {
     struct place p;
-    uint64_t cap = limits && limits->max_file_bytes ? limits->max_file_bytes : DEFAULT_FILE_BYTES;
-    int err = place_open(&p, path, e);
+    static const struct lodge_adapter_limits none;
+    limits = limits ? limits : &none;
+    uint64_t cap = limits->max_file_bytes ? limits->max_file_bytes : DEFAULT_FILE_BYTES;
+    int err = place_open(&p, path, limits, e);
     if (!err) {
-        err = p.directory ? read_directory(&p, base, limits, cap, out)
-                          : read_file(&p, base, limits, cap, out);
+        err = p.directory ? read_directory(&p, base, cap, out) : read_file(&p, base, cap, out);
         close(p.fd);
     }
     if (err)
@@ -384,5 +406,6 @@ void lodge_adapter_destroy(struct lodge_adapter *a)
     if (!a)
         return;
     lodge_arena_finish(&a->_arena);
+    free(a->_bytes);
     free(a);
 }

@@ -1,19 +1,15 @@
-/* The registry, the host cache and the loader's thread share one lock and one version's life, so
+/* The registry, the host cache and the loaders' threads share one lock and one version's life, so
  * they stand together; what reads the files is adapters/, what fills the pages residency.c. */
 #include "engine/adapters.h"
 
 #include "base/clock.h"
+#include "base/pages.h"
 #include "engine/adapter_base.h"
+#include "engine/pace.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
-
-/* The loader yields to steps: a load of a few milliseconds may take ten times that under load, and
- * delays nobody's token by a whole time slice. */
-#define LOADER_NICE 10
 
 /* ---- the registry; all under `lock` ---- */
 
@@ -53,7 +49,7 @@ static void drop_image(struct lodge_adapters *a, struct lodge_adapter_version *v
     unlink_image(a, v);
     a->image_bytes -= v->info.bytes;
     a->n_images--;
-    free(v->image);
+    lodge_pages_unmap(v->image, v->info.bytes);
     v->image = NULL;
     atomic_store(&v->has_image, false);
     v->image_state = LODGE_IMAGE_NONE;
@@ -141,38 +137,49 @@ struct reading {
     struct lodge_adapter *adapter;
     struct lodge_lora_layout layout;
     uint8_t *image;
+    size_t image_bytes;
 };
 
 static void reading_finish(struct reading *r)
 {
     lodge_adapter_destroy(r->adapter);
+    lodge_pages_unmap(r->image, r->image_bytes);
     lodge_lora_layout_finish(&r->layout);
-    free(r->image);
+}
+
+static int make_image(struct lodge_adapters *a, const char *name, struct lodge_pace *pace,
+                      struct reading *r, struct lodge_error *e)
+{
+    size_t n = r->image_bytes = (size_t)r->layout.n_cells * LODGE_CELL_BYTES;
+    if (r->layout.n_cells > (uint64_t)a->n_pages * a->page_cells)
+        return lodge_fail(e, LODGE_ERR_LIMIT,
+                          "adapter \"%s\" needs %zu MiB, more than the whole pool; raise "
+                          "--pool-bytes",
+                          name, n >> 20);
+    if (!(r->image = lodge_pages_map(n)))
+        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for adapter \"%s\" (%zu MiB)", name,
+                          n >> 20);
+    int err = 0;
+    for (uint32_t i = 0; i < r->adapter->lora.n_targets && !err; i++) {
+        err = a->backend->adapter_pack(a->device, &r->adapter->lora, &r->layout, i, r->image, e);
+        lodge_pace_rest(pace);
+    }
+    return err;
 }
 
 /* Files to image. Ends r itself on errors. */
 static int read_files(struct lodge_adapters *a, const char *path, const char *name,
                       struct reading *r, struct lodge_error *e)
 {
-    const struct lodge_adapter_limits limits = {0};
+    struct lodge_pace pace;
+    const struct lodge_adapter_limits limits = {.rest = lodge_pace_rest, .cookie = &pace};
     *r = (struct reading){0};
+    lodge_pace_begin(&pace, &a->stepping);
     int err = lodge_adapter_read(path, name, &a->base, &limits, &r->adapter, e);
     if (!err)
         err = lodge_lora_layout_init(&r->layout, a->plan, &r->adapter->lora, e);
-    size_t n = (size_t)r->layout.n_cells * LODGE_CELL_BYTES;
-    if (!err && r->layout.n_cells > (uint64_t)a->n_pages * a->page_cells)
-        err = lodge_fail(e, LODGE_ERR_LIMIT,
-                         "adapter \"%s\" needs %zu MiB, more than the whole pool; raise "
-                         "--pool-bytes",
-                         name, n >> 20);
-    if (!err && !(r->image = aligned_alloc(LODGE_CELL_BYTES, n)))
-        err =
-            lodge_fail(e, LODGE_ERR_NOMEM, "no memory for adapter \"%s\" (%zu MiB)", name, n >> 20);
-    if (!err) {
-        pthread_mutex_lock(&a->open_lock);
-        err = a->backend->adapter_pack(a->device, &r->adapter->lora, &r->layout, r->image, e);
-        pthread_mutex_unlock(&a->open_lock);
-    }
+    if (!err)
+        err = make_image(a, name, &pace, r, e);
     if (err)
         reading_finish(r);
     return err;
@@ -184,7 +191,7 @@ static void free_version(struct lodge_adapter_version *v)
         close(v->fd);
     lodge_lora_layout_finish(&v->layout);
     lodge_template_destroy(v->chat_template);
-    free(v->image);
+    lodge_pages_unmap(v->image, v->info.bytes);
     free(v->pages);
     free(v->path);
     free(v->name);
@@ -314,7 +321,7 @@ void lodge_adapter_version_unref(struct lodge_adapter_version *v)
     struct lodge_adapters *a = v->owner;
     pthread_mutex_lock(&a->lock);
     bool last = --v->refs == 0;
-    /* In the loader's hands it is still linked; the loader lets it go. */
+    /* In a loader's hands it is still linked; the loader lets it go. */
     if (last && v->image_state != LODGE_IMAGE_QUEUED) {
         v->queued = a->dead;
         a->dead = v;
@@ -341,7 +348,7 @@ struct lodge_adapter_place lodge_adapter_version_place(const struct lodge_adapte
     return place;
 }
 
-/* ---- the loader ---- */
+/* ---- the loaders ---- */
 
 /* The image of a version read again, or NULL with the reason. */
 static uint8_t *read_again(struct lodge_adapters *a, const struct lodge_adapter_version *v,
@@ -421,8 +428,6 @@ static void *loader_main(void *arg)
 {
     struct lodge_adapters *a = arg;
     struct lodge_adapter_version *v;
-    /* Linux keeps priorities by thread. */
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOADER_NICE);
     for (;;) {
         while ((v = lodge_adapters_next_wanted(a)))
             load(a, v);
@@ -526,26 +531,24 @@ int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
                         const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e)
 {
     lodge_arena_init(&a->arena, 0);
-    pthread_mutex_init(&a->open_lock, NULL);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->queued, NULL);
     int err = lodge_adapter_base_build(a->plan, model_name, gguf_architecture, gguf_pairs,
                                        &a->arena, &a->base, e);
-    if (!err && pthread_create(&a->loader, NULL, loader_main, a))
-        err = lodge_fail(e, LODGE_ERR_RESOURCE, "cannot start the adapter loader");
-    a->loader_runs = !err;
+    for (; !err && a->n_loaders < LODGE_LOADERS; a->n_loaders += !err)
+        if (pthread_create(&a->loaders[a->n_loaders], NULL, loader_main, a))
+            err = lodge_fail(e, LODGE_ERR_RESOURCE, "cannot start the adapter loaders");
     return err;
 }
 
 void lodge_adapters_finish(struct lodge_adapters *a)
 {
-    if (a->loader_runs) {
-        pthread_mutex_lock(&a->lock);
-        a->stop = true;
-        pthread_cond_signal(&a->queued);
-        pthread_mutex_unlock(&a->lock);
-        pthread_join(a->loader, NULL);
-    }
+    pthread_mutex_lock(&a->lock);
+    a->stop = true;
+    pthread_cond_broadcast(&a->queued);
+    pthread_mutex_unlock(&a->lock);
+    while (a->n_loaders)
+        pthread_join(a->loaders[--a->n_loaders], NULL);
     for (uint32_t i = 0; i < LODGE_ADAPTER_BUCKETS; i++)
         while (a->buckets[i]) {
             struct lodge_adapter_version *v = a->buckets[i];

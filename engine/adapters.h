@@ -2,11 +2,11 @@
  *
  * The registry holds every version that somebody refers to, keyed by (scope, digest). Its images
  * (cells as the backend packs them) are kept within a byte budget, least recently used ones leave
- * first; a version without an image is read from disk again when it is wanted, by the loader
- * thread, and must have the same digest.
+ * first; a version without an image is read from disk again when it is wanted, by a loader
+ * thread, and must have the same digest. Reading, checking and packing are paced (pace.h).
  *
  * Threads: open, ref and unref from any thread; the functions that say so belong to the engine
- * thread. lock order: open_lock (packing), then lock, a leaf.
+ * thread. `lock` is a leaf.
  */
 #ifndef LODGE_ENGINE_ADAPTERS_H
 #define LODGE_ENGINE_ADAPTERS_H
@@ -21,7 +21,7 @@
 
 enum lodge_image_state {
     LODGE_IMAGE_NONE,
-    LODGE_IMAGE_QUEUED, /* for the loader, or in its hands */
+    LODGE_IMAGE_QUEUED, /* for a loader, or in its hands */
     LODGE_IMAGE_HERE,
     LODGE_IMAGE_FAILED, /* the files changed or are gone; the log says why */
 };
@@ -41,17 +41,17 @@ struct lodge_adapter_version {
     uint64_t step_bytes; /* lodge_lora_bytes */
     struct lodge_template *chat_template;
 
-    /* Guarded by owner->lock; path and fd do not change while the loader has the version. */
+    /* Guarded by owner->lock; path and fd do not change while a loader has the version. */
     char *path;
     int fd; /* that `path` leads through, or -1 */
     uint32_t refs;
     struct lodge_adapter_version *chain; /* hash bucket */
     enum lodge_image_state image_state;
-    uint8_t *image;
+    uint8_t *image;                              /* lodge_pages_map of info.bytes, or NULL */
     atomic_bool has_image;                       /* also read unlocked, as an estimate */
     uint32_t n_pins;                             /* users of the image */
     struct lodge_adapter_version *newer, *older; /* of those with an image */
-    struct lodge_adapter_version *queued;        /* next for the loader, or among the dead */
+    struct lodge_adapter_version *queued;        /* next for a loader, or among the dead */
 
     /* The engine thread's (residency.c). */
     enum lodge_resident_state state;
@@ -67,6 +67,8 @@ struct lodge_adapter_version {
 };
 
 #define LODGE_ADAPTER_BUCKETS 4096u
+/* Each takes a small part of a core beside steps: more of them when more waits. */
+#define LODGE_LOADERS 4u
 
 struct lodge_engine;
 /* The engine's registry. */
@@ -82,16 +84,17 @@ struct lodge_adapters {
     uint64_t budget_bytes;
     uint32_t page_cells; /* cells of a page */
     uint32_t n_pages;    /* of the pool */
-    /* The loader has news for the engine thread. */
+    /* A loader has news for the engine thread. */
     void (*on_news)(void *cookie);
     void *cookie;
 
-    pthread_mutex_t open_lock; /* adapter_pack is one thread's at a time */
+    atomic_bool stepping; /* the engine thread has steps to run */
+
     pthread_mutex_t lock;
-    pthread_cond_t queued; /* the loader has work, or must end */
+    pthread_cond_t queued; /* the loaders have work, or must end */
     struct lodge_adapter_version *buckets[LODGE_ADAPTER_BUCKETS];
     struct lodge_adapter_version *oldest, *newest; /* with images, by use */
-    struct lodge_adapter_version *first, *last;    /* the loader's queue */
+    struct lodge_adapter_version *first, *last;    /* the loaders' queue */
     struct lodge_adapter_version *dead;            /* without references */
     struct lodge_adapter_version **by_number;      /* index: number - 1 */
     uint32_t n_numbers;
@@ -99,12 +102,12 @@ struct lodge_adapters {
     uint64_t image_bytes, n_loads, n_host_hits;
     double load_seconds;
     bool stop;
-    pthread_t loader;
-    bool loader_runs;
+    pthread_t loaders[LODGE_LOADERS];
+    uint32_t n_loaders;
 };
 
 /* `a` must be zeroed, with backend, device, plan, log, budget, page_cells, n_pages and on_news set.
- * gguf_architecture and pairs: whose row order GGUF adapters have. Starts the loader. */
+ * gguf_architecture and pairs: whose row order GGUF adapters have. Starts the loaders. */
 int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
                         const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e);
 /* No version may be referred to any more. */
@@ -116,11 +119,12 @@ void lodge_adapters_count(struct lodge_adapters *a, struct lodge_engine_stats *o
 /* Puts a complete version into the registry; the lock is held. False without memory. */
 bool lodge_adapters_register(struct lodge_adapters *a, struct lodge_adapter_version *v);
 
-/* ---- for the loader ---- */
+/* ---- for the loaders ---- */
 
 /* The next version whose image is wanted, taken out of the queue; NULL when none is. */
 struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *a);
-/* Its image was read (taken over), or not: then `failed`, or nobody refers to it any more. */
+/* Its image was read (a lodge_pages_map, taken over), or not: then `failed`, or nobody refers to it
+ * any more. */
 void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_version *v,
                            uint8_t *image, bool failed);
 
@@ -128,7 +132,7 @@ void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_versio
 
 /* Version with this number, or NULL. */
 struct lodge_adapter_version *lodge_adapters_find(struct lodge_adapters *a, uint32_t number);
-/* The image, pinned until lodge_adapters_unpin; NULL when it is not here: then the loader is asked
+/* The image, pinned until lodge_adapters_unpin; NULL when it is not here: then a loader is asked
  * for it (unless it failed). */
 const uint8_t *lodge_adapters_pin(struct lodge_adapters *a, struct lodge_adapter_version *v);
 void lodge_adapters_unpin(struct lodge_adapters *a, struct lodge_adapter_version *v);

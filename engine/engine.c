@@ -269,6 +269,7 @@ bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
     take_messages(en, wait_ns);
     sweep(en);
     bool busy = lodge_engine_step(en);
+    atomic_store(&en->adapters.stepping, busy);
     if (en->residency) {
         if (lodge_residency_take_lost(en->residency))
             end_lost(en);

@@ -148,9 +148,10 @@ struct lodge_backend {
     /* Debug: fills a freed page with NaNs. */
     void (*page_poison)(struct lodge_device *d, uint32_t page);
 
-    /* Writes n_cells cells. `image` is aligned to 64 bytes. NOMEM. */
+    /* Writes the cells of one target of the adapter into `image` (n_cells cells, aligned to 64
+     * bytes), which was zero. Any thread; reads weights alone. NOMEM, UNSUPPORTED. */
     int (*adapter_pack)(struct lodge_device *d, const struct lodge_lora *lora,
-                        const struct lodge_lora_layout *layout, uint8_t *image,
+                        const struct lodge_lora_layout *layout, uint32_t target, uint8_t *image,
                         struct lodge_error *e);
     /* The layout stays referenced until close; pages (n_pages of them) are copied. After
      * pool_create. NOMEM. */

@@ -22,14 +22,20 @@ static int allowed(const struct call *c, const char *model, struct lodge_error *
                             model);
 }
 
+static int resolve(struct call *c, const char *name, struct lodge_adapter_version **out,
+                   struct lodge_error *e)
+{
+    int err = adapters_resolve(c->server, &c->principal, name, c->reads, out, e);
+    c->must_read |= err == LODGE_ERR_AGAIN;
+    return err;
+}
+
 int model_resolve(struct call *c, const char *model, struct lodge_adapter_version **out,
                   struct refusal *r)
 {
     *out = NULL;
     /* What is not listed does not exist, whatever the key may do. */
-    int err = model_known(c->server, model)
-                  ? 0
-                  : adapters_resolve(c->server, &c->principal, model, out, &r->e);
+    int err = model_known(c->server, model) ? 0 : resolve(c, model, out, &r->e);
     if (!err)
         err = allowed(c, model, &r->e);
     if (err) {
@@ -82,7 +88,7 @@ static int parse_one(struct parse *p, const json_t *o, size_t i)
         return parse_at(p, param, LODGE_ERR_INVALID);
     if (!name)
         return parse_bad(p, param, "'%s' is missing", param);
-    int err = adapters_resolve(p->c->server, &p->c->principal, name, &v, &p->r->e);
+    int err = resolve(p->c, name, &v, &p->r->e);
     if (!err) {
         add_adapter(p->g, v, (float)scale);
         err = allowed(p->c, name, &p->r->e);

@@ -29,6 +29,10 @@ void handle_load_adapter(struct call *c)
 {
     struct refusal r = {0};
     bool in_place = false;
+    if (!c->reads) {
+        c->must_read = true;
+        return;
+    }
     const char *name = field(c, "lora_name");
     const char *path = name ? field(c, "lora_path") : NULL;
     if (!path)

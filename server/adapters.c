@@ -182,7 +182,7 @@ static struct adapter_name *look_up(struct server *s, const struct principal *p,
     return copy;
 }
 
-int adapters_resolve(struct server *s, const struct principal *p, const char *name,
+int adapters_resolve(struct server *s, const struct principal *p, const char *name, bool may_read,
                      struct lodge_adapter_version **out, struct lodge_error *e)
 {
     struct adapter_names *a = &s->adapters;
@@ -195,7 +195,8 @@ int adapters_resolve(struct server *s, const struct principal *p, const char *na
         return lodge_fail(e, LODGE_ERR_NOT_FOUND,
                           "the model '%.200s' does not exist; GET /v1/models lists what there is",
                           name);
-    int err = take_load(p, e);
+    int err = may_read ? take_load(p, e)
+                       : lodge_fail(e, LODGE_ERR_AGAIN, "adapter '%.200s' is not read yet", name);
     if (!err)
         err = read_version(s, n, out, e);
     if (!err && (err = check_host_bytes(s, n, *out, e))) {

@@ -67,8 +67,9 @@ void adapters_close(struct server *s);
 
 /* The version that this name means to the caller, with a reference. NOT_FOUND when there is none;
  * THROTTLED when reading it would pass the tenant's limits; ADAPTER_LOST when it is not what was
- * registered; errors of lodge_engine_adapter_open. Reads files: for preparing threads. */
-int adapters_resolve(struct server *s, const struct principal *p, const char *name,
+ * registered; errors of lodge_engine_adapter_open. AGAIN when its files must be read first and
+ * the caller may not do that. */
+int adapters_resolve(struct server *s, const struct principal *p, const char *name, bool may_read,
                      struct lodge_adapter_version **out, struct lodge_error *e);
 /* Counts a request's adapters as used by a tenant, until adapters_end. False, and nothing counted,
  * when together with what its other requests use they pass its limit of resident bytes. */

@@ -96,7 +96,7 @@ struct call {
     struct MHD_Connection *mc;
     int fd;
     struct call *prev, *next; /* of server.calls */
-    struct call *queued;      /* next in the preparing threads' queue */
+    struct call *queued;      /* next in a lane of preparing threads */
     char request_id[40];
     const struct route *route;
     const char *method, *url;
@@ -109,6 +109,8 @@ struct call {
     uint64_t dropped_bytes; /* of a body that is only read to be refused */
     bool no_room;           /* the server holds too many bodies already */
     json_t *json;           /* while it is prepared */
+    bool reads;             /* it is being prepared in the lane that may read adapters */
+    bool must_read;         /* it needs that lane: without a reply it is prepared anew there */
     char ignored[200];      /* names of unknown fields, for the log */
     struct generation *gen; /* set under server.calls_lock, complete then */
     struct reply reply;
@@ -126,7 +128,8 @@ struct call {
 struct route {
     const char *path;
     const char *methods; /* "POST", "GET, HEAD" */
-    /* Fills c->reply, or leaves a running c->gen. With `body`, runs in a preparing thread. */
+    /* Fills c->reply, or leaves a running c->gen. With `body`, runs in a preparing thread, and may
+     * set c->must_read instead. */
     void (*handle)(struct call *c);
     bool open;          /* needs no key */
     bool by_admin;      /* needs an admin key */
@@ -158,7 +161,7 @@ void reply_json(struct call *c, int status, json_t *o);
 /* An error of the API's form; param and code may be NULL. */
 void reply_error(struct call *c, int status, const char *type, const char *param, const char *code,
                  const char *fmt, ...) __attribute__((format(printf, 6, 7)));
-/* From an engine or parser error. */
+/* From an engine or parser error; nothing when the call must read first. */
 void reply_lodge_error(struct call *c, const struct refusal *r);
 /* The HTTP status that it gives this error. */
 int reply_status(int code);

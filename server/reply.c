@@ -274,6 +274,8 @@ int reply_status(int code)
 
 void reply_lodge_error(struct call *c, const struct refusal *r)
 {
+    if (c->must_read)
+        return;
     for (size_t i = 0; i < sizeof failures / sizeof *failures; i++)
         if (failures[i].code == r->e.code) {
             reply_error(c, failures[i].status, failures[i].type, r->param, failures[i].name, "%s",

@@ -74,10 +74,12 @@ void route_prepare(struct call *c)
     else if (!json_is_object(c->json))
         reply_error(c, 400, "invalid_request_error", NULL, NULL,
                     "the request body must be a JSON object");
-    atomic_fetch_sub(&c->server->body_bytes, c->body.n);
-    lodge_buf_finish(&c->body);
     if (!c->reply.status)
         c->route->handle(c);
     json_decref(c->json);
     c->json = NULL;
+    if (c->must_read)
+        return;
+    atomic_fetch_sub(&c->server->body_bytes, c->body.n);
+    lodge_buf_finish(&c->body);
 }

@@ -1,8 +1,9 @@
 /* The server: one engine behind an HTTP listener.
  *
  * Threads: libmicrohttpd's polling thread reads requests and writes replies; preparing threads
- * (prepare.c) parse bodies, render and tokenize, so that a huge body delays nobody's stream; the
- * notify thread (notify.c) wakes suspended connections when the engine has news, and watches
+ * (prepare.c) parse bodies, render and tokenize, so that a huge body delays nobody's stream; calls
+ * that must read an adapter first wait in a lane of their own and delay no other; the notify
+ * thread (notify.c) wakes suspended connections when the engine has news, and watches
  * deadlines and disconnects; the engine thread only signals.
  *
  * The ledger's writer (ledger.h) owns the store; threads of the admin listener's connections wait
@@ -26,6 +27,8 @@
 
 #define LODGE_HISTOGRAMS 13u
 #define LODGE_PREPARERS 2u
+#define LODGE_READERS 4u /* each is paced while steps run: more of them when more waits */
+#define LODGE_LANE_THREADS 4u
 
 struct call;
 struct connection;
@@ -46,13 +49,15 @@ struct metrics {
     uint64_t responses[600]; /* by HTTP status */
 };
 
-/* Calls that wait for a preparing thread. Guarded by `lock`, a leaf. */
-struct prepare_queue {
+/* Calls that wait for a preparing thread, and those threads. Guarded by `lock`, a leaf. */
+struct lane {
+    struct server *server;
+    bool reads; /* its threads may read adapters */
     pthread_mutex_t lock;
     pthread_cond_t filled;
     struct call *first, *last;
     bool stop;
-    pthread_t threads[LODGE_PREPARERS];
+    pthread_t threads[LODGE_LANE_THREADS];
     uint32_t n_threads;
 };
 
@@ -100,7 +105,7 @@ struct server {
     int64_t created;
     _Atomic uint64_t body_bytes; /* of all bodies that are held */
     struct metrics metrics;
-    struct prepare_queue prepare;
+    struct lane preparing, reading;
 
     pthread_t notify_thread;
     bool notify_runs;

@@ -1,9 +1,9 @@
+#include "base/pages.h"
 #include "kernels/cpu/device.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 static uint64_t available_memory(void)
@@ -71,12 +71,9 @@ static void close_device(struct lodge_device *d)
     if (!d)
         return;
     lodge_workers_destroy(d->workers);
-    if (d->weights)
-        munmap(d->weights, d->weight_bytes);
-    if (d->pool)
-        munmap(d->pool, d->n_pages * d->page_bytes);
-    if (d->space)
-        munmap(d->space, d->space_bytes);
+    lodge_pages_unmap(d->weights, d->weight_bytes);
+    lodge_pages_unmap(d->pool, d->n_pages * d->page_bytes);
+    lodge_pages_unmap(d->space, d->space_bytes);
     lodge_cpu_lora_finish(d);
     free(d->linears);
     free(d);
@@ -130,7 +127,7 @@ static int model_load(struct lodge_device *d, const struct lodge_plan *p, lodge_
         return err;
     d->page_bytes = lodge_plan_page_bytes(p, LODGE_PAGE_TOKENS, 2);
     d->space_bytes = lodge_cpu_workspace(d, p, NULL);
-    d->space = lodge_cpu_map(d->space_bytes);
+    d->space = lodge_pages_map(d->space_bytes);
     if (!d->space)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for %zu bytes of workspace",
                           d->space_bytes);
@@ -141,7 +138,7 @@ static int model_load(struct lodge_device *d, const struct lodge_plan *p, lodge_
 static int pool_create(struct lodge_device *d, uint32_t n_pages, struct lodge_error *e)
 {
     d->n_pages = n_pages;
-    d->pool = lodge_cpu_map(n_pages * d->page_bytes);
+    d->pool = lodge_pages_map(n_pages * d->page_bytes);
     if (!d->pool)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a pool of %zu bytes",
                           n_pages * d->page_bytes);

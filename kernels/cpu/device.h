@@ -137,7 +137,6 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_pro
 size_t lodge_cpu_packed_bytes(const struct lodge_plan *p);
 /* workspace.c: sizes (space == NULL) or carves. */
 size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, uint8_t *space);
-uint8_t *lodge_cpu_map(size_t n_bytes);
 
 /* step.c */
 int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s);
@@ -146,7 +145,7 @@ int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s);
 int lodge_cpu_lora_init(struct lodge_device *d, struct lodge_error *e);
 void lodge_cpu_lora_finish(struct lodge_device *d);
 int lodge_cpu_adapter_pack(struct lodge_device *d, const struct lodge_lora *lora,
-                           const struct lodge_lora_layout *layout, uint8_t *image,
+                           const struct lodge_lora_layout *layout, uint32_t target, uint8_t *image,
                            struct lodge_error *e);
 int lodge_cpu_adapter_open(struct lodge_device *d, const struct lodge_lora_layout *layout,
                            const uint32_t *pages, uint32_t n_pages, uint32_t *slot,

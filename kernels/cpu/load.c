@@ -1,30 +1,9 @@
 /* Packing: stored rows to panels, all workers at once, into one region of huge pages. */
+#include "base/pages.h"
 #include "kernels/cpu/device.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-
-#define HUGE ((size_t)2 << 20)
-
-uint8_t *lodge_cpu_map(size_t n_bytes)
-{
-    /* Over-reserve so that the region can begin on a huge page. */
-    size_t size = n_bytes + HUGE;
-    uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED)
-        return NULL;
-    uint8_t *at = (uint8_t *)(((uintptr_t)p + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
-    if (at > p)
-        munmap(p, (size_t)(at - p));
-    size_t tail = size - (size_t)(at - p) - n_bytes;
-    size_t used = (n_bytes + 4095) & ~(size_t)4095;
-    if (tail > used - n_bytes)
-        munmap(at + used, tail - (used - n_bytes));
-    madvise(at, used, MADV_HUGEPAGE);
-    return at;
-}
 
 static size_t linear_bytes(const struct lodge_plan *p, uint32_t i)
 {
@@ -112,7 +91,7 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_pro
         return err;
     d->plan = p;
     d->weight_bytes = lodge_cpu_packed_bytes(p);
-    d->weights = lodge_cpu_map(d->weight_bytes);
+    d->weights = lodge_pages_map(d->weight_bytes);
     d->linears = calloc(p->n_linears, sizeof *d->linears);
     if (!d->weights || !d->linears)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for %zu bytes of weights",

@@ -24,27 +24,42 @@ float lodge_cpu_lora_a(const uint8_t *cell, uint32_t rank, uint32_t column)
     return lodge_bf16_float(bits);
 }
 
-/* Four columns of a rank lie side by side in a line. */
+/* Lines of 4 columns by 8 ranks, written in order; ranks that the matrix lacks stay zero. */
 static void pack_a(const struct lodge_lora_target *t, uint32_t n_cols, uint8_t *image,
                    uint32_t first)
 {
+    const size_t four = 4 * sizeof *t->a;
     uint32_t row_cells = lodge_lora_row_cells(n_cols);
-    for (uint32_t r = 0; r < t->rank; r++) {
-        const uint16_t *row = t->a + (size_t)r * n_cols;
-        for (uint32_t c = 0; c < row_cells; c++) {
-            uint16_t *cell = cell_of(image, first + r / 8 * row_cells + c) + place_a(r % 8, 0);
-            uint32_t n = n_cols - c * 256 < 256 ? n_cols - c * 256 : 256, k = 0;
-            for (; k + 4 <= n; k += 4)
-                memcpy(cell + k * 8, row + c * 256 + k, 4 * sizeof *row);
-            memcpy(cell + k * 8, row + c * 256 + k, (n - k) * sizeof *row);
-        }
+    for (uint32_t r = 0; r < t->rank; r += 8) {
+        const uint16_t *rows = t->a + (size_t)r * n_cols;
+        uint16_t *line = cell_of(image, first + r / 8 * row_cells);
+        uint32_t ranks = t->rank - r < 8 ? t->rank - r : 8, k = 0;
+        for (; k + 4 <= n_cols; k += 4, line += 32)
+            for (uint32_t j = 0; j < ranks; j++)
+                memcpy(line + 4 * j, rows + (size_t)j * n_cols + k, four);
+        for (uint32_t j = 0; k < n_cols && j < ranks; j++)
+            memcpy(line + 4 * j, rows + (size_t)j * n_cols + k, (n_cols - k) * sizeof *rows);
     }
+}
+
+/* A whole block: outputs o and o + 16 of a rank lie side by side. */
+static void pack_full_block(const uint16_t *b, size_t ld, uint16_t *block)
+{
+    for (uint32_t r = 0; r < 8; r++)
+        for (uint32_t o = 0; o < 16; o++) {
+            uint32_t two = b[o * ld + r] | (uint32_t)b[(o + 16) * ld + r] << 16;
+            memcpy(block + r * 32 + o * 2, &two, sizeof two);
+        }
 }
 
 /* One block of 32 outputs by 8 ranks; the matrix has n_ranks and n_outputs of them from here on. */
 static void pack_block(const uint16_t *b, size_t ld, uint32_t n_outputs, uint32_t n_ranks,
                        uint16_t *block)
 {
+    if (n_ranks >= 8 && n_outputs >= 32) {
+        pack_full_block(b, ld, block);
+        return;
+    }
     uint32_t ranks = n_ranks < 8 ? n_ranks : 8, outputs = n_outputs < 32 ? n_outputs : 32;
     for (uint32_t o = 0; o < outputs; o++)
         for (uint32_t r = 0; r < ranks; r++)
@@ -166,24 +181,18 @@ static int fill_gains(const struct lodge_device *d, const struct lodge_lora_targ
 /* ---- all ---- */
 
 int lodge_cpu_adapter_pack(struct lodge_device *d, const struct lodge_lora *lora,
-                           const struct lodge_lora_layout *layout, uint8_t *image,
+                           const struct lodge_lora_layout *layout, uint32_t target, uint8_t *image,
                            struct lodge_error *e)
 {
-    memset(image, 0, (size_t)layout->n_cells * LODGE_CELL_BYTES);
-    for (uint32_t i = 0; i < lora->n_targets; i++) {
-        const struct lodge_lora_target *t = &lora->targets[i];
-        const struct lodge_lora_place *p = &layout->places[i];
-        const struct lodge_linear *l = &d->plan->linears[t->linear];
-        uint32_t n_outputs = lodge_lora_outputs(l);
-        pack_a(t, lodge_lora_inputs(l), image, p->first_a);
-        pack_b(t, n_outputs, image, p->first_b);
-        for (uint32_t o = 0; t->offset && o < n_outputs; o++)
-            ((float *)(void *)cell_of(image, p->first_offset + o / 1024))[o % 1024] = t->offset[o];
-        if (t->magnitude && l->site == LODGE_SITE_EMBED)
-            return lodge_fail(e, LODGE_ERR_UNSUPPORTED, "DoRA of the embedding is not supported");
-        int err = t->magnitude ? fill_gains(d, t, p, image, e) : 0;
-        if (err)
-            return err;
-    }
-    return 0;
+    const struct lodge_lora_target *t = &lora->targets[target];
+    const struct lodge_lora_place *p = &layout->places[target];
+    const struct lodge_linear *l = &d->plan->linears[t->linear];
+    uint32_t n_outputs = lodge_lora_outputs(l);
+    if (t->magnitude && l->site == LODGE_SITE_EMBED)
+        return lodge_fail(e, LODGE_ERR_UNSUPPORTED, "DoRA of the embedding is not supported");
+    pack_a(t, lodge_lora_inputs(l), image, p->first_a);
+    pack_b(t, n_outputs, image, p->first_b);
+    for (uint32_t o = 0; t->offset && o < n_outputs; o++)
+        ((float *)(void *)cell_of(image, p->first_offset + o / 1024))[o % 1024] = t->offset[o];
+    return t->magnitude ? fill_gains(d, t, p, image, e) : 0;
 }

@@ -9,6 +9,7 @@
  * adapters; mixed ranks; one rank 256 beside 31 of rank 8; a prompt of 512 tokens. Then the time
  * that the items of rank 8 take by themselves, with the one of rank 256 in the batch and without.
  */
+#include "base/pages.h"
 #include "engine/files/model_file.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/device.h"
@@ -102,20 +103,23 @@ static struct adapter *make_adapter(struct bench *b, uint32_t rank)
         die(e.text);
     uint32_t per_page = (uint32_t)(b->page_bytes / LODGE_CELL_BYTES);
     uint32_t n = (a->layout.n_cells + per_page - 1) / per_page, *pages = malloc(n * sizeof *pages);
-    uint8_t *image = aligned_alloc(4096, (size_t)a->layout.n_cells * LODGE_CELL_BYTES);
+    size_t n_bytes = (size_t)a->layout.n_cells * LODGE_CELL_BYTES;
+    uint8_t *image = lodge_pages_map(n_bytes);
     if (!pages || !image || b->next_page + n > b->n_pages)
         die("no room for an adapter");
     for (uint32_t i = 0; i < n; i++)
         pages[i] = b->next_page++;
-    if (b->backend->adapter_pack(b->device, &lora, &a->layout, image, &e) ||
-        b->backend->adapter_open(b->device, &a->layout, pages, n, &a->slot, &e))
+    for (uint32_t i = 0; i < lora.n_targets; i++)
+        if (b->backend->adapter_pack(b->device, &lora, &a->layout, i, image, &e))
+            die(e.text);
+    if (b->backend->adapter_open(b->device, &a->layout, pages, n, &a->slot, &e))
         die(e.text);
     b->backend->adapter_upload(b->device, a->slot, image, 0, a->layout.n_cells);
     for (uint32_t i = 0; i < lora.n_targets; i++) {
         free((void *)(uintptr_t)t[i].a);
         free((void *)(uintptr_t)t[i].b);
     }
-    free(image);
+    lodge_pages_unmap(image, n_bytes);
     free(pages);
     free(t);
     return a;

@@ -7,6 +7,7 @@
  * could read it is in flight; a running sequence's adapters stay; nothing that an adapter computed
  * is found once it has left; what an earlier request of a plan wanted is not evicted for a later.
  */
+#include "base/pages.h"
 #include "engine/residency.h"
 
 #include "tests/engine/test_engine_random.h"
@@ -112,7 +113,7 @@ static void ignore_news(void *cookie)
 
 static uint8_t *make_image(const struct lodge_adapter_version *v)
 {
-    uint8_t *image = calloc(v->layout.n_cells, LODGE_CELL_BYTES);
+    uint8_t *image = lodge_pages_map((size_t)v->layout.n_cells * LODGE_CELL_BYTES);
     for (uint32_t c = 0; image && c < v->layout.n_cells; c++) {
         uint64_t tag = tag_of(v, c);
         memcpy(image + (size_t)c * LODGE_CELL_BYTES, &tag, sizeof tag);

@@ -250,7 +250,9 @@ static void open_adapter(struct lab *l, int a, uint32_t *page_order)
     l->lora[a] = (struct lodge_lora){l->targets[a], n};
     ck_assert_int_eq(lodge_lora_layout_init(&l->layouts[a], &l->plan, &l->lora[a], NULL), 0);
     uint8_t *image = make(l->layouts[a].n_cells, LODGE_CELL_BYTES);
-    ck_assert_int_eq(l->backend->adapter_pack(l->d, &l->lora[a], &l->layouts[a], image, NULL), 0);
+    for (uint32_t i = 0; i < n; i++)
+        ck_assert_int_eq(
+            l->backend->adapter_pack(l->d, &l->lora[a], &l->layouts[a], i, image, NULL), 0);
     uint32_t per_page = (uint32_t)(l->d->page_bytes / LODGE_CELL_BYTES);
     uint32_t n_pages = (l->layouts[a].n_cells + per_page - 1) / per_page;
     ck_assert_uint_le(l->next_page + n_pages, l->d->n_pages);
