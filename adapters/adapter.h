@@ -57,8 +57,9 @@ struct lodge_adapter_base {
 struct lodge_adapter_limits {
     uint64_t max_file_bytes; /* 0: 16 GiB */
     uint32_t max_rank;       /* 0: LODGE_MAX_RANK */
-    /* Called between pieces of work of about 0.1 ms, so that the caller can yield; or NULL. */
-    void (*rest)(void *cookie);
+    /* Calls fn(ctx, i) once for all i < n_items, in any order and from several threads if it
+     * likes; items take tens of microseconds. NULL: one after the other. */
+    void (*run)(void *cookie, void (*fn)(void *ctx, uint32_t item), void *ctx, uint32_t n_items);
     void *cookie;
 };
 

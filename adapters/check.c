@@ -92,6 +92,11 @@ static int check_shapes(const struct lodge_adapter_reading *r, struct lodge_adap
         err = check_type(r, &t->offset);
     if (!err)
         err = check_rank(r, t);
+    if (!err && table && t->magnitude.name)
+        err = lodge_fail(r->e, LODGE_ERR_UNSUPPORTED,
+                         "%s: tensor '%s': DoRA of the table of embeddings is not supported; train "
+                         "the adapter without it",
+                         r->tensors_where, t->magnitude.name);
     if (err)
         return err;
     char expected[64];

@@ -123,12 +123,15 @@ static uint64_t plan_row(const struct lodge_adapter_entry *t, uint64_t i)
     return i - in_head + in_head % 2 * (d / 2) + in_head / 2;
 }
 
-static void *room(struct lodge_arena *a, uint64_t n, size_t size)
+static void *room(struct lodge_adapter_reading *r, uint64_t n, size_t size)
 {
     size_t n_bytes;
     if (!lodge_mul_size(n, size, &n_bytes))
         return NULL;
-    return lodge_arena_alloc_aligned(a, n_bytes, 64);
+    pthread_mutex_lock(r->lock);
+    void *p = lodge_arena_alloc_aligned(&r->adapter->_arena, n_bytes, 64);
+    pthread_mutex_unlock(r->lock);
+    return p;
 }
 
 static int no_memory(const struct lodge_adapter_reading *r)
@@ -143,7 +146,7 @@ static int convert_a(struct lodge_adapter_reading *r, const struct lodge_adapter
     const struct lodge_adapter_tensor *s = &t->a;
     if (!t->a_transposed && use_in_place(s, out))
         return 0;
-    uint16_t *a = room(&r->adapter->_arena, s->n_rows * s->n_cols, sizeof *a);
+    uint16_t *a = room(r, s->n_rows * s->n_cols, sizeof *a);
     if (!a)
         return no_memory(r);
     for (uint64_t i = 0; i < s->n_rows; i++) {
@@ -166,7 +169,7 @@ static int convert_b(struct lodge_adapter_reading *r, const struct lodge_adapter
     const struct lodge_adapter_tensor *s = &t->b;
     if (!t->in_pairs && use_in_place(s, out))
         return 0;
-    uint16_t *b = room(&r->adapter->_arena, s->n_rows * s->n_cols, sizeof *b);
+    uint16_t *b = room(r, s->n_rows * s->n_cols, sizeof *b);
     if (!b)
         return no_memory(r);
     for (uint64_t i = 0; i < s->n_rows; i++) {
@@ -186,7 +189,7 @@ static int convert_vector(struct lodge_adapter_reading *r, const struct lodge_ad
     if (!s->name)
         return 0;
     int err = decode_row(r, s, 0, row);
-    float *v = room(&r->adapter->_arena, s->n_cols, sizeof *v);
+    float *v = room(r, s->n_cols, sizeof *v);
     if (!v)
         return no_memory(r);
     for (uint64_t i = 0; i < s->n_cols && !err; i++)
@@ -232,136 +235,63 @@ struct scratch {
     double *largest_a;
 };
 
-/* Converts one module; *effect says whether it can change anything. */
-static int convert_entry(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
-                         struct scratch *s, struct lodge_lora_target *out, bool *effect)
+static bool scratch_init(struct scratch *s, const struct lodge_adapter_entry *t)
 {
+    const uint64_t n[] = {t->a.n_cols, t->b.n_cols, t->magnitude.n_cols, t->offset.n_cols};
+    uint64_t longest = 1;
+    for (size_t k = 0; k < sizeof n / sizeof *n; k++)
+        longest = n[k] > longest ? n[k] : longest;
+    s->row = calloc(longest, sizeof *s->row);
+    s->largest_a = calloc(t->rank, sizeof *s->largest_a);
+    return s->row && s->largest_a;
+}
+
+static void scratch_finish(struct scratch *s)
+{
+    free(s->row);
+    free(s->largest_a);
+}
+
+static int convert_all(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                       struct scratch *s, struct lodge_adapter_values *out)
+{
+    struct lodge_lora_target *whole = &out->whole;
     struct matrix a = {0}, b = {0};
-    *out = (struct lodge_lora_target){.rank = t->rank};
-    int err = set_scale(r, t, &out->scale);
+    *out = (struct lodge_adapter_values){.whole.rank = t->rank};
+    int err = set_scale(r, t, &whole->scale);
     if (!err)
         err = convert_a(r, t, s->row, &a);
     if (!err)
         err = convert_b(r, t, s->row, &b);
-    out->a = a.data;
-    out->b = b.data;
+    whole->a = a.data;
+    whole->b = b.data;
     if (!err)
-        err = convert_vector(r, t, &t->magnitude, s->row, &out->magnitude);
+        err = convert_vector(r, t, &t->magnitude, s->row, &whole->magnitude);
     if (!err)
-        err = convert_vector(r, t, &t->offset, s->row, &out->offset);
+        err = convert_vector(r, t, &t->offset, s->row, &whole->offset);
     if (err)
         return err;
     uint64_t n_in = t->a_transposed ? t->a.n_rows : t->a.n_cols;
     /* What the largest values of both allow is far below the limit as a rule, and costs nothing. */
-    double bound = (double)a.largest * (double)b.largest * t->rank * fabs((double)out->scale);
-    if (bound > MAX_DELTA || bound == 0 || out->offset)
-        bound = bound_delta(out, n_in, t->b.n_rows, s->largest_a);
+    double bound = (double)a.largest * (double)b.largest * t->rank * fabs((double)whole->scale);
+    if (bound > MAX_DELTA || bound == 0 || whole->offset)
+        bound = bound_delta(whole, n_in, t->b.n_rows, s->largest_a);
     if (bound > MAX_DELTA)
         return lodge_fail(r->e, LODGE_ERR_FORMAT,
                           "%s: scale times '%s' times '%s' may reach %g, expected at most %g; the "
                           "training diverged or alpha is wrong",
                           r->tensors_where, t->b.name, t->a.name, bound, MAX_DELTA);
-    *effect = bound > 0 || t->magnitude.name;
-    r->adapter->n_parameters += (uint64_t)t->rank * (n_in + t->b.n_rows) +
-                                (t->magnitude.name ? t->b.n_rows : 0) +
-                                (t->offset.name ? t->b.n_rows : 0);
-    if (t->rank > r->adapter->max_rank)
-        r->adapter->max_rank = t->rank;
+    out->effect = bound > 0 || t->magnitude.name;
+    out->n_parameters = (uint64_t)t->rank * (n_in + t->b.n_rows) +
+                        (t->magnitude.name ? t->b.n_rows : 0) + (t->offset.name ? t->b.n_rows : 0);
     return 0;
 }
 
-/* A target and its extent, sorted together. */
-struct made {
-    struct lodge_lora_target target;
-    struct lodge_adapter_extent extent;
-    const char *module;
-};
-
-static int by_linear(const void *a, const void *b)
+int lodge_adapter_convert(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                          struct lodge_adapter_values *out)
 {
-    const struct made *x = a, *y = b;
-    return (x->target.linear > y->target.linear) - (x->target.linear < y->target.linear);
-}
-
-/* One target for each part of the module. */
-static uint32_t split(const struct lodge_adapter_entry *t, const struct lodge_lora_target *whole,
-                      struct made *out)
-{
-    const struct lodge_adapter_module *m = t->module;
-    for (uint32_t p = 0; p < m->n_parts; p++) {
-        const struct lodge_adapter_part *part = &m->parts[p];
-        bool table = m->site == LODGE_SITE_EMBED;
-        uint32_t first = table ? 0 : part->first_row;
-        struct lodge_lora_target *target = &out[p].target;
-        *target = *whole;
-        target->linear = part->linear;
-        target->b += (size_t)first * whole->rank;
-        if (target->magnitude)
-            target->magnitude += first;
-        if (target->offset)
-            target->offset += first;
-        out[p].extent = (struct lodge_adapter_extent){table ? m->n_rows : m->n_cols,
-                                                      table ? m->n_cols : part->n_rows};
-        out[p].module = m->hf;
-    }
-    return m->n_parts;
-}
-
-static int publish(struct lodge_adapter_reading *r, struct made *made, uint32_t n,
-                   struct lodge_adapter_extent **extents)
-{
-    struct lodge_lora_target *targets = lodge_arena_array(&r->adapter->_arena, n, sizeof *targets);
-    struct lodge_adapter_extent *x = lodge_arena_array(&r->scratch, n, sizeof *x);
-    if (!targets || !x)
-        return no_memory(r);
-    qsort(made, n, sizeof *made, by_linear);
-    for (uint32_t i = 0; i < n; i++) {
-        targets[i] = made[i].target;
-        x[i] = made[i].extent;
-        if (i && targets[i].linear == targets[i - 1].linear)
-            return lodge_fail(r->e, LODGE_ERR_UNSUPPORTED,
-                              "%s: modules '%s' and '%s' are one tensor of base '%s' (tied "
-                              "embeddings); train the adapter on one of them",
-                              r->tensors_where, made[i - 1].module, made[i].module, r->base->name);
-    }
-    r->adapter->lora = (struct lodge_lora){targets, n};
-    *extents = x;
-    return 0;
-}
-
-static struct scratch scratch_for(struct lodge_adapter_reading *r)
-{
-    uint64_t longest = 1;
-    for (uint32_t i = 0; i < r->n_entries; i++) {
-        const struct lodge_adapter_entry *t = &r->entries[i];
-        const uint64_t n[] = {t->a.n_cols, t->b.n_cols, t->magnitude.n_cols, t->offset.n_cols};
-        for (size_t k = 0; k < sizeof n / sizeof *n; k++)
-            longest = n[k] > longest ? n[k] : longest;
-    }
-    return (struct scratch){room(&r->scratch, longest, sizeof(float)),
-                            room(&r->scratch, r->limits.max_rank, sizeof(double))};
-}
-
-int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
-                               struct lodge_adapter_extent **extents)
-{
-    struct made *made = lodge_arena_array(&r->scratch, 3 * (size_t)r->n_entries, sizeof *made);
-    struct scratch s = scratch_for(r);
-    if (!made || !s.row || !s.largest_a)
-        return no_memory(r);
-    uint32_t n = 0;
-    bool any = false;
-    for (uint32_t i = 0; i < r->n_entries; i++) {
-        struct lodge_lora_target whole;
-        bool effect = false;
-        int err = convert_entry(r, &r->entries[i], &s, &whole, &effect);
-        if (err)
-            return err;
-        any |= effect;
-        lodge_adapter_rest(&r->limits);
-        n += split(&r->entries[i], &whole, &made[n]);
-    }
-    if (!any)
-        lodge_adapter_warn(r->adapter, "the adapter has no effect: every update is zero");
-    return publish(r, made, n, extents);
+    struct scratch s;
+    int err = scratch_init(&s, t) ? convert_all(r, t, &s, out) : no_memory(r);
+    scratch_finish(&s);
+    return err;
 }

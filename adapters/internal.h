@@ -11,6 +11,7 @@
 #include "base/span.h"
 #include "kernels/format.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -41,6 +42,7 @@ struct lodge_adapter_reading {
     struct lodge_adapter_limits limits; /* without zeros */
     struct lodge_adapter *adapter;      /* being made */
     struct lodge_arena scratch;         /* dies with the reading */
+    pthread_mutex_t *lock;              /* of the adapter's arena, while values are converted */
     const char *tensors_where;          /* the file of tensors, for error texts */
     struct lodge_adapter_entry *entries;
     uint32_t n_entries;
@@ -62,19 +64,36 @@ int lodge_adapter_from_gguf(struct lodge_adapter_reading *r, const struct lodge_
 
 /* ---- common: steps 6 to 10 ---- */
 
-/* Columns of A and rows of B of one target. */
-struct lodge_adapter_extent {
-    uint32_t n_in, n_out;
+/* What the digest covers, one record a target. Every field is fixed in width and there is no
+ * padding, so that equal records are equal bytes. */
+struct lodge_adapter_record {
+    uint32_t linear, rank, scale_bits;
+    uint32_t has_magnitude, has_offset;
+    struct lodge_digest a, b, magnitude, offset;
+};
+
+/* One module as fp32 and bf16 in the plan's order, whole: not yet split into its parts. */
+struct lodge_adapter_values {
+    struct lodge_lora_target whole; /* but its linear */
+    uint64_t n_parameters;
+    bool effect; /* it can change something */
 };
 
 /* Steps 6 and 7: shapes, ranks. */
 int lodge_adapter_check_entries(struct lodge_adapter_reading *r);
-/* Steps 8 and 9: values, effect. Fills the adapter's targets and an extent for each (scratch). */
+/* Steps 8 and 9 of one module; several threads may be at it, each with a reading of its own that
+ * shares the adapter. */
+int lodge_adapter_convert(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
+                          struct lodge_adapter_values *out);
+/* Steps 8 and 9 of all. Fills the adapter's targets and a record for each (scratch). */
 int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
-                               struct lodge_adapter_extent **extents);
-/* Step 10: SHA-256 of the targets and the chat template. */
+                               struct lodge_adapter_record **records);
+/* Step 10: the record of a target with n_in columns of A and n_out rows of B; SHA-256 of all
+ * records and the chat template. */
+void lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in, uint32_t n_out,
+                                 struct lodge_adapter_record *r);
 int lodge_adapter_make_digest(struct lodge_adapter_reading *r,
-                              const struct lodge_adapter_extent *extents);
+                              const struct lodge_adapter_record *records);
 
 /* One reading over bytes in memory: `config` NULL means that `tensors` is a GGUF adapter. The
  * adapter points into `tensors`, which must outlive it. */
@@ -84,8 +103,6 @@ int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,
                              const struct lodge_adapter_limits *limits, struct lodge_adapter **out,
                              struct lodge_error *e);
 
-/* A piece of work is done. */
-void lodge_adapter_rest(const struct lodge_adapter_limits *limits);
 /* Adds a sentence to the warning; what does not fit is cut. */
 void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

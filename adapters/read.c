@@ -18,16 +18,7 @@
 #define MAX_TEXT 1024u
 #define DEFAULT_FILE_BYTES ((uint64_t)16 << 30)
 
-/* Of a file, read at once. */
-#define PIECE_BYTES ((size_t)256 << 10)
-
 /* ---- helpers of all parts ---- */
-
-void lodge_adapter_rest(const struct lodge_adapter_limits *limits)
-{
-    if (limits->rest)
-        limits->rest(limits->cookie);
-}
 
 void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
 {
@@ -162,8 +153,7 @@ static int read_descriptor(const struct place *p, int fd, uint64_t cap, struct c
         return lodge_fail(p->e, LODGE_ERR_NOMEM, "%s: no memory for %llu bytes", out->where,
                           (unsigned long long)size);
     while (out->n < size) {
-        size_t piece = size - out->n < PIECE_BYTES ? size - out->n : PIECE_BYTES;
-        ssize_t got = pread(fd, out->data + out->n, piece, (off_t)out->n);
+        ssize_t got = pread(fd, out->data + out->n, size - out->n, (off_t)out->n);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
@@ -172,7 +162,6 @@ static int read_descriptor(const struct place *p, int fd, uint64_t cap, struct c
         if (got == 0)
             break;
         out->n += (size_t)got;
-        lodge_adapter_rest(p->limits);
     }
     out->data[out->n] = 0;
     return 0;
@@ -268,15 +257,15 @@ static int run_checks(struct lodge_adapter_reading *r, const struct lodge_adapte
         config ? lodge_adapter_from_peft(r, config, tensors) : lodge_adapter_from_gguf(r, tensors);
     if (!err)
         err = lodge_adapter_check_entries(r);
-    struct lodge_adapter_extent *extents = NULL;
+    struct lodge_adapter_record *records = NULL;
     if (!err)
-        err = lodge_adapter_make_targets(r, &extents);
+        err = lodge_adapter_make_targets(r, &records);
     if (!err && chat_template) {
         a->chat_template = lodge_arena_strndup(&a->_arena, chat_template, strlen(chat_template));
         if (!a->chat_template)
             err = lodge_fail(r->e, LODGE_ERR_NOMEM, "no memory for a chat template");
     }
-    return err ? err : lodge_adapter_make_digest(r, extents);
+    return err ? err : lodge_adapter_make_digest(r, records);
 }
 
 int lodge_adapter_read_bytes(const struct lodge_adapter_file *config,

@@ -5,7 +5,6 @@
 #include "base/clock.h"
 #include "base/pages.h"
 #include "engine/adapter_base.h"
-#include "engine/pace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -147,9 +146,25 @@ static void reading_finish(struct reading *r)
     lodge_lora_layout_finish(&r->layout);
 }
 
-static int make_image(struct lodge_adapters *a, const char *name, struct lodge_pace *pace,
-                      struct reading *r, struct lodge_error *e)
+struct packing {
+    struct lodge_adapters *a;
+    struct reading *r;
+    atomic_int err;
+};
+
+static void pack_target(void *ctx, uint32_t target)
 {
+    struct packing *p = ctx;
+    int err = p->a->backend->adapter_pack(p->a->device, &p->r->adapter->lora, &p->r->layout, target,
+                                          p->r->image, NULL);
+    if (err)
+        atomic_store(&p->err, err);
+}
+
+static int make_image(struct lodge_adapters *a, const char *name, struct reading *r,
+                      struct lodge_error *e)
+{
+    struct packing p = {a, r, 0};
     size_t n = r->image_bytes = (size_t)r->layout.n_cells * LODGE_CELL_BYTES;
     if (r->layout.n_cells > (uint64_t)a->n_pages * a->page_cells)
         return lodge_fail(e, LODGE_ERR_LIMIT,
@@ -159,27 +174,24 @@ static int make_image(struct lodge_adapters *a, const char *name, struct lodge_p
     if (!(r->image = lodge_pages_map(n)))
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for adapter \"%s\" (%zu MiB)", name,
                           n >> 20);
-    int err = 0;
-    for (uint32_t i = 0; i < r->adapter->lora.n_targets && !err; i++) {
-        err = a->backend->adapter_pack(a->device, &r->adapter->lora, &r->layout, i, r->image, e);
-        lodge_pace_rest(pace);
-    }
-    return err;
+    lodge_side_run(&a->side, pack_target, &p, r->adapter->lora.n_targets);
+    int err = atomic_load(&p.err);
+    return err ? lodge_fail(e, err, "adapter \"%s\" cannot be packed: %s", name,
+                            lodge_error_text(err))
+               : 0;
 }
 
 /* Files to image. Ends r itself on errors. */
 static int read_files(struct lodge_adapters *a, const char *path, const char *name,
                       struct reading *r, struct lodge_error *e)
 {
-    struct lodge_pace pace;
-    const struct lodge_adapter_limits limits = {.rest = lodge_pace_rest, .cookie = &pace};
+    const struct lodge_adapter_limits limits = {.run = lodge_side_run, .cookie = &a->side};
     *r = (struct reading){0};
-    lodge_pace_begin(&pace, &a->stepping);
     int err = lodge_adapter_read(path, name, &a->base, &limits, &r->adapter, e);
     if (!err)
         err = lodge_lora_layout_init(&r->layout, a->plan, &r->adapter->lora, e);
     if (!err)
-        err = make_image(a, name, &pace, r, e);
+        err = make_image(a, name, r, e);
     if (err)
         reading_finish(r);
     return err;
@@ -531,6 +543,7 @@ int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
                         const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e)
 {
     lodge_arena_init(&a->arena, 0);
+    lodge_side_init(&a->side, a->backend, a->device);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->queued, NULL);
     int err = lodge_adapter_base_build(a->plan, model_name, gguf_architecture, gguf_pairs,
@@ -549,6 +562,7 @@ void lodge_adapters_finish(struct lodge_adapters *a)
     pthread_mutex_unlock(&a->lock);
     while (a->n_loaders)
         pthread_join(a->loaders[--a->n_loaders], NULL);
+    lodge_side_finish(&a->side);
     for (uint32_t i = 0; i < LODGE_ADAPTER_BUCKETS; i++)
         while (a->buckets[i]) {
             struct lodge_adapter_version *v = a->buckets[i];

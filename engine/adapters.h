@@ -3,7 +3,8 @@
  * The registry holds every version that somebody refers to, keyed by (scope, digest). Its images
  * (cells as the backend packs them) are kept within a byte budget, least recently used ones leave
  * first; a version without an image is read from disk again when it is wanted, by a loader
- * thread, and must have the same digest. Reading, checking and packing are paced (pace.h).
+ * thread, and must have the same digest. Converting, hashing and packing
+ * are side work (side.h).
  *
  * Threads: open, ref and unref from any thread; the functions that say so belong to the engine
  * thread. `lock` is a leaf.
@@ -13,6 +14,7 @@
 
 #include "adapters/adapter.h"
 #include "engine/engine.h"
+#include "engine/side.h"
 #include "engine/template/chat.h"
 #include "kernels/backend.h"
 
@@ -67,8 +69,7 @@ struct lodge_adapter_version {
 };
 
 #define LODGE_ADAPTER_BUCKETS 4096u
-/* Each takes a small part of a core beside steps: more of them when more waits. */
-#define LODGE_LOADERS 4u
+#define LODGE_LOADERS 4u /* side work gets more time when more of it waits */
 
 struct lodge_engine;
 /* The engine's registry. */
@@ -88,7 +89,7 @@ struct lodge_adapters {
     void (*on_news)(void *cookie);
     void *cookie;
 
-    atomic_bool stepping; /* the engine thread has steps to run */
+    struct lodge_side side; /* converting, hashing and packing */
 
     pthread_mutex_t lock;
     pthread_cond_t queued; /* the loaders have work, or must end */

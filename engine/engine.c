@@ -269,7 +269,8 @@ bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
     take_messages(en, wait_ns);
     sweep(en);
     bool busy = lodge_engine_step(en);
-    atomic_store(&en->adapters.stepping, busy);
+    if (en->residency)
+        lodge_side_turn(&en->adapters.side, busy ? en->last_step_ns : 0);
     if (en->residency) {
         if (lodge_residency_take_lost(en->residency))
             end_lost(en);

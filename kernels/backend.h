@@ -162,6 +162,11 @@ struct lodge_backend {
                            uint32_t first_cell, uint32_t n_cells);
     void (*adapter_close)(struct lodge_device *d, uint32_t slot);
 
+    /* Between steps, on the engine thread: runs fn in every thread that steps are computed by, and
+     * returns when all have. NULL for devices whose steps take no CPU. */
+    void (*run_aside)(struct lodge_device *d,
+                      void (*fn)(void *ctx, unsigned worker, unsigned n_workers), void *ctx);
+
     /* Starts a step. INVALID when it breaks the limits of the configuration. */
     int (*step_submit)(struct lodge_device *d, const struct lodge_step *s, uint64_t *ticket);
     /* 0 with the result (valid until the next submit but depth - 1), or AGAIN. */

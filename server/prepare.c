@@ -1,6 +1,6 @@
 /* Preparing threads: JSON, templates and tokenizing take up to seconds for the largest bodies, and
  * the polling thread has everybody's streams to write. A call that turns out to need an adapter's
- * files begins anew in the other lane: reading them is slow on purpose (engine/pace.h), and calls
+ * files begins anew in the other lane: reading them is slow on purpose (engine/side.h), and calls
  * that need none do not wait behind it. */
 #include "server/call.h"
 

@@ -27,7 +27,7 @@
 
 #define LODGE_HISTOGRAMS 13u
 #define LODGE_PREPARERS 2u
-#define LODGE_READERS 4u /* each is paced while steps run: more of them when more waits */
+#define LODGE_READERS 4u /* side work gets more time when more of it waits */
 #define LODGE_LANE_THREADS 4u
 
 struct call;

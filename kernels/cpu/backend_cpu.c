@@ -135,6 +135,11 @@ static int model_load(struct lodge_device *d, const struct lodge_plan *p, lodge_
     return 0;
 }
 
+static void run_aside(struct lodge_device *d, lodge_worker_fn *fn, void *ctx)
+{
+    lodge_workers_run(d->workers, fn, ctx);
+}
+
 static int pool_create(struct lodge_device *d, uint32_t n_pages, struct lodge_error *e)
 {
     d->n_pages = n_pages;
@@ -194,6 +199,7 @@ const struct lodge_backend *lodge_backend_cpu(void)
         .adapter_pack = lodge_cpu_adapter_pack,
         .adapter_open = lodge_cpu_adapter_open,
         .adapter_upload = lodge_cpu_adapter_upload,
+        .run_aside = run_aside,
         .adapter_close = lodge_cpu_adapter_close,
         .step_submit = step_submit,
         .step_poll = step_poll,

@@ -189,7 +189,7 @@ int lodge_cpu_adapter_pack(struct lodge_device *d, const struct lodge_lora *lora
     const struct lodge_linear *l = &d->plan->linears[t->linear];
     uint32_t n_outputs = lodge_lora_outputs(l);
     if (t->magnitude && l->site == LODGE_SITE_EMBED)
-        return lodge_fail(e, LODGE_ERR_UNSUPPORTED, "DoRA of the embedding is not supported");
+        return lodge_fail(e, LODGE_ERR_UNSUPPORTED, "DoRA of the table of embeddings");
     pack_a(t, lodge_lora_inputs(l), image, p->first_a);
     pack_b(t, n_outputs, image, p->first_b);
     for (uint32_t o = 0; t->offset && o < n_outputs; o++)

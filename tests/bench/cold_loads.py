@@ -1,9 +1,9 @@
 """Time between tokens of running streams while other requests come, on adapters in memory or on disk.
 
-Usage: cold_loads.py LODGE MODEL ADAPTER_DIR [--rates 1,10] [--streams 8] [--seconds 8] [--rounds 3]
+Usage: cold_loads.py LODGE[,LODGE...] MODEL ADAPTER_DIR [--rates 1,10] [--streams 8] [--seconds 6] [--rounds 3]
 
-Starts LODGE over MODEL with ADAPTER_DIR (made by make_adapters.py: a0, a1, ...). Streams run all the time on
-the base. Each round, for each rate, in turn: no other requests; `rate` requests a second of one token on 4
+Starts LODGE over MODEL with ADAPTER_DIR (made by make_adapters.py: a0, a1, ...). Each round, for each rate and
+program, in turn, beside streams on the base: no other requests; `rate` requests a second of one token on 4
 adapters that are resident; the same on adapters that nobody has asked for yet. What cold loads cost others is
 the third against the second."""
 import argparse
@@ -60,8 +60,12 @@ def ask(port, name, out):
     out.append(time.monotonic() - begin)
 
 
-def window(port, streams, rate, seconds, names):
-    begin, threads, took = time.monotonic(), [], []
+def window(port, n_streams, rate, seconds, names):
+    streams, threads, took = [Stream(port, i) for i in range(n_streams)], [], []
+    for s in streams:
+        s.start()
+    time.sleep(0.7)
+    begin = time.monotonic()
     for i in range(int(rate * seconds)):
         time.sleep(max(0, begin + i / rate - time.monotonic()))
         t = threading.Thread(target=ask, args=(port, next(names), took))
@@ -71,64 +75,78 @@ def window(port, streams, rate, seconds, names):
     end = time.monotonic()
     for t in threads:
         t.join()
-    gaps = sorted(g for s in streams for at, g in list(s.gaps) if begin < at <= end)
-    return gaps, sorted(took)
+    for s in streams:
+        s.stop = True
+    for s in streams:
+        s.join()
+    return [g for s in streams for at, g in s.gaps if begin < at <= end], took
 
 
 def quantile(x, q):
+    x = sorted(x)
     return x[min(len(x) - 1, int(q * len(x)))] * 1e3 if x else 0
 
 
 def report(label, gaps, took, seconds, against=None):
-    p99 = quantile(gaps, 0.99)
-    change = f" ({p99 / quantile(against, 0.99) - 1:+.0%} p99, {quantile(gaps, .5) / quantile(against, .5) - 1:+.0%} p50)" if against else ""
-    print(f"{label:28} p50 {quantile(gaps, 0.5):6.2f} p90 {quantile(gaps, 0.9):6.2f} p99 {p99:6.2f} ms{change}  "
-          f"{len(gaps) / seconds:5.0f} tokens/s  their p50 {quantile(took, 0.5):5.0f} ms", flush=True)
+    p50, p99 = quantile(gaps, 0.5), quantile(gaps, 0.99)
+    change = f" (p50 {p50 / quantile(against, 0.5) - 1:+.0%}, p99 {p99 / quantile(against, 0.99) - 1:+.0%})" if against else ""
+    print(f"{label:26} p50 {p50:6.2f} p90 {quantile(gaps, 0.9):6.2f} p99 {p99:6.2f} ms{change}  "
+          f"{len(gaps) / seconds:5.0f} tokens/s  theirs p50 {quantile(took, 0.5):5.0f} ms", flush=True)
+
+
+class Server:
+    def __init__(self, lodge, model, adapters):
+        self.lodge, self.port = lodge, free_port()
+        self.process = subprocess.Popen(
+            [lodge, "serve", model, "--port", str(self.port), "--adapter-dir", adapters, "--served-model-name", "base",
+             "--pool-bytes", "3G", "--host-cache-bytes", "2G"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if line.startswith("ready "):
+                break
+        time.sleep(6)  # an idle server touches the memory of its pool
+        warm = [f"a{i}" for i in range(4)]
+        for name in warm:
+            ask(self.port, name, [])
+        self.cold = (f"a{i}" for i in range(4, 1 << 30))
+        self.hot = (warm[i % 4] for i in range(1 << 30))
+        self.total = {}
+
+    def measure(self, a, rate):
+        for kind, names, n in (("none", None, 0), ("resident", self.hot, rate), ("cold", self.cold, rate)):
+            gaps, took = window(self.port, a.streams, n, a.seconds, names)
+            all_gaps, all_took = self.total.setdefault((rate, kind), ([], []))
+            all_gaps += gaps
+            all_took += took
+
+    def print(self, seconds):
+        print(self.lodge)
+        for (rate, kind), (gaps, took) in self.total.items():
+            against = self.total[rate, "resident"][0] if kind == "cold" else None
+            report(f"{rate:g} a second, {kind}", gaps, took, seconds, against)
 
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument("lodge")
+    p.add_argument("lodge", help="one program, or several to compare, separated by commas")
     p.add_argument("model")
     p.add_argument("adapters")
     p.add_argument("--rates", default="1,10")
     p.add_argument("--streams", type=int, default=8)
-    p.add_argument("--seconds", type=float, default=8)
+    p.add_argument("--seconds", type=float, default=6)
     p.add_argument("--rounds", type=int, default=3)
     a = p.parse_args()
-    port = free_port()
-    server = subprocess.Popen([a.lodge, "serve", a.model, "--port", str(port), "--adapter-dir", a.adapters,
-                               "--served-model-name", "base", "--pool-bytes", "3G", "--host-cache-bytes", "2G"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    servers = [Server(one, a.model, a.adapters) for one in a.lodge.split(",")]
     try:
-        for line in server.stderr:
-            if line.startswith("ready "):
-                break
-        warm = [f"a{i}" for i in range(4)]
-        for name in warm:
-            ask(port, name, [])
-        streams = [Stream(port, i) for i in range(a.streams)]
-        for s in streams:
-            s.start()
-        time.sleep(1)
-        cold = (f"a{i}" for i in range(4, 1 << 30))
-        hot = (warm[i % 4] for i in range(1 << 30))
-        total = {}
         for _ in range(a.rounds):
-            for rate in [float(r) for r in a.rates.split(",")]:
-                for kind, names, n in (("none", None, 0), ("resident", hot, rate), ("cold", cold, rate)):
-                    gaps, took = window(port, streams, n, a.seconds, names)
-                    all_gaps, all_took = total.setdefault((rate, kind), ([], []))
-                    all_gaps += gaps
-                    all_took += took
-        for (rate, kind), (gaps, took) in total.items():
-            against = sorted(total[rate, "resident"][0]) if kind == "cold" else None
-            report(f"{rate:g} a second, {kind}", sorted(gaps), sorted(took), a.seconds * a.rounds, against)
-        for s in streams:
-            s.stop = True
+            for rate in a.rates.split(","):
+                for s in servers:
+                    s.measure(a, float(rate))
+        for s in servers:
+            s.print(a.seconds * a.rounds)
     finally:
-        server.terminate()
-        server.wait()
+        for s in servers:
+            s.process.terminate()
+            s.process.wait()
 
 
 main()
