@@ -55,6 +55,7 @@ struct lodge_engine_config {
     uint64_t
         host_cache_bytes; /* adapters kept in memory in page layout; 0: a quarter of the pool */
     bool no_prefix_cache;
+    bool speculate;            /* also requests that do not ask for it */
     uint64_t seed;             /* requests without a seed derive theirs from this and their id */
     bool model_defaults;       /* apply generation_config.json (decisions 24) */
     const char *chat_template; /* text that replaces the model's own; NULL: the model's */
@@ -254,6 +255,10 @@ struct lodge_request {
     struct lodge_request_adapter adapters[LODGE_MAX_REQUEST_ADAPTERS];
     uint32_t n_adapters;
     struct lodge_bytes cache_salt; /* from the client; empty: none */
+    /* Guess tokens and check them together (engine/speculate.h); the reply stays the same. With a
+     * prediction of the reply, guesses come from it first. */
+    bool speculate;
+    struct lodge_id_list prediction;
 };
 void lodge_request_init(struct lodge_request *r);
 
@@ -299,6 +304,7 @@ struct lodge_event {
     int64_t stop_token; /* FINISH by a stop id or end of text: the token, else -1 */
     /* END: usage and times of the request */
     uint32_t prompt_tokens, cached_tokens, output_tokens, n_preempted;
+    uint32_t drafted_tokens, accepted_tokens; /* guesses that were checked, and were right */
     uint64_t queued_ns, prefill_ns, decode_ns;
     double page_seconds;
 };
@@ -319,6 +325,7 @@ struct lodge_engine_stats {
     uint32_t pages_free, pages_kv, pages_adapter, pages_cached, pages_total;
     uint64_t prompt_tokens, cached_prompt_tokens, output_tokens;
     uint64_t prefix_queries, prefix_hits; /* tokens */
+    uint64_t n_drafts, drafted_tokens, accepted_tokens;
     uint64_t n_preemptions, n_steps, step_ns;
     uint64_t step_tokens_bucket[16]; /* steps with <= 1, 8, 16, 32, .. 16384 tokens; last: more */
     uint64_t step_tokens_sum;

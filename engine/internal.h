@@ -48,6 +48,7 @@ struct lodge_engine {
     bool any_event;
     uint64_t last_step_ns;
     double token_ns; /* of a prompt token lately; 0: not known */
+    struct lodge_step_cost step_cost;
 
     pthread_t thread;
     bool thread_runs;
@@ -90,7 +91,8 @@ void lodge_engine_abort_all(struct lodge_engine *en);
 bool lodge_engine_step(struct lodge_engine *en);
 
 /* output.c */
-void lodge_output_result(struct lodge_engine *en, const struct lodge_planned *row,
+/* False when the row's sequence has ended, and may be gone. */
+bool lodge_output_result(struct lodge_engine *en, const struct lodge_planned *row,
                          const struct lodge_result *r, const struct lodge_step_result *step);
 /* A prompt-only sequence has been computed. */
 void lodge_output_prompt_only(struct lodge_engine *en, struct lodge_seq *q);

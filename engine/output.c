@@ -86,6 +86,8 @@ static void end_request(struct lodge_engine *en, struct lodge_inflight *q)
         .cached_tokens = q->cached_tokens,
         .output_tokens = q->output_tokens,
         .n_preempted = q->n_preempted,
+        .drafted_tokens = q->drafted_tokens,
+        .accepted_tokens = q->accepted_tokens,
         .queued_ns = started - q->arrived_ns,
         .prefill_ns = first - started,
         .decode_ns = now - first,
@@ -174,7 +176,8 @@ static void wake_forks(struct lodge_engine *en, struct lodge_inflight *q)
             lodge_sched_enqueue(&en->sched, &q->seqs[i]);
 }
 
-static void sampled(struct lodge_engine *en, struct lodge_seq *q, const struct lodge_result *r,
+/* False when that ended the sequence. */
+static bool sampled(struct lodge_engine *en, struct lodge_seq *q, const struct lodge_result *r,
                     const struct lodge_step_result *step)
 {
     struct lodge_inflight *req = q->req;
@@ -182,7 +185,7 @@ static void sampled(struct lodge_engine *en, struct lodge_seq *q, const struct l
     if (r->value.fault) { /* no finite logit: nor are keys and values to be shared */
         lodge_sched_distrust(&en->sched, q);
         lodge_output_finish(en, q, LODGE_FINISH_ERROR, LODGE_ERR_INTERNAL, -1, -1);
-        return;
+        return false;
     }
     if (!req->first_token_ns)
         req->first_token_ns = step->end_ns;
@@ -210,6 +213,9 @@ static void sampled(struct lodge_engine *en, struct lodge_seq *q, const struct l
         lodge_output_finish(en, q, LODGE_FINISH_STOP, 0, -1, token);
     else if (q->n_output >= q->max_output)
         lodge_output_finish(en, q, LODGE_FINISH_LENGTH, 0, -1, -1);
+    else
+        return true;
+    return false;
 }
 
 static void scored(struct lodge_engine *en, struct lodge_seq *q, const struct lodge_result *r,
@@ -228,17 +234,17 @@ static void scored(struct lodge_engine *en, struct lodge_seq *q, const struct lo
     post(en, q->req, LODGE_EVENT_PROMPT, ev, step->tops + r->first_top, NULL);
 }
 
-void lodge_output_result(struct lodge_engine *en, const struct lodge_planned *row,
+bool lodge_output_result(struct lodge_engine *en, const struct lodge_planned *row,
                          const struct lodge_result *r, const struct lodge_step_result *step)
 {
     struct lodge_seq *q = row->seq;
     if (r->scored) {
         scored(en, q, r, row->position, step);
-        return;
+        return true;
     }
     if (q->choice == 0 && q->n_output == 0)
         wake_forks(en, q->req);
-    sampled(en, q, r, step);
+    return sampled(en, q, r, step);
 }
 
 void lodge_output_prompt_only(struct lodge_engine *en, struct lodge_seq *q)

@@ -76,6 +76,7 @@ static void walk_parts(struct walk *w, struct lodge_request *r, struct lodge_id_
     for (uint32_t i = 0; i < r->n_stops; i++)
         PART(w, r->stops[i].data, r->stops[i].n);
     PART(w, r->cache_salt.data, r->cache_salt.n);
+    PART(w, r->prediction.ids, r->prediction.n);
     walk_bad_words(w, r, lists);
 }
 

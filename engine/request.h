@@ -9,6 +9,7 @@
 #define LODGE_ENGINE_REQUEST_H
 
 #include "engine/prefix.h"
+#include "engine/speculate.h"
 #include "engine/stream.h"
 #include "engine/text/detok.h"
 #include "engine/text/stop.h"
@@ -60,6 +61,8 @@ struct lodge_seq {
     bool counted_cached;
     uint64_t admitted; /* order of admission, youngest has the largest; 0: never */
     uint64_t planned;  /* the last plan that gave it a row, or could not */
+    uint32_t n_draft;  /* guesses behind tokens[n_tokens], for the next plan */
+    struct lodge_guesses guesses;
     /* The residency's: pages that its adapters lack and that the pool could not give when they were
      * last wanted; and pages they take while the sequence runs. */
     uint32_t n_pages_wanted, n_adapter_pages;
@@ -98,6 +101,7 @@ struct lodge_inflight {
     uint32_t lora_width; /* workspace that one token takes: sum over its adapters */
     uint64_t arrived_ns, started_ns, first_token_ns, deadline_ns; /* 0: not yet, none */
     uint32_t cached_tokens, output_tokens, n_preempted;
+    uint32_t drafted_tokens, accepted_tokens;
     double page_ns;
     bool started;
     int32_t error;   /* why it was aborted */

@@ -108,6 +108,7 @@ static void preempt(struct lodge_sched *s, struct lodge_seq *q)
     lodge_sched_drop_copies(s, q);
     stop_running(s, q);
     q->preempted = true;
+    q->n_draft = 0;
     q->req->n_preempted++;
     s->preemptions++;
     lodge_sched_enqueue(s, q);
@@ -418,6 +419,30 @@ static void plan_prefills(struct lodge_sched *s)
     }
 }
 
+/* Pages for guesses, as far as they are promised to the sequence; returns how many fit. */
+static uint32_t room_for_draft(struct lodge_sched *s, struct lodge_seq *q)
+{
+    uint32_t most = room_for(s, q), end = q->n_tokens + (q->n_draft < most ? q->n_draft : most);
+    while (q->n_blocks < lodge_sched_blocks_of(s->page_tokens, end))
+        if (!lodge_sched_unclaimed(s, q) || !lodge_sched_add_block(s, q))
+            break;
+    uint32_t held = q->n_blocks * s->page_tokens;
+    return (held < end ? held : end) - q->n_tokens;
+}
+
+static void plan_drafts(struct lodge_sched *s)
+{
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        struct lodge_planned *row = &s->rows[i];
+        if (!row->sample || !row->seq->n_draft)
+            continue;
+        row->n_draft = room_for_draft(s, row->seq);
+        row->n_tokens += row->n_draft;
+        s->n_step_tokens += row->n_draft;
+        s->n_step_ranks += row->n_draft * row->seq->req->lora_width;
+    }
+}
+
 /* ---- accounts ---- */
 
 static void observe(struct lodge_mean *m, double value)
@@ -467,7 +492,15 @@ void lodge_sched_plan(struct lodge_sched *s, uint64_t now_ns)
     admit_waiting(s);
     plan_decodes(s);
     plan_prefills(s);
+    plan_drafts(s);
     account_rows(s);
+}
+
+void lodge_sched_accepted(struct lodge_sched *s, struct lodge_planned *row, uint32_t n_right)
+{
+    charge(s, row->seq->tenant, LODGE_COST_OUTPUT * n_right);
+    row->n_tokens -= row->n_draft - n_right;
+    row->n_draft = n_right;
 }
 
 struct lodge_seq *lodge_sched_hopeless(const struct lodge_sched *s, uint64_t now_ns)

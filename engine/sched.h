@@ -40,6 +40,9 @@
  * the choice is made when it matters. Prompt chunks go by tier, and inside a tier tenants take
  * turns in every step.
  *
+ * Guesses (speculate.h) take what tokens the step has left when all others have theirs, and pages
+ * that are promised to their sequence.
+ *
  * Headroom: a share of slots and pages (`spare`) is given only to tenants that run less than an
  * equal part of the slots, so that one which begins while another floods need not wait for a reply
  * to end. It is kept while more than one tenant was there within LODGE_SCHED_SHARED_NS; else all is
@@ -117,7 +120,8 @@ struct lodge_mean {
 struct lodge_planned {
     struct lodge_seq *seq;
     uint32_t position, n_tokens;
-    bool sample; /* the row ends at the sequence's last token */
+    bool sample;      /* the row ends at the sequence's last token, or its draft */
+    uint32_t n_draft; /* of n_tokens: guesses behind the sequence's last token */
 };
 
 struct lodge_sched {
@@ -170,6 +174,9 @@ struct lodge_seq *lodge_sched_hopeless(const struct lodge_sched *s, uint64_t now
 void lodge_sched_charge_load(struct lodge_sched *s, uint64_t tenant, uint32_t n_pages);
 /* The step with the planned copies was submitted (or failed): lets go of the pages they read. */
 void lodge_sched_submitted(struct lodge_sched *s);
+/* So many guesses of the row were right: they count as output, the others were not computed. Before
+ * lodge_sched_computed. */
+void lodge_sched_accepted(struct lodge_sched *s, struct lodge_planned *row, uint32_t n_right);
 /* The planned row was computed: full blocks enter the prefix cache, windows pass on. */
 void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row);
 /* What was computed for this sequence is not to be trusted: takes its blocks out of the cache. */

@@ -59,6 +59,7 @@ static void put_row(struct lodge_engine *en, const struct lodge_planned *p, stru
                               .n_tokens = p->n_tokens,
                               .first_token = s->n_tokens,
                               .next_token = LODGE_NO_PAGE};
+    /* A draft lies behind the sequence's tokens. */
     memcpy(en->step_tokens + s->n_tokens, q->tokens + p->position, p->n_tokens * sizeof *q->tokens);
     s->n_tokens += p->n_tokens;
     put_table(en, q, row, &s->n_pages);
@@ -67,6 +68,7 @@ static void put_row(struct lodge_engine *en, const struct lodge_planned *p, stru
         lodge_output_set_banned(en, q);
         row->want |= LODGE_WANT_SAMPLE;
         row->sampling = &q->sampling;
+        row->n_draft = p->n_draft;
         row->want_logprob = r->want_logprobs;
         row->n_top = r->want_logprobs ? r->n_tops : 0;
     }
@@ -144,6 +146,7 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     double ns = (double)(res->end_ns - res->begin_ns);
     en->last_step_ns = res->end_ns - res->begin_ns + 1;
     learn_costs(en, s->n_tokens, ns);
+    lodge_step_cost_observe(&en->step_cost, s->n_tokens, ns);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)
         q->req->page_ns += ns * pages_held(en, q);
@@ -160,6 +163,32 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     }
 }
 
+/* Guesses of a row that its samples confirm. */
+static uint32_t count_right(const struct lodge_planned *row, const struct lodge_result *samples)
+{
+    const uint32_t *draft = row->seq->tokens + row->seq->n_tokens;
+    uint32_t n = 0;
+    while (n < row->n_draft && !samples[n].value.fault && samples[n].value.token == draft[n])
+        n++;
+    return n;
+}
+
+/* Cuts the row to what was guessed right; returns how many of its samples do not count. */
+static uint32_t check_draft(struct lodge_engine *en, struct lodge_planned *row,
+                            const struct lodge_result *samples)
+{
+    uint32_t n = row->n_draft, right = count_right(row, samples);
+    struct lodge_inflight *q = row->seq->req;
+    lodge_guesses_observe(&row->seq->guesses, n, right);
+    lodge_sched_accepted(&en->sched, row, right);
+    q->drafted_tokens += n;
+    q->accepted_tokens += right;
+    en->live.n_drafts++;
+    en->live.drafted_tokens += n;
+    en->live.accepted_tokens += right;
+    return n - right;
+}
+
 /* The rows a result belongs to stay valid: a sequence that ends is only freed with its request,
  * after all its rows were handled. */
 static void deliver(struct lodge_engine *en, const struct lodge_step_result *res)
@@ -167,10 +196,15 @@ static void deliver(struct lodge_engine *en, const struct lodge_step_result *res
     uint32_t next = 0;
     for (uint32_t i = 0; i < en->sched.n_rows; i++) {
         struct lodge_planned row = en->sched.rows[i];
-        bool prompt_only = row.sample && !row.seq->max_output;
-        lodge_sched_computed(&en->sched, &row);
+        uint32_t first = next, wrong = 0;
         while (next < res->n_results && res->results[next].row == i)
-            lodge_output_result(en, &row, &res->results[next++], res);
+            next++;
+        if (row.n_draft)
+            wrong = check_draft(en, &row, res->results + next - 1 - row.n_draft);
+        bool alive = true, prompt_only = row.sample && !row.seq->max_output;
+        lodge_sched_computed(&en->sched, &row);
+        for (uint32_t k = first; k < next - wrong && alive; k++)
+            alive = lodge_output_result(en, &row, &res->results[k], res);
         if (prompt_only)
             lodge_output_prompt_only(en, row.seq);
     }
@@ -185,8 +219,36 @@ static void fail_step(struct lodge_engine *en, int err)
                            LODGE_ERR_INTERNAL);
 }
 
+/* ---- guesses ---- */
+
+/* Penalties, bad words and least lengths change with each token, so what they allow after a guess
+ * is not known in time. */
+static bool may_guess(const struct lodge_engine *en, const struct lodge_seq *q)
+{
+    const struct lodge_request *r = &q->req->r;
+    return (r->speculate || en->cfg.speculate) && q->n_output && !q->counts.list &&
+           !r->n_bad_words && q->n_output >= r->min_tokens && q->n_computed + 1 == q->n_tokens;
+}
+
+static void guess(struct lodge_engine *en)
+{
+    double token = lodge_step_cost_token(&en->step_cost);
+    for (struct lodge_seq *q = en->sched.running.first; q; q = q->next) {
+        const struct lodge_id_list *hint = &q->req->r.prediction;
+        uint32_t left = q->max_output - q->n_output;
+        uint32_t most = left - 1 < LODGE_MAX_DRAFT ? left - 1 : LODGE_MAX_DRAFT;
+        q->n_draft = 0;
+        if (!left || !may_guess(en, q))
+            continue;
+        uint32_t n = lodge_draft(q->tokens, q->n_tokens, q->n_output, hint->ids, hint->n, most,
+                                 q->tokens + q->n_tokens);
+        q->n_draft = n ? lodge_guesses_length(&q->guesses, token, en->sched.running.n, n) : 0;
+    }
+}
+
 bool lodge_engine_step(struct lodge_engine *en)
 {
+    guess(en);
     lodge_sched_plan(&en->sched, lodge_now_ns());
     for (uint32_t i = 0; i < en->sched.n_rows; i++)
         if (!en->sched.rows[i].seq->req->started) {

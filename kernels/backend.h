@@ -61,7 +61,7 @@ struct lodge_memory_need {
 
 enum lodge_want {
     LODGE_WANT_NOTHING = 0,
-    LODGE_WANT_SAMPLE = 1, /* one token after the row's last token */
+    LODGE_WANT_SAMPLE = 1, /* one token after the row's last token; more with n_draft */
     LODGE_WANT_SCORES = 2, /* log-probability of the next token at each of the row's tokens */
     LODGE_WANT_HIDDEN = 4, /* final hidden state of the last token */
 };
@@ -83,8 +83,10 @@ struct lodge_row {
     uint32_t n_blocks;    /* blocks of the table: ceil((position + n_tokens) / T) */
     uint32_t first_adapter, n_adapters; /* into step.adapters */
     uint32_t want;                      /* enum lodge_want */
-    uint32_t n_top;                     /* top log-probabilities wanted with sample or scores */
-    bool want_logprob;                  /* log-probability of the sample */
+    uint32_t n_draft;  /* SAMPLE: the last n_draft tokens are guesses; there is a sample after each
+                          of them, and one after the token before them */
+    uint32_t n_top;    /* top log-probabilities wanted with sample or scores */
+    bool want_logprob; /* log-probability of the sample */
     uint32_t next_token; /* SCORES: the token after the row's last, or LODGE_NO_PAGE: not scored */
     const struct lodge_sampling *sampling; /* SAMPLE: parameters; stays valid until retired */
 };
@@ -110,14 +112,14 @@ struct lodge_step {
 /* One token with its numbers: a sample, or a scored position. */
 struct lodge_result {
     uint32_t row;
-    uint32_t index; /* SCORES: token index inside the row whose successor this is */
+    uint32_t index; /* token inside the row whose successor this is */
     bool scored;    /* false: a sample */
     struct lodge_sampled value;
     uint32_t first_top, n_top; /* into step_result.tops */
 };
 
 struct lodge_step_result {
-    const struct lodge_result *results; /* in row order; scores before the sample of a row */
+    const struct lodge_result *results; /* in row order; scores before the samples of a row */
     uint32_t n_results;
     const struct lodge_top *tops;
     const float *hidden;             /* (rows that asked, d_model) in row order */

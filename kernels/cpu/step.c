@@ -432,8 +432,8 @@ static void plan_rows(struct lodge_device *d)
                 (i + 1 < row->n_tokens || row->next_token != LODGE_NO_PAGE))
                 want(d, r, i, true);
         }
-        if (row->want & LODGE_WANT_SAMPLE)
-            want(d, r, row->n_tokens - 1, false);
+        for (uint32_t i = row->n_draft + 1; (row->want & LODGE_WANT_SAMPLE) && i > 0; i--)
+            want(d, r, row->n_tokens - i, false);
     }
 }
 
@@ -445,7 +445,7 @@ static bool valid(const struct lodge_device *d, const struct lodge_step *s)
     for (uint32_t r = 0; r < s->n_rows; r++) {
         const struct lodge_row *row = &s->rows[r];
         uint64_t table_end = row->table + (uint64_t)row->n_blocks * d->plan->n_groups;
-        if (!row->n_tokens || row->first_token != n || table_end > s->n_pages ||
+        if (row->n_tokens <= row->n_draft || row->first_token != n || table_end > s->n_pages ||
             (uint64_t)row->n_blocks * LODGE_PAGE_TOKENS < (uint64_t)row->position + row->n_tokens)
             return false;
         n += row->n_tokens;

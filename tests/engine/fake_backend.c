@@ -175,12 +175,17 @@ static void run_row(struct lodge_device *d, const struct lodge_step *s, uint32_t
     const struct lodge_seq *q = seq_of(d->f->en, row->slot);
     uint32_t end = row->position + row->n_tokens;
     uint64_t history[MOST_PLACES], h = history_root(&q->req->r);
-    TEST_CHECK(row->n_tokens && end <= q->n_tokens && end <= MOST_PLACES);
-    TEST_CHECK(row->n_blocks == (end + d->page_tokens - 1) / d->page_tokens);
+    TEST_CHECK(row->n_tokens > row->n_draft && end <= MOST_PLACES);
+    TEST_CHECK(end - row->n_draft <= q->n_tokens);
+    TEST_CHECK(!row->n_draft || (end - row->n_draft == q->n_tokens && !q->counts.list));
+    TEST_CHECK(row->n_blocks >= (end + d->page_tokens - 1) / d->page_tokens);
     TEST_CHECK(memcmp(s->tokens + row->first_token, q->tokens + row->position,
-                      row->n_tokens * sizeof *s->tokens) == 0);
-    for (uint32_t p = 0; p < end; p++)
-        history[p] = h = history_next(h, q->tokens[p]);
+                      (row->n_tokens - row->n_draft) * sizeof *s->tokens) == 0);
+    for (uint32_t p = 0; p < end; p++) {
+        uint32_t own = p - row->position;
+        uint32_t token = p < row->position ? q->tokens[p] : s->tokens[row->first_token + own];
+        history[p] = h = history_next(h, token);
+    }
     for (uint32_t g = 0; g < d->f->plan.n_groups; g++)
         run_group(d, s, row, g, history);
     for (uint32_t t = 0; t < row->n_tokens && row->want & LODGE_WANT_SCORES; t++) {
@@ -191,11 +196,11 @@ static void run_row(struct lodge_device *d, const struct lodge_step *s, uint32_t
         v.logprob = score(*place(d, s, row, 0, row->position + t), next);
         add_result(d, (struct lodge_result){.row = i, .index = t, .scored = true, .value = v});
     }
-    if (row->want & LODGE_WANT_SAMPLE) {
-        uint64_t last = *place(d, s, row, 0, end - 1);
+    for (uint32_t k = row->n_draft + 1; row->want & LODGE_WANT_SAMPLE && k > 0; k--) {
+        uint64_t last = *place(d, s, row, 0, end - k);
         struct lodge_sampled v = {.token = draw(last, row->sampling->seed, row->sampling->choice),
                                   .fault = d->f->n_steps == d->f->nan_at};
-        add_result(d, (struct lodge_result){.row = i, .value = v});
+        add_result(d, (struct lodge_result){.row = i, .index = row->n_tokens - k, .value = v});
     }
 }
 

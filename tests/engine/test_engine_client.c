@@ -30,6 +30,20 @@ static void draw_stop(struct client *c, struct test_random *rnd)
     c->r.include_stop = test_once_in(rnd, 2);
 }
 
+/* Predicts the reply of the first choice, with some letters wrong and some left out. */
+static void draw_prediction(struct client *c, struct test_random *rnd, uint32_t max_model_len)
+{
+    struct fake_reply want;
+    uint32_t n = 0, fault = 1u << test_between(rnd, 1, 6);
+    fake_reply(&c->r, 0, max_model_len, &want);
+    for (uint32_t i = 0; i < want.n; i++)
+        if (!test_once_in(rnd, fault))
+            c->prediction[n++] =
+                test_once_in(rnd, fault) ? test_below(rnd, FAKE_VOCAB) : want.tokens[i];
+    c->r.speculate = true;
+    c->r.prediction = (struct lodge_id_list){c->prediction, test_once_in(rnd, 4) ? 0 : n};
+}
+
 void client_draw(struct client *c, struct test_random *rnd, uint32_t max_model_len,
                  uint32_t page_tokens)
 {
@@ -54,6 +68,8 @@ void client_draw(struct client *c, struct test_random *rnd, uint32_t max_model_l
     }
     if (test_once_in(rnd, 4))
         draw_stop(c, rnd);
+    if (test_once_in(rnd, 2))
+        draw_prediction(c, rnd, max_model_len);
 }
 
 int client_submit(struct client *c, struct lodge_engine *en)

@@ -18,7 +18,7 @@ struct client_choice {
 };
 
 struct client {
-    uint32_t prompt[CLIENT_MAX_PROMPT];
+    uint32_t prompt[CLIENT_MAX_PROMPT], prediction[1024];
     char salt[2], stop[8];
     struct lodge_request r;
     struct lodge_stream *stream; /* NULL: not open */
