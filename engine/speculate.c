@@ -4,65 +4,86 @@
 
 /* ---- what a token costs ---- */
 
-#define COST_DECAY 0.98
 #define SMALL_STEP 64u
-/* Before steps of different sizes were seen. */
-#define FIRST_TOKEN_COST (1.0 / 16)
+#define FIRST_TOKEN_COST (1.0 / 8) /* before any guess was made */
+#define RETURN (1.0 / 1024)
 
-void lodge_step_cost_observe(struct lodge_step_cost *c, uint32_t n_tokens, double ns)
+static double blend(double old, double value, double weight)
 {
-    double n = n_tokens;
+    return old > 0 ? old + (value - old) * weight : value;
+}
+
+void lodge_step_cost_observe(struct lodge_step_cost *c, uint32_t n_tokens, uint32_t n_guesses,
+                             double ns)
+{
     if (n_tokens > SMALL_STEP)
         return;
-    c->w = c->w * COST_DECAY + 1;
-    c->n = c->n * COST_DECAY + n;
-    c->nn = c->nn * COST_DECAY + n * n;
-    c->t = c->t * COST_DECAY + ns;
-    c->nt = c->nt * COST_DECAY + n * ns;
+    if (!n_guesses) {
+        /* A step that others disturbed says little. */
+        double most = 2 * c->plain_ns;
+        c->plain_ns = blend(c->plain_ns, most > 0 && ns > most ? most : ns, 1.0 / 16);
+        /* What once seemed too dear to be tried is tried again some day. */
+        double dear = c->guess_ns - FIRST_TOKEN_COST * c->plain_ns;
+        c->guess_ns -= dear > 0 ? dear * RETURN : 0;
+        return;
+    }
+    if (!(c->plain_ns > 0))
+        return;
+    double each = (ns - c->plain_ns) / n_guesses, known = lodge_step_cost_token(c) * c->plain_ns;
+    each = each > 2 * known ? 2 * known : each < known / 2 ? known / 2 : each;
+    c->guess_ns = blend(known, each, n_guesses > 8 ? 0.25 : n_guesses / 32.0);
 }
 
 double lodge_step_cost_token(const struct lodge_step_cost *c)
 {
-    double spread = c->w * c->nn - c->n * c->n;
-    if (!(spread > 0.25 * c->w * c->w) || !(c->t > 0))
-        return FIRST_TOKEN_COST;
-    double slope = (c->w * c->nt - c->n * c->t) / spread;
-    double part = slope / (c->t / c->w);
-    return part < 0.005 ? 0.005 : part > 1 ? 1 : part;
+    double part = c->plain_ns > 0 ? c->guess_ns / c->plain_ns : 0;
+    return !(part > 0) ? FIRST_TOKEN_COST : part < 0.005 ? 0.005 : part;
 }
 
 /* ---- whether it pays ---- */
 
-#define GUESS_DECAY 0.95
-#define FORGET 0.98 /* at each draft that was not made */
-#define PRIOR_RIGHT 0.3
-#define PRIOR_ALL 0.5
+#define GUESS_DECAY 0.97
+#define FORGET 0.99 /* at each draft that was not made */
+#define MARGIN 1.5  /* what a guess saves must exceed what it costs by */
+
+/* Before a sequence has guessed: the part that is right, and how many guesses that counts for. */
+static const struct {
+    double right, all;
+} prior[] = {
+    [LODGE_MATCH_SHORT] = {0.2, 0.5},
+    [LODGE_MATCH_MIDDLE] = {0.5, 0.75},
+    [LODGE_MATCH_LONG] = {0.8, 0.9},
+};
+
+uint32_t lodge_guesses_length(struct lodge_guesses *g, enum lodge_match how, double token,
+                              uint32_t n_seqs, uint32_t most)
+{
+    double right = (g->by[how].right + prior[how].right) / (g->by[how].all + prior[how].all);
+    double saves = right / n_seqs; /* of a step's time, by the next token of the draft */
+    uint32_t n = 0;
+    for (; n < most && saves > MARGIN * token; n++)
+        saves *= right;
+    if (!n) {
+        g->by[how].right *= FORGET;
+        g->by[how].all *= FORGET;
+    }
+    g->last = how;
+    return n;
+}
 
 void lodge_guesses_observe(struct lodge_guesses *g, uint32_t n, uint32_t n_right)
 {
     for (uint32_t i = 0; i < n && i <= n_right; i++) {
-        g->right = g->right * GUESS_DECAY + (i < n_right);
-        g->all = g->all * GUESS_DECAY + 1;
+        g->by[g->last].right = g->by[g->last].right * GUESS_DECAY + (i < n_right);
+        g->by[g->last].all = g->by[g->last].all * GUESS_DECAY + 1;
     }
-}
-
-uint32_t lodge_guesses_length(struct lodge_guesses *g, double token, uint32_t n_seqs, uint32_t most)
-{
-    double right = (g->right + PRIOR_RIGHT) / (g->all + PRIOR_ALL);
-    double saves = right / n_seqs; /* of a step's time, by the next token of the draft */
-    uint32_t n = 0;
-    for (; n < most && saves > token; n++)
-        saves *= right;
-    if (!n) {
-        g->right *= FORGET;
-        g->all *= FORGET;
-    }
-    return n;
 }
 
 /* ---- looking up ---- */
 
 #define MIN_MATCH 2u
+#define MIDDLE_MATCH 4u
+#define LONG_MATCH 8u
 #define MAX_MATCH 16u
 #define MAX_LOOK 16384u
 
@@ -92,8 +113,15 @@ static uint32_t longest(const uint32_t *text, uint32_t n, const uint32_t *in, ui
     return best;
 }
 
+static enum lodge_match kind_of(uint32_t length)
+{
+    return length >= LONG_MATCH     ? LODGE_MATCH_LONG
+           : length >= MIDDLE_MATCH ? LODGE_MATCH_MIDDLE
+                                    : LODGE_MATCH_SHORT;
+}
+
 uint32_t lodge_draft(const uint32_t *text, uint32_t n, uint32_t n_output, const uint32_t *hint,
-                     uint32_t n_hint, uint32_t most, uint32_t *draft)
+                     uint32_t n_hint, uint32_t most, uint32_t *draft, enum lodge_match *how)
 {
     uint32_t in_hint = 0, in_text = 0, at_hint = 0, at_text = 0;
     if (n_output < n_hint && memcmp(text + n - n_output, hint, n_output * sizeof *hint) == 0) {
@@ -104,6 +132,7 @@ uint32_t lodge_draft(const uint32_t *text, uint32_t n, uint32_t n_output, const 
     }
     if (n > 1 && in_hint < MAX_MATCH)
         at_text = longest(text, n, text, n - 1, &in_text);
+    *how = kind_of(in_hint > in_text ? in_hint : in_text);
     if (in_hint >= MIN_MATCH && in_hint >= in_text) {
         most = n_hint - at_hint < most ? n_hint - at_hint : most;
         memcpy(draft, hint + at_hint, most * sizeof *draft);

@@ -22,32 +22,38 @@
 
 #define LODGE_MAX_DRAFT 15u
 
-/* What a step of n tokens takes: time = a + slope * n, by least squares over recent small steps. */
+/* What decoding steps take of late, and what a guess adds to one. */
 struct lodge_step_cost {
-    double w, n, nn, t, nt; /* decayed sums */
+    double plain_ns, guess_ns; /* 0: not known */
 };
 
-void lodge_step_cost_observe(struct lodge_step_cost *c, uint32_t n_tokens, double ns);
-/* One more token as a part of the whole step; 0 < part <= 1. A guess until steps of different sizes
- * were seen. */
+/* A step of n_tokens took so long, n_guesses of them guesses. Steps with prompts do not count. */
+void lodge_step_cost_observe(struct lodge_step_cost *c, uint32_t n_tokens, uint32_t n_guesses,
+                             double ns);
+/* One guess as a part of a step without any. */
 double lodge_step_cost_token(const struct lodge_step_cost *c);
+
+/* Guesses by how many tokens before them had matched. */
+enum lodge_match { LODGE_MATCH_SHORT, LODGE_MATCH_MIDDLE, LODGE_MATCH_LONG, LODGE_MATCH_COUNT };
 
 /* How a sequence's guesses went: decayed counts. */
 struct lodge_guesses {
-    double right, all;
+    struct {
+        double right, all;
+    } by[LODGE_MATCH_COUNT];
+    enum lodge_match last; /* of the draft that is being checked */
 };
-
-/* A draft of n tokens was checked, of which n_right were right before the first wrong one. */
-void lodge_guesses_observe(struct lodge_guesses *g, uint32_t n, uint32_t n_right);
-/* Tokens that a draft should have, at most `most`, in a step that n_seqs sequences share. `token`
- * is lodge_step_cost_token. 0 brings the next attempt nearer. */
-uint32_t lodge_guesses_length(struct lodge_guesses *g, double token, uint32_t n_seqs,
-                              uint32_t most);
 
 /* Guesses what follows text[0 .. n): writes at most `most` tokens to `draft` (which may lie right
  * behind the text) and returns how many; 0: nothing to go by. `hint` is a prediction of
  * text[n - n_output .. ), or empty. */
 uint32_t lodge_draft(const uint32_t *text, uint32_t n, uint32_t n_output, const uint32_t *hint,
-                     uint32_t n_hint, uint32_t most, uint32_t *draft);
+                     uint32_t n_hint, uint32_t most, uint32_t *draft, enum lodge_match *how);
+/* Tokens that a draft should have, at most `most`, in a step that n_seqs sequences share. `token`
+ * is lodge_step_cost_token. 0 brings the next attempt nearer. */
+uint32_t lodge_guesses_length(struct lodge_guesses *g, enum lodge_match how, double token,
+                              uint32_t n_seqs, uint32_t most);
+/* That draft was checked with n tokens, of which n_right were right before the first wrong one. */
+void lodge_guesses_observe(struct lodge_guesses *g, uint32_t n, uint32_t n_right);
 
 #endif

@@ -134,6 +134,14 @@ static uint64_t adapter_bytes(struct lodge_engine *en, uint64_t step)
     return sum;
 }
 
+static uint32_t guesses_of(const struct lodge_step *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_rows; i++)
+        n += s->rows[i].n_draft;
+    return n;
+}
+
 static void count_step(struct lodge_engine *en, const struct lodge_step *s,
                        const struct lodge_step_result *res)
 {
@@ -146,7 +154,7 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     double ns = (double)(res->end_ns - res->begin_ns);
     en->last_step_ns = res->end_ns - res->begin_ns + 1;
     learn_costs(en, s->n_tokens, ns);
-    lodge_step_cost_observe(&en->step_cost, s->n_tokens, ns);
+    lodge_step_cost_observe(&en->step_cost, s->n_tokens, guesses_of(s), ns);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)
         q->req->page_ns += ns * pages_held(en, q);
@@ -240,9 +248,11 @@ static void guess(struct lodge_engine *en)
         q->n_draft = 0;
         if (!left || !may_guess(en, q))
             continue;
+        enum lodge_match how;
         uint32_t n = lodge_draft(q->tokens, q->n_tokens, q->n_output, hint->ids, hint->n, most,
-                                 q->tokens + q->n_tokens);
-        q->n_draft = n ? lodge_guesses_length(&q->guesses, token, en->sched.running.n, n) : 0;
+                                 q->tokens + q->n_tokens, &how);
+        if (n)
+            q->n_draft = lodge_guesses_length(&q->guesses, how, token, en->sched.running.n, n);
     }
 }
 

@@ -38,6 +38,8 @@ static const struct lodge_conf_setting settings[] = {
      "memory for keys and values; 0: half of what is left"},
     {"no-prefix-cache", LODGE_CONF_BOOL, F(no_prefix_cache), "false",
      .help = "do not reuse the work of equal prompt beginnings"},
+    {"speculate", LODGE_CONF_BOOL, F(speculate), "false",
+     .help = "guess tokens of all replies from their text so far; replies stay the same"},
     {"generation-config", LODGE_CONF_CHOICE, F(generation_config), "auto", "auto|vllm",
      .help = "auto: sampling defaults of the model's own file; vllm: neutral ones"},
     {"chat-template", LODGE_CONF_STRING, F(chat_template),

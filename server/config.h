@@ -15,7 +15,7 @@ struct lodge_serve_config {
     int64_t seed, threads;
     const char *device, *cpu_isa, *kv_cache_dtype;
     uint64_t pool_bytes, host_cache_bytes, max_body_bytes;
-    bool no_prefix_cache;
+    bool no_prefix_cache, speculate;
     const char *generation_config, *chat_template;
     bool trust_request_chat_template;
     const char *config;

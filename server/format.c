@@ -28,9 +28,11 @@ static void put_head(const struct call *c, struct lodge_buf *out, bool chunk)
 static void put_usage(const struct call *c, struct lodge_buf *out)
 {
     const struct generation *g = c->gen;
-    uint64_t prompt = 0, cached = 0, output = 0;
+    uint64_t prompt = 0, cached = 0, output = 0, right = 0, wrong = 0;
     for (uint32_t i = 0; i < g->n_runs; i++) {
         const struct run *r = &g->runs[i];
+        right += r->end.accepted_tokens;
+        wrong += r->end.drafted_tokens - r->end.accepted_tokens;
         prompt += r->prompt.n;
         cached += r->end.cached_tokens;
         for (uint32_t k = 0; k < g->best_of; k++)
@@ -39,9 +41,11 @@ static void put_usage(const struct call *c, struct lodge_buf *out)
     lodge_buf_printf(out,
                      "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                      "\"prompt_tokens_details\":{\"cached_tokens\":%llu},"
-                     "\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+                     "\"completion_tokens_details\":{\"reasoning_tokens\":0,"
+                     "\"accepted_prediction_tokens\":%llu,\"rejected_prediction_tokens\":%llu}}",
                      (unsigned long long)prompt, (unsigned long long)output,
-                     (unsigned long long)(prompt + output), (unsigned long long)cached);
+                     (unsigned long long)(prompt + output), (unsigned long long)cached,
+                     (unsigned long long)right, (unsigned long long)wrong);
 }
 
 /* llama.cpp's extension; times are those of the slowest prompt of the call. */

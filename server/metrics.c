@@ -192,6 +192,12 @@ static void put_engine(struct writer *w, const struct lodge_engine_stats *st)
          (double)st->prefix_queries},
         {"vllm:prefix_cache_hits_total", "counter", "tokens found in the prefix cache",
          (double)st->prefix_hits},
+        {"vllm:spec_decode_num_drafts_total", "counter", "drafts of guessed tokens",
+         (double)st->n_drafts},
+        {"vllm:spec_decode_num_draft_tokens_total", "counter", "guessed tokens that were checked",
+         (double)st->drafted_tokens},
+        {"vllm:spec_decode_num_accepted_tokens_total", "counter", "guessed tokens that were right",
+         (double)st->accepted_tokens},
         {"lodge_steps_total", "counter", "steps of the engine", (double)st->n_steps},
         {"lodge_step_seconds_total", "counter", "time in steps", (double)st->step_ns * 1e-9},
     };

@@ -269,9 +269,10 @@ static int check_amount(struct parse *p)
 int parse_generation(struct call *c, struct generation *g, enum call_kind kind, struct refusal *r)
 {
     struct parse p = {.c = c, .g = g, .o = c->json, .r = r};
-    int (*const parts[])(struct parse *) = {
-        parse_model,    parse_fields,   parse_adapters, parse_stream,  parse_lengths,
-        parse_logprobs, parse_sampling, parse_meta,     parse_prompts, check_amount};
+    int (*const parts[])(struct parse *) = {parse_model,    parse_fields,   parse_adapters,
+                                            parse_stream,   parse_lengths,  parse_prediction,
+                                            parse_logprobs, parse_sampling, parse_meta,
+                                            parse_prompts,  check_amount};
     g->kind = kind;
     lodge_arena_init(&g->arena, (size_t)256 << 20);
     lodge_request_init(&g->req);

@@ -34,6 +34,8 @@ int parse_adapters(struct parse *p);
 /* The adapter that a `model` names, with a reference, or NULL for the base. NOT_FOUND. */
 int model_resolve(struct call *c, const char *model, struct lodge_adapter_version **out,
                   struct refusal *r);
+/* prediction.c: `speculate` and `prediction`. After the lengths. */
+int parse_prediction(struct parse *p);
 /* sampling.c */
 int parse_sampling(struct parse *p);
 /* prompt.c: the prompts' tokens, into g->runs. */

@@ -187,6 +187,7 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
         .policy = engine_policy(c->policy),
         .slo_ttft_s = c->slo_ttft,
         .no_prefix_cache = c->no_prefix_cache,
+        .speculate = c->speculate,
         .seed = seed,
         .model_defaults = strcmp(c->generation_config, "auto") == 0,
         .chat_template = chat_template,

@@ -451,7 +451,7 @@ static void finish_all(struct world *w)
 }
 
 struct totals {
-    uint64_t steps, preemptions, hits;
+    uint64_t steps, preemptions, hits, right, wrong;
 };
 
 static void episode(struct world *w, uint64_t seed, uint32_t n_actions, struct totals *totals)
@@ -469,6 +469,8 @@ static void episode(struct world *w, uint64_t seed, uint32_t n_actions, struct t
     totals->steps += w->fake.n_steps;
     totals->preemptions += w->fake.en->sched.preemptions;
     totals->hits += w->fake.en->sched.prefix_hits;
+    totals->right += w->fake.en->live.accepted_tokens;
+    totals->wrong += w->fake.en->live.drafted_tokens - w->fake.en->live.accepted_tokens;
     lodge_buf_finish(&w->scratch);
     fake_close(&w->fake);
 }
@@ -484,9 +486,13 @@ START_TEST(books_and_replies)
         printf("episode %llu\r", (unsigned long long)seed);
         episode(&w, seed, 300, &totals);
     }
-    printf("%llu steps, %llu preemptions, %llu tokens from the cache\n",
+    printf("%llu steps, %llu preemptions, %llu tokens from the cache, guesses %llu right and %llu "
+           "wrong\n",
            (unsigned long long)totals.steps, (unsigned long long)totals.preemptions,
-           (unsigned long long)totals.hits);
+           (unsigned long long)totals.hits, (unsigned long long)totals.right,
+           (unsigned long long)totals.wrong);
+    ck_assert_uint_gt(totals.right, 0);
+    ck_assert_uint_gt(totals.wrong, 0);
     ck_assert_uint_gt(totals.preemptions, 0);
     ck_assert_uint_gt(totals.hits, 0);
 }

@@ -189,7 +189,7 @@ class Fields(lab.ServerCase):
 
     def test_accepted_and_ignored(self):
         for field, value in {"service_tier": "whatever", "reasoning_effort": "xhigh", "verbosity": "low", "store": True,
-                             "prediction": {"type": "content", "content": "x"}, "parallel_tool_calls": True,
+                             "parallel_tool_calls": True,
                              "prompt_cache_options": {}, "response_format": {"type": "text"}, "modalities": ["text"],
                              "tool_choice": "none", "tools": None, "functions": [], "function_call": "none",
                              "length_penalty": 1.0, "echo": False, "add_special_tokens": False, "documents": [],
@@ -198,8 +198,21 @@ class Fields(lab.ServerCase):
         self.assertEqual(self.ok(self.body(CHAT, service_tier="flex"))["service_tier"], "default")
         self.bad(CHAT, "reasoning_effort", "huge")
         self.bad(CHAT, "verbosity", "mute")
-        self.bad(CHAT, "prediction", "x")
         self.server.logged(lambda e: e.get("ignored_fields") == "brand_new")
+
+    def test_speculation(self):
+        for body in (CHAT, TEXT):
+            self.good(body, "speculate", True)
+            self.bad(body, "speculate", 1)
+        for content in ("", "x", [], [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]):
+            self.good(CHAT, "prediction", {"type": "content", "content": content})
+        self.bad(CHAT, "prediction", "x")
+        self.bad(CHAT, "prediction", {"type": "other", "content": "x"}, "prediction.type")
+        for content in (1, None, {"type": "text"}):
+            self.bad(CHAT, "prediction", {"type": "content", "content": content}, "prediction.content")
+        self.bad(CHAT, "prediction", {"type": "content", "content": [{"type": "text", "text": "x"}, "y"]},
+                 "prediction.content[1]")
+        self.refused(self.body(CHAT, n=2, prediction={"type": "content", "content": "x"}), 400, "prediction")
 
     def test_not_built(self):
         function = {"type": "function", "function": {"name": "f"}}

@@ -27,7 +27,9 @@ class Replies(lab.ServerCase):
         n = len(tiny.chat_ids(("user", "hi")))
         self.assertEqual(r["usage"], {"prompt_tokens": n, "completion_tokens": 6, "total_tokens": n + 6,
                                       "prompt_tokens_details": {"cached_tokens": 0},
-                                      "completion_tokens_details": {"reasoning_tokens": 0}})
+                                      "completion_tokens_details": {
+                                          "reasoning_tokens": 0, "accepted_prediction_tokens": 0,
+                                          "rejected_prediction_tokens": 0}})
         t = r["timings"]
         self.assertEqual((t["cache_n"], t["prompt_n"], t["predicted_n"]), (0, n, 6))
 

@@ -47,7 +47,7 @@ class Streams(StreamCase):
             'data: {HEAD,"choices":[{"index":0,"delta":{"content":" green"},' + none +
             'data: {HEAD,"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}],"usage":null}\n\n'
             'data: {HEAD,"choices":[],"usage":{"prompt_tokens":21,"completion_tokens":2,"total_tokens":23,'
-            '"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}\n\n'
+            '"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}}\n\n'
             "data: [DONE]\n\n"))
         self.assertEqual(len(set(re.findall(r'"id":"[^"]*"', r.body))), 1)
 
