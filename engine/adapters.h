@@ -69,6 +69,7 @@ struct lodge_adapter_version {
 #define LODGE_ADAPTER_BUCKETS 4096u
 
 struct lodge_engine;
+struct lodge_family;
 /* The engine's registry. */
 struct lodge_adapters *lodge_engine_adapters(struct lodge_engine *en);
 
@@ -104,9 +105,9 @@ struct lodge_adapters {
 };
 
 /* `a` must be zeroed, with backend, device, plan, log, budget, page_cells, n_pages and on_news set.
- * gguf_architecture and pairs: whose row order GGUF adapters have. Starts the loader. */
+ * family: whose names and row order adapters have. Starts the loader. */
 int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
-                        const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e);
+                        const struct lodge_family *family, struct lodge_error *e);
 /* No version may be referred to any more. */
 void lodge_adapters_finish(struct lodge_adapters *a);
 
