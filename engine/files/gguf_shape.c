@@ -80,6 +80,8 @@ static int set_family(struct in *in, struct lodge_model_shape *s)
 static int set_dims(const struct in *in, struct lodge_model_shape *s)
 {
     uint32_t value_length = 0;
+    /* Absent keys mean what GGUF says, not what config.json of the family would. */
+    s->n_heads = s->n_kv_heads = s->head_dim = s->n_vocab = s->n_context = 0;
     if (get_u32(in, "embedding_length", &s->d_model) ||
         get_per_layer(in, "feed_forward_length", &s->d_ff) ||
         get_u32(in, "block_count", &s->n_layers) ||
@@ -204,8 +206,13 @@ static int rope_tensors(const struct in *in, struct lodge_arena *arena, struct l
         err = get_factors(in, "rope_factors_long.weight", n, arena, &r->long_factor);
     if (!err)
         err = get_factors(in, "rope_factors_short.weight", n, arena, &r->short_factor);
+    if (!err && !r->long_factor != !r->short_factor)
+        return lodge_fail(
+            in->e, LODGE_ERR_FORMAT,
+            "of the tensors rope_factors_long.weight and rope_factors_short.weight one "
+            "is missing; the model is incomplete, fetch or convert it again");
     /* Files of Phi-3 name no scaling. */
-    if (r->long_factor && r->short_factor && r->scaling == LODGE_ROPE_NONE)
+    if (r->long_factor && r->scaling == LODGE_ROPE_NONE)
         r->scaling = LODGE_ROPE_LONGROPE;
     return err;
 }

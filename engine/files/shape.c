@@ -121,6 +121,9 @@ static int check_rope(const struct lodge_model_shape *s, const struct lodge_rope
         !(r->factor >= 1 && isfinite(r->factor)))
         return lodge_fail(e, LODGE_ERR_FORMAT, "%s: rope scaling factor %g (1 or more)", where,
                           r->factor);
+    if (r->scaling == LODGE_ROPE_LONGROPE && !(r->short_factor && r->long_factor))
+        return lodge_fail(e, LODGE_ERR_FORMAT,
+                          "%s: rope scaling longrope without its long and short factors", where);
     return 0;
 }
 

@@ -38,7 +38,7 @@ from peft.tuners.tuners_utils import check_target_module_exists  # noqa: E402
 from peft.utils.other import get_pattern_key  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from make_models import VOCAB, config_of, gguf_name  # noqa: E402
+from make_models import VOCAB, arch_of, config_of, gguf_name, heads_of, plus_one  # noqa: E402
 from oracles import TYPES, bf16, from_pairs, load, log_probs, to_pairs  # noqa: E402
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -64,7 +64,23 @@ ADAPTERS = [
      {"r": 9, "lora_alpha": 9, "target_modules": r"model\.layers\.1\..*(q|k|down)_proj"}, ("F32", "F32")),
     ("one", "llama2", "F32", {"r": 1, "lora_alpha": 2, "target_modules": ["k_proj", "up_proj"]}, ("F32", "F32")),
     ("blocks", "smollm2", "F32", {"r": 32, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}, ("Q8_0", "Q4_0")),
+    # one A for q, k, v and one for gate, up; rows of B are cut
+    ("fused", "phi3", "F16", {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, ("F32", "F32")),
+    ("fuseddora", "phi3", "F16", {"r": 3, "lora_alpha": 6, "use_dora": True, "target_modules": ["qkv_proj", "gate_up_proj"]},
+     None),
+    # before post norms, and on an embedding that is scaled
+    ("gemma2", "gemma2", "BF16",
+     {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "k_proj", "o_proj", "up_proj", "down_proj"]}, ("F32", "F32")),
+    ("gemma3", "gemma3", "BF16", {"r": 5, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear"}, ("F32", "F32")),
+    ("qwen3", "qwen3", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ALL}, ("F32", "F32")),
+    ("granite", "granite", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "down_proj"]}, ("F32", "F32")),
+    ("starcoder2", "starcoder2", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "c_fc", "c_proj"]}, ("F32", "F32")),
 ]
+# Bases that the unit tests of adapters/ build a table of modules for.
+PLAIN = ("llama2", "llama3", "biased", "smollm2")
+BASES = {"llama2": "llama2-f32", "llama3": "llama3-f16", "biased": "biased-f32", "smollm2": "smollm2-bf16",
+         "phi3": "phi3-f16", "gemma2": "gemma2-bf16", "gemma3": "gemma3-bf16", "qwen3": "qwen3-f16",
+         "granite": "granite-f16", "starcoder2": "starcoder2-f16"}
 # base, adapter (its directory where it has one), lengths of the prompts
 CASES = [
     ("llama2-f32", "plain", [40, 20]), ("llama2-f32.gguf", "plain", [40]), ("llama2-f32", "all", [40, 20]),
@@ -72,7 +88,9 @@ CASES = [
     ("llama2-f32", "rslora", [36]), ("llama3-f16", "dora", [40]), ("llama3-f16.gguf", "dora", [20]),
     ("biased-f32", "layers", [36]), ("biased-f32", "bias", [36]), ("llama2-f32", "table", [36]),
     ("smollm2-bf16", "tied", [36]), ("llama3-f16", "regex", [36]), ("llama3-f16.gguf", "regex", [20]),
-    ("smollm2-bf16.gguf", "blocks", [36]),
+    ("smollm2-bf16.gguf", "blocks", [36]), ("phi3-f16", "fused", [40]), ("phi3-f16", "fuseddora", [36]),
+    ("gemma2-bf16", "gemma2", [40]), ("gemma3-bf16", "gemma3", [40]), ("qwen3-f16", "qwen3", [36]),
+    ("granite-f16", "granite", [36]), ("granite-f16.gguf", "granite", [36]), ("starcoder2-f16", "starcoder2", [36]),
 ]
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -81,14 +99,15 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def read_gguf(path, config):
-    names = {gguf_name(n): n for n in load_names(config)}
+    names = {gguf_name(n, arch_of(config)): n for n in load_names(config)}
     state = {}
     for t in gguf.GGUFReader(path).tensors:
         name = names.get(t.name)
         if not name:
             continue
         a = gguf.quants.dequantize(t.data, t.tensor_type).reshape([int(n) for n in reversed(t.shape)]).astype(np.float32)
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        heads = heads_of(config, name)
+        a -= np.float32(plus_one(config) and name.endswith("norm.weight"))
         state[name] = torch.from_numpy(np.array(from_pairs(a, heads) if heads else a, np.float32))
     return state
 
@@ -101,6 +120,7 @@ def load_names(config):
 def open_base(models, base):
     shape = base.split("-")[0]
     _, config = config_of(shape)
+    config.stored_as = base.split("-")[1].split(".")[0].upper()
     path = f"{models}/{base}"
     if base.endswith(".gguf"):
         return config, load(config, read_gguf(path, config), "eager")
@@ -154,14 +174,14 @@ def tensors_of(m):
 
 def write_gguf(path, model, config, types):
     """types: of A and of B. Puts what a reader decodes back into the model."""
-    w = gguf.GGUFWriter(path, "llama")
+    w = gguf.GGUFWriter(path, arch_of(config))
     w.add_type("adapter")
     w.add_string("adapter.type", "lora")
     modules = dict(lora_modules(model))
     scale, r = {(m.scaling["default"], m.r["default"]) for m in modules.values()}.pop()
     w.add_float32("adapter.lora.alpha", scale * r)
     for name, m in modules.items():
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-1])
+        heads = heads_of(config, name + ".weight")
         for t, suffix, kind in zip(tensors_of(m)[:2], ("lora_a", "lora_b"), types):
             a = t.numpy().astype(np.float32)
             if suffix == "lora_b" and heads:
@@ -171,7 +191,7 @@ def write_gguf(path, model, config, types):
             if stored.shape[0] == 1:  # as programs over ggml write it
                 stored = stored.reshape(-1)
             raw = gguf.quants.quantize(stored, TYPES[kind])
-            w.add_tensor(f"{gguf_name(name + '.weight')}.{suffix}", raw, raw_dtype=TYPES[kind])
+            w.add_tensor(f"{gguf_name(name + '.weight', arch_of(config))}.{suffix}", raw, raw_dtype=TYPES[kind])
             back = gguf.quants.dequantize(raw, TYPES[kind])
             back = back.T if turned else back.reshape(a.shape)
             if suffix == "lora_b" and heads:
@@ -238,7 +258,7 @@ def save(model, path, dtype, base):
 
 def make(models, out, i, spec):
     name, shape, dtype, settings, types = spec
-    base = {"llama2": "llama2-f32", "llama3": "llama3-f16", "biased": "biased-f32", "smollm2": "smollm2-bf16"}[shape]
+    base = BASES[shape]
     config, model = open_base(models, base)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     draw(model, 700 + i)
@@ -254,7 +274,7 @@ def make(models, out, i, spec):
         made.append({"file": f"{name}.gguf", "base": shape, "modules": describe(model)})
         if name == "blocks":
             torch.save({n: tensors_of(m)[:2] for n, m in lora_modules(model)}, f"{out}/blocks.pt")
-    return made
+    return made if shape in PLAIN else []
 
 
 # ---- scores -----------------------------------------------------------------------------------------
@@ -351,7 +371,7 @@ def matching():
 
 def shapes():
     out = {}
-    for shape in sorted({a[1] for a in ADAPTERS}):
+    for shape in PLAIN:
         _, c = config_of(shape)
         out[shape] = {"d_model": c.hidden_size, "d_ff": c.intermediate_size, "n_layers": c.num_hidden_layers,
                       "n_heads": c.num_attention_heads, "n_kv_heads": c.num_key_value_heads, "head_dim": c.head_dim,

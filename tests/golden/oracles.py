@@ -32,7 +32,7 @@ ROUND = {"F32": lambda x: x, "F16": lambda x: x, "BF16": bf16,
          "Q8_0": int8_blocks, "Q4_0": int8_blocks, "Q4_1": int8_blocks}
 
 
-def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sliding_window=None, **_):
+def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sliding_window=None, softcap=None, **_):
     """Attention page by page with a running maximum; what is stored or multiplied is bf16."""
     rep = query.shape[1] // key.shape[1]
     q = bf16(query)
@@ -46,6 +46,8 @@ def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sl
         j = torch.arange(p, min(p + PAGE, n_k))[None, :]
         seen = (j <= at) & ((j > at - sliding_window) if sliding_window else True)
         s = (q @ k[:, :, p:p + PAGE].transpose(2, 3)) * scaling
+        if softcap:
+            s = softcap * torch.tanh(s / softcap)
         s = s.masked_fill(~seen, -math.inf)
         new = torch.maximum(top, s.amax(-1, keepdim=True))
         live = new > -math.inf
@@ -75,6 +77,10 @@ def load(config, state, attention):
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
+    table = model.get_input_embeddings()
+    if hasattr(table, "embed_scale"):  # in the precision of the stored table, as transformers computes in it
+        kind = {"BF16": torch.bfloat16, "F16": torch.float16}.get(getattr(config, "stored_as", None), torch.float32)
+        table.embed_scale = torch.tensor(config.hidden_size ** 0.5).to(kind).to(torch.float32)
     return model
 
 
