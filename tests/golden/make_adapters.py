@@ -18,7 +18,9 @@ golden.json holds
                   base   without the adapter
                   fp32   with it
                   bf16   with A and B rounded to bf16, which is how Lodge stores them
-              and by the last one the best next token, its margin, and the three best with their
+                  declared   the same with the roundings that kernels/cpu/kernels.h declares: those of
+                             make_models.py, and inputs of A to bf16
+              and by bf16 the best next token, its margin, and the three best with their
               log-probabilities, at every position
 """
 import hashlib
@@ -39,7 +41,7 @@ from peft.utils.other import get_pattern_key  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from make_models import VOCAB, arch_of, config_of, gguf_name, heads_of, plus_one  # noqa: E402
-from oracles import TYPES, bf16, from_pairs, load, log_probs, to_pairs  # noqa: E402
+from oracles import TYPES, bf16, from_pairs, load, log_probs, round_inputs, to_pairs  # noqa: E402
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # name, shape of the base, stored as, settings of PEFT, GGUF: type of A and B, or None
@@ -117,18 +119,18 @@ def load_names(config):
     return AutoModelForCausalLM.from_config(config).state_dict().keys()
 
 
-def open_base(models, base):
+def open_base(models, base, attention="eager"):
     shape = base.split("-")[0]
     _, config = config_of(shape)
     config.stored_as = base.split("-")[1].split(".")[0].upper()
     path = f"{models}/{base}"
     if base.endswith(".gguf"):
-        return config, load(config, read_gguf(path, config), "eager")
+        return config, load(config, read_gguf(path, config), attention)
     state = {}
     for file in sorted(os.listdir(path)):
         if file.endswith(".safetensors"):
             state.update({k: v.to(torch.float32) for k, v in load_file(f"{path}/{file}").items()})
-    return config, load(config, state, "eager")
+    return config, load(config, state, attention)
 
 
 # ---- adapters --------------------------------------------------------------------------------------
@@ -291,8 +293,17 @@ def round_adapter(model):
             t.copy_(bf16(t))
 
 
-def with_adapter(models, out, base, name):
-    model = open_base(models, base)[1]
+def round_all(model, base):
+    """What Lodge declares: inputs of the base's linears by their type, of A to bf16."""
+    kind = base.split("-")[1].split(".")[0].upper()
+    round_inputs(model, [kind, kind], lambda name: ".lora_" not in name)
+    for name, m in model.named_modules():
+        if name.endswith("lora_A.default"):
+            m.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
+
+
+def with_adapter(models, out, base, name, attention="eager"):
+    model = open_base(models, base, attention)[1]
     if name != "blocks":
         return PeftModel.from_pretrained(model, f"{out}/{name}").eval()
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **next(a for a in ADAPTERS if a[0] == name)[3])).eval()
@@ -322,6 +333,11 @@ def make_case(models, out, i, spec):
         p["top"] = [[[int(t), round(float(v), 4)] for t, v in zip(a, b)] for a, b in zip(top.indices, top.values)]
         moved += [abs(a - b) for a, b in zip(p["base"], p["bf16"])]
         rounded += [abs(a - b) for a, b in zip(p["fp32"], p["bf16"])]
+    model = with_adapter(models, out, base, name, "declared")
+    round_adapter(model)
+    round_all(model, base)
+    for p in case["prompts"]:
+        p["declared"] = score(model, p["ids"], n_text)[0]
     print(f"{base:20} {name:10} moves log-probabilities by {np.mean(moved):.3f}, its rounding by {np.mean(rounded):.5f}")
     assert np.mean(moved) > 0.2, "an adapter that does nothing tests nothing"
     return case

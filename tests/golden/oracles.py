@@ -84,10 +84,10 @@ def load(config, state, attention):
     return model
 
 
-def round_inputs(model, types):
+def round_inputs(model, types, wanted=lambda name: True):
     for name, m in model.named_modules():
-        if isinstance(m, torch.nn.Linear):
-            kind = types[1] if name == "lm_head" else types[0]
+        if isinstance(m, torch.nn.Linear) and wanted(name):
+            kind = types[1] if "lm_head" in name else types[0]
             m.register_forward_pre_hook(lambda _, args, r=ROUND[kind]: (r(args[0]),))
 
 
