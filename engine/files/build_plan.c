@@ -2,6 +2,7 @@
  */
 #include "engine/files/shape.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -297,7 +298,7 @@ static int add_gate_up(struct build *b, uint32_t layer)
 static double attention_scale(const struct lodge_model_shape *s)
 {
     double scalar = s->query_scalar > 0 ? s->query_scalar : s->head_dim;
-    return s->attention_scale > 0 ? s->attention_scale : 1.0 / __builtin_sqrt(scalar);
+    return s->attention_scale > 0 ? s->attention_scale : 1.0 / sqrt(scalar);
 }
 
 static int add_layer(struct build *b, uint32_t layer)
@@ -355,14 +356,12 @@ static int reserve(struct build *b)
     return 0;
 }
 
-/* To nearest even, for positive numbers. */
-static float round_bf16(float f)
+/* To the nearest number of that many significant bits, ties to even. */
+static float round_bits(float f, int bits)
 {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    bits = (bits + 0x7FFFu + (bits >> 16 & 1u)) & 0xFFFF0000u;
-    memcpy(&f, &bits, sizeof f);
-    return f;
+    int exponent;
+    float m = frexpf(f, &exponent);
+    return ldexpf(rintf(ldexpf(m, bits)), exponent - bits);
 }
 
 /* sqrt(d_model) in the precision of the table, as the models are trained. */
@@ -371,11 +370,11 @@ static double embedding_scale(const struct build *b, const struct lodge_linear *
     const struct lodge_model_shape *s = b->s;
     if (!lodge_has(s->family, LODGE_TRAIT_SCALED_EMBEDDING))
         return s->embedding_multiplier;
-    float root = (float)__builtin_sqrt((double)s->d_model);
+    float root = sqrtf((float)s->d_model);
     if (table->format == LODGE_FMT_BF16)
-        root = round_bf16(root);
+        root = round_bits(root, 8);
     else if (table->format == LODGE_FMT_F16)
-        root = (float)(_Float16)root;
+        root = round_bits(root, 11);
     return (double)root;
 }
 
