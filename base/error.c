@@ -77,3 +77,14 @@ void lodge_error_prefix(struct lodge_error *e, const char *fmt, ...)
     memcpy(old, e->text, sizeof old);
     snprintf(e->text, sizeof e->text, "%.400s: %.600s", head, old);
 }
+
+void lodge_error_append(struct lodge_error *e, const char *fmt, ...)
+{
+    if (!e)
+        return;
+    size_t n = strlen(e->text);
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(e->text + n, sizeof e->text - n, fmt, args);
+    va_end(args);
+}

@@ -69,5 +69,8 @@ int lodge_vfail(struct lodge_error *e, int code, const char *fmt, va_list args)
 /* Puts "`prefix`: " before the text already in `e`; for callers that know where it happened. */
 void lodge_error_prefix(struct lodge_error *e, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
+/* Adds to the end of the text already in `e`. */
+void lodge_error_append(struct lodge_error *e, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

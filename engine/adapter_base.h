@@ -4,11 +4,13 @@
 
 #include "adapters/adapter.h"
 
-/* Modules of the plan's linears by their names in Hugging Face checkpoints and in GGUF files. The
- * arena owns the result; names are not copied. NOMEM. */
+struct lodge_family;
+
+/* Modules of the plan's linears by their names in Hugging Face checkpoints and in GGUF files of
+ * the family; linears that it fuses are parts of one module. The arena owns the result; names are
+ * not copied. NOMEM. */
 int lodge_adapter_base_build(const struct lodge_plan *p, const char *model_name,
-                             const char *gguf_architecture, bool gguf_pairs,
-                             struct lodge_arena *arena, struct lodge_adapter_base *out,
-                             struct lodge_error *e);
+                             const struct lodge_family *family, struct lodge_arena *arena,
+                             struct lodge_adapter_base *out, struct lodge_error *e);
 
 #endif

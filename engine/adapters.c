@@ -540,14 +540,13 @@ void lodge_adapters_count(struct lodge_adapters *a, struct lodge_engine_stats *o
 /* ---- life ---- */
 
 int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
-                        const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e)
+                        const struct lodge_family *family, struct lodge_error *e)
 {
     lodge_arena_init(&a->arena, 0);
     lodge_side_init(&a->side, a->backend, a->device);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->queued, NULL);
-    int err = lodge_adapter_base_build(a->plan, model_name, gguf_architecture, gguf_pairs,
-                                       &a->arena, &a->base, e);
+    int err = lodge_adapter_base_build(a->plan, model_name, family, &a->arena, &a->base, e);
     for (; !err && a->n_loaders < LODGE_LOADERS; a->n_loaders += !err)
         if (pthread_create(&a->loaders[a->n_loaders], NULL, loader_main, a))
             err = lodge_fail(e, LODGE_ERR_RESOURCE, "cannot start the adapter loaders");

@@ -72,6 +72,7 @@ struct lodge_adapter_version {
 #define LODGE_LOADERS 4u /* side work gets more time when more of it waits */
 
 struct lodge_engine;
+struct lodge_family;
 /* The engine's registry. */
 struct lodge_adapters *lodge_engine_adapters(struct lodge_engine *en);
 
@@ -108,9 +109,9 @@ struct lodge_adapters {
 };
 
 /* `a` must be zeroed, with backend, device, plan, log, budget, page_cells, n_pages and on_news set.
- * gguf_architecture and pairs: whose row order GGUF adapters have. Starts the loaders. */
+ * family: whose names and row order adapters have. Starts the loaders. */
 int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
-                        const char *gguf_architecture, bool gguf_pairs, struct lodge_error *e);
+                        const struct lodge_family *family, struct lodge_error *e);
 /* No version may be referred to any more. */
 void lodge_adapters_finish(struct lodge_adapters *a);
 

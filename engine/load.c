@@ -267,10 +267,8 @@ static int init_adapters(struct lodge_engine *en, uint32_t n_pages, struct lodge
         .on_news = on_adapter_news,
         .cookie = en,
     };
-    bool pairs;
-    const char *architecture = lodge_model_gguf_architecture(en->model, &pairs);
     en->runs_adapters = true;
-    int err = lodge_adapters_init(&en->adapters, en->info.name, architecture, pairs, e);
+    int err = lodge_adapters_init(&en->adapters, en->info.name, lodge_model_family(en->model), e);
     if (err)
         return err;
     en->residency = lodge_residency_create(&en->adapters, &en->pool, &en->prefix);

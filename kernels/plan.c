@@ -39,6 +39,15 @@ static int check_vector(const struct check *c, int32_t i, uint64_t n, uint64_t o
     return len == n || len == or_n ? 0 : bad(c, "a vector has the wrong length");
 }
 
+static int check_norm(const struct check *c, const struct lodge_norm *norm, uint64_t n,
+                      uint64_t or_n)
+{
+    if (norm->kind == LODGE_NORM_RMS && norm->bias != LODGE_NONE)
+        return bad(c, "an RMS norm has a bias");
+    int err = check_vector(c, norm->weight, n, or_n);
+    return err ? err : check_vector(c, norm->bias, n, or_n);
+}
+
 static int check_qkv(const struct check *c, const struct lodge_op_qkv *q)
 {
     if (!q->n_heads || !q->n_kv_heads || !q->head_dim || q->n_heads % q->n_kv_heads ||
@@ -53,10 +62,23 @@ static int check_qkv(const struct check *c, const struct lodge_op_qkv *q)
         if (check_linear(c, q->linear[i], rows[i], c->p->d_model) ||
             check_vector(c, q->bias[i], rows[i], rows[i]))
             return LODGE_ERR_INVALID;
-    if (check_vector(c, q->norm.weight, c->p->d_model, c->p->d_model) ||
-        check_vector(c, q->q_norm.weight, q->head_dim, rows[0]))
+    if (check_norm(c, &q->norm, c->p->d_model, c->p->d_model) ||
+        check_norm(c, &q->q_norm, q->head_dim, rows[0]))
         return LODGE_ERR_INVALID;
-    return check_vector(c, q->k_norm.weight, q->head_dim, rows[1]);
+    return check_norm(c, &q->k_norm, q->head_dim, rows[1]);
+}
+
+static int check_gate_up(const struct check *c, const struct lodge_op_gate_up *g, uint64_t *width)
+{
+    uint64_t d = c->p->d_model;
+    if (g->up < 0 || (uint32_t)g->up >= c->p->n_linears)
+        return bad(c, "no such linear");
+    *width = c->p->linears[g->up].n_rows;
+    if (check_linear(c, g->up, *width, d) || check_norm(c, &g->norm, d, d) ||
+        check_vector(c, g->up_bias, *width, *width) ||
+        check_vector(c, g->gate_bias, *width, *width))
+        return LODGE_ERR_INVALID;
+    return g->gate == LODGE_NONE ? 0 : check_linear(c, g->gate, *width, d);
 }
 
 static int check_op(const struct check *c, const struct lodge_op *op, uint64_t *width)
@@ -74,25 +96,16 @@ static int check_op(const struct check *c, const struct lodge_op *op, uint64_t *
     case LODGE_OP_PROJ:
         return check_linear(c, op->proj.linear, d, *width) ||
                        check_vector(c, op->proj.bias, d, d) ||
-                       check_vector(c, op->proj.post_norm.weight, d, d)
+                       check_norm(c, &op->proj.post_norm, d, d)
                    ? LODGE_ERR_INVALID
                    : 0;
     case LODGE_OP_GATE_UP:
-        if (op->gate_up.gate < 0 || (uint32_t)op->gate_up.gate >= c->p->n_linears)
-            return bad(c, "no such linear");
-        *width = c->p->linears[op->gate_up.gate].n_rows;
-        return check_linear(c, op->gate_up.gate, *width, d) ||
-                       check_linear(c, op->gate_up.up, *width, d) ||
-                       check_vector(c, op->gate_up.norm.weight, d, d) ||
-                       check_vector(c, op->gate_up.gate_bias, *width, *width) ||
-                       check_vector(c, op->gate_up.up_bias, *width, *width)
-                   ? LODGE_ERR_INVALID
-                   : 0;
+        return check_gate_up(c, &op->gate_up, width);
     case LODGE_OP_HEAD:
         if (c->op + 1 != c->p->n_ops)
             return bad(c, "HEAD is not last");
         return check_linear(c, op->head.linear, c->p->n_vocab, d) ||
-                       check_vector(c, op->head.norm.weight, d, d)
+                       check_norm(c, &op->head.norm, d, d)
                    ? LODGE_ERR_INVALID
                    : 0;
     }

@@ -11,12 +11,12 @@
  *   QKV      h = norm(x); q,k,v = W h + b; optional norm of q,k; rotate; K,V -> pages; q kept
  *   ATTN     a = softmax(cap(scale * q K^T)) V over the pages of the row's sequence
  *   PROJ     x = x + mult * post_norm(W a + b)                a: attention or MLP output
- *   GATE_UP  h = norm(x); a = act(Wg h + bg) * (Wu h + bu)
+ *   GATE_UP  h = norm(x); a = act(Wg h + bg) * (Wu h + bu), or act(Wu h + bu) without a gate
  *   HEAD     logits = cap(mult * W norm(x))                   only rows that want them
  *
  * Linear operators are matrices (N, K) of stored rows, y = W x. Their index is the index of their
  * tensor. What a fused group q|k|v or gate|up means for memory is the backend's business; its
- * members may have different formats.
+ * members may have different formats, and may be slices of one stored matrix.
  */
 #ifndef LODGE_KERNELS_PLAN_H
 #define LODGE_KERNELS_PLAN_H
@@ -97,9 +97,15 @@ enum lodge_op_kind {
     LODGE_OP_HEAD
 };
 
+/* RMS: x * rsqrt(mean(x^2) + eps) * weight; LAYER: y = x - mean(x), y * rsqrt(mean(y^2) + eps) *
+ * weight + bias; in fp32. */
+enum lodge_norm_kind { LODGE_NORM_RMS, LODGE_NORM_LAYER };
+
 struct lodge_norm {
+    enum lodge_norm_kind kind;
     int32_t weight; /* vector, or LODGE_NONE: no norm */
-    float eps;      /* RMS: x * rsqrt(mean(x^2) + eps) * weight, in fp32 */
+    int32_t bias;   /* of LAYER, or LODGE_NONE */
+    float eps;
 };
 
 struct lodge_op_embed {
@@ -137,7 +143,7 @@ struct lodge_op_proj {
 
 struct lodge_op_gate_up {
     struct lodge_norm norm;
-    int32_t gate, up;
+    int32_t gate, up; /* gate LODGE_NONE: the activation is up's */
     int32_t gate_bias, up_bias;
     enum lodge_activation act;
 };

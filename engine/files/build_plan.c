@@ -1,7 +1,8 @@
-/* Shape + tensors -> plan. Names of tensors are a table; what a layer does is one sequence of ops.
+/* Shape + tensors -> plan. What a family is, is a table; what a layer does is one sequence of ops.
  */
 #include "engine/files/shape.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,58 +10,30 @@ struct build {
     const struct lodge_model_shape *s;
     const struct lodge_tensor_source *src;
     struct lodge_plan *p;
+    bool *used;   /* by tensor of the source */
+    float *pairs; /* one head */
     struct lodge_error *e;
 };
 
-enum name {
-    NAME_EMBED,
-    NAME_NORM,
-    NAME_HEAD,
-    NAME_ATTN_NORM,
-    NAME_Q,
-    NAME_K,
-    NAME_V,
-    NAME_O,
-    NAME_MLP_NORM,
-    NAME_GATE,
-    NAME_UP,
-    NAME_DOWN,
-};
-
-/* %u is the layer; ".weight" or ".bias" follows. */
-static const struct {
-    const char *hf, *gguf;
-} names[] = {
-    [NAME_EMBED] = {"model.embed_tokens", "token_embd"},
-    [NAME_NORM] = {"model.norm", "output_norm"},
-    [NAME_HEAD] = {"lm_head", "output"},
-    [NAME_ATTN_NORM] = {"model.layers.%u.input_layernorm", "blk.%u.attn_norm"},
-    [NAME_Q] = {"model.layers.%u.self_attn.q_proj", "blk.%u.attn_q"},
-    [NAME_K] = {"model.layers.%u.self_attn.k_proj", "blk.%u.attn_k"},
-    [NAME_V] = {"model.layers.%u.self_attn.v_proj", "blk.%u.attn_v"},
-    [NAME_O] = {"model.layers.%u.self_attn.o_proj", "blk.%u.attn_output"},
-    [NAME_MLP_NORM] = {"model.layers.%u.post_attention_layernorm", "blk.%u.ffn_norm"},
-    [NAME_GATE] = {"model.layers.%u.mlp.gate_proj", "blk.%u.ffn_gate"},
-    [NAME_UP] = {"model.layers.%u.mlp.up_proj", "blk.%u.ffn_up"},
-    [NAME_DOWN] = {"model.layers.%u.mlp.down_proj", "blk.%u.ffn_down"},
-};
-
-static void tensor_name(const struct build *b, enum name n, uint32_t layer, const char *suffix,
-                        char out[96])
+static bool find(const struct build *b, const char *name, struct lodge_source_tensor *t)
 {
-    const char *pattern = b->src->gguf ? names[n].gguf : names[n].hf;
-    const char *hole = strstr(pattern, "%u");
-    if (hole)
-        snprintf(out, 96, "%.*s%u%s%s", (int)(hole - pattern), pattern, layer, hole + 2, suffix);
-    else
-        snprintf(out, 96, "%s%s", pattern, suffix);
+    if (!b->src->find(b->src->container, name, t))
+        return false;
+    b->used[t->index] = true;
+    return true;
+}
+
+static void tensor_name(const struct build *b, enum lodge_part part, uint32_t layer,
+                        const char *suffix, char out[96])
+{
+    lodge_family_tensor(b->s->family, part, b->src->gguf, layer, suffix, out);
 }
 
 static int get(const struct build *b, const char *name, uint64_t rows, uint64_t cols,
                struct lodge_source_tensor *t)
 {
     const char *where = b->src->where;
-    if (!b->src->find(b->src->container, name, t))
+    if (!find(b, name, t))
         return lodge_fail(
             b->e, LODGE_ERR_FORMAT,
             "%s: tensor '%s' is missing; the model is incomplete, fetch or convert it again", where,
@@ -87,18 +60,69 @@ static int get(const struct build *b, const char *name, uint64_t rows, uint64_t 
     return 0;
 }
 
-static int add_linear(struct build *b, enum name n, uint32_t layer, enum lodge_site site,
-                      uint32_t rows, uint32_t cols, int32_t *index)
+/* Where a linear is stored: rows [first, first + its own) of a tensor of n_rows rows. */
+struct slice {
+    enum lodge_part part;
+    uint32_t first, n_rows;
+};
+
+static bool is_stored(const struct build *b, enum lodge_part part, uint32_t layer)
 {
     char name[96];
     struct lodge_source_tensor t;
-    tensor_name(b, n, layer, ".weight", name);
-    int err = get(b, name, rows, cols, &t);
+    tensor_name(b, part, layer, ".weight", name);
+    return b->src->find(b->src->container, name, &t);
+}
+
+static struct slice slice_of(const struct build *b, enum lodge_site site, uint32_t layer)
+{
+    const struct lodge_model_shape *s = b->s;
+    const uint32_t q = s->n_heads * s->head_dim, kv = s->n_kv_heads * s->head_dim;
+    bool fused = lodge_has(s->family, LODGE_TRAIT_FUSED);
+    /* Some converters fuse q, k and v of other families too. */
+    bool qkv = fused || (site <= LODGE_SITE_V && is_stored(b, LODGE_PART_QKV, layer));
+    switch (site) {
+    case LODGE_SITE_Q:
+        return qkv ? (struct slice){LODGE_PART_QKV, 0, q + 2 * kv}
+                   : (struct slice){LODGE_PART_Q, 0, q};
+    case LODGE_SITE_K:
+        return qkv ? (struct slice){LODGE_PART_QKV, q, q + 2 * kv}
+                   : (struct slice){LODGE_PART_K, 0, kv};
+    case LODGE_SITE_V:
+        return qkv ? (struct slice){LODGE_PART_QKV, q + kv, q + 2 * kv}
+                   : (struct slice){LODGE_PART_V, 0, kv};
+    case LODGE_SITE_GATE:
+        return fused ? (struct slice){LODGE_PART_GATE_UP, 0, 2 * s->d_ff}
+                     : (struct slice){LODGE_PART_GATE, 0, s->d_ff};
+    case LODGE_SITE_UP:
+        return fused ? (struct slice){LODGE_PART_GATE_UP, s->d_ff, 2 * s->d_ff}
+                     : (struct slice){LODGE_PART_UP, 0, s->d_ff};
+    case LODGE_SITE_O:
+        return (struct slice){LODGE_PART_O, 0, s->d_model};
+    case LODGE_SITE_DOWN:
+        return (struct slice){LODGE_PART_DOWN, 0, s->d_model};
+    case LODGE_SITE_EMBED:
+        return (struct slice){LODGE_PART_EMBED, 0, s->n_vocab};
+    default:
+        /* A tied head is a linear of its own over the same bytes, so that adapters can tell the
+         * two apart; backends keep one copy. */
+        return (struct slice){s->tied ? LODGE_PART_EMBED : LODGE_PART_HEAD, 0, s->n_vocab};
+    }
+}
+
+static int add_linear(struct build *b, enum lodge_site site, uint32_t layer, uint32_t rows,
+                      uint32_t cols, int32_t *index)
+{
+    char name[96];
+    struct lodge_source_tensor t;
+    struct slice slice = slice_of(b, site, layer);
+    tensor_name(b, slice.part, layer, ".weight", name);
+    int err = get(b, name, slice.n_rows, cols, &t);
     if (err)
         return err;
     bool per_layer = site != LODGE_SITE_EMBED && site != LODGE_SITE_HEAD;
-    bool pairs =
-        b->src->gguf && b->s->family->gguf_pairs && (site == LODGE_SITE_Q || site == LODGE_SITE_K);
+    bool pairs = b->src->gguf && lodge_has(b->s->family, LODGE_TRAIT_GGUF_PAIRS) &&
+                 (site == LODGE_SITE_Q || site == LODGE_SITE_K);
     *index = (int32_t)b->p->n_linears++;
     b->p->linears[*index] = (struct lodge_linear){
         .format = (enum lodge_format)t.format,
@@ -109,7 +133,7 @@ static int add_linear(struct build *b, enum name n, uint32_t layer, enum lodge_s
         .site = site,
         .layer = per_layer ? (int32_t)layer : LODGE_NONE,
     };
-    b->p->tensors[*index] = (struct lodge_tensor){t.data};
+    b->p->tensors[*index] = (struct lodge_tensor){t.data + t.n_bytes / slice.n_rows * slice.first};
     return 0;
 }
 
@@ -124,31 +148,72 @@ static void undo_pairs(float *v, uint32_t n, uint32_t d, float *scratch)
     }
 }
 
-static int add_vector(struct build *b, enum name n, uint32_t layer, const char *suffix,
-                      uint32_t len, int32_t *index)
+/* `n` numbers from `first` on of a stored vector of `total`, plus `shift`. */
+static int add_vector(struct build *b, const char *name, uint32_t total, uint32_t first, uint32_t n,
+                      float shift, int32_t *index)
 {
-    char name[96];
     struct lodge_source_tensor t;
-    tensor_name(b, n, layer, suffix, name);
-    int err = get(b, name, 1, len, &t);
+    int err = get(b, name, 1, total, &t);
     if (err)
         return err;
-    float *v = lodge_arena_array(&b->p->arena, len + b->s->head_dim, sizeof *v);
+    float *v = lodge_arena_array(&b->p->arena, (size_t)total + b->s->head_dim, sizeof *v);
     if (!v)
         return lodge_fail(b->e, LODGE_ERR_NOMEM, "%s: no memory for '%s'", b->src->where, name);
-    lodge_format_decode((enum lodge_format)t.format, t.data, len, v);
-    if (b->src->gguf && b->s->family->gguf_pairs && (n == NAME_Q || n == NAME_K))
-        undo_pairs(v, len, b->s->head_dim, v + len);
+    lodge_format_decode((enum lodge_format)t.format, t.data, total, v);
+    for (uint32_t i = 0; i < total; i++)
+        v[i] += shift;
     *index = (int32_t)b->p->n_vectors++;
-    b->p->vectors[*index] = (struct lodge_vector){v, len};
+    b->p->vectors[*index] = (struct lodge_vector){v + first, n};
     return 0;
 }
 
-static int add_bias(struct build *b, bool wanted, enum name n, uint32_t layer, uint32_t len,
+static int add_bias(struct build *b, bool wanted, enum lodge_site site, uint32_t layer, uint32_t n,
                     int32_t *index)
 {
+    char name[96];
+    struct slice slice = slice_of(b, site, layer);
     *index = LODGE_NONE;
-    return wanted ? add_vector(b, n, layer, ".bias", len, index) : 0;
+    if (!wanted)
+        return 0;
+    tensor_name(b, slice.part, layer, ".bias", name);
+    int err = add_vector(b, name, slice.n_rows, slice.first, n, 0, index);
+    if (!err && b->p->linears[b->p->n_linears - 1].order == LODGE_ROWS_PAIRS) {
+        struct lodge_vector *v = &b->p->vectors[*index];
+        float *data = (float *)(uintptr_t)v->data;
+        undo_pairs(data, n, b->s->head_dim, b->pairs);
+    }
+    return err;
+}
+
+static struct lodge_norm no_norm(void)
+{
+    return (struct lodge_norm){.weight = LODGE_NONE, .bias = LODGE_NONE};
+}
+
+static int add_norm(struct build *b, enum lodge_part part, uint32_t layer, uint32_t n,
+                    struct lodge_norm *out)
+{
+    const struct lodge_family *f = b->s->family;
+    char name[96];
+    bool plus_one = !b->src->gguf && lodge_has(f, LODGE_TRAIT_NORM_PLUS_ONE);
+    *out = no_norm();
+    out->eps = b->s->norm_eps;
+    tensor_name(b, part, layer, ".weight", name);
+    int err = add_vector(b, name, n, 0, n, plus_one ? 1 : 0, &out->weight);
+    if (err || !lodge_has(f, LODGE_TRAIT_LAYER_NORM))
+        return err;
+    out->kind = LODGE_NORM_LAYER;
+    tensor_name(b, part, layer, ".bias", name);
+    return add_vector(b, name, n, 0, n, 0, &out->bias);
+}
+
+static int add_pre_norm(struct build *b, enum lodge_part part, uint32_t layer,
+                        struct lodge_norm *out)
+{
+    *out = no_norm();
+    if (lodge_has(b->s->family, LODGE_TRAIT_NO_PRE_NORM))
+        return 0;
+    return add_norm(b, part, layer, b->s->d_model, out);
 }
 
 static struct lodge_op *add_op(struct build *b, enum lodge_op_kind kind)
@@ -158,63 +223,82 @@ static struct lodge_op *add_op(struct build *b, enum lodge_op_kind kind)
     return op;
 }
 
-static struct lodge_norm no_norm(void)
+/* ---- a layer ---- */
+
+static int add_qk_norms(struct build *b, uint32_t layer, struct lodge_op_qkv *op)
 {
-    return (struct lodge_norm){.weight = LODGE_NONE};
+    const struct lodge_model_shape *s = b->s;
+    bool all = lodge_has(s->family, LODGE_TRAIT_QK_NORM_ALL);
+    op->q_norm = op->k_norm = no_norm();
+    if (!all && !lodge_has(s->family, LODGE_TRAIT_QK_NORM))
+        return 0;
+    uint32_t q = all ? s->n_heads * s->head_dim : s->head_dim;
+    uint32_t k = all ? s->n_kv_heads * s->head_dim : s->head_dim;
+    int err = add_norm(b, LODGE_PART_Q_NORM, layer, q, &op->q_norm);
+    return err ? err : add_norm(b, LODGE_PART_K_NORM, layer, k, &op->k_norm);
 }
 
 static int add_qkv(struct build *b, uint32_t layer)
 {
     const struct lodge_model_shape *s = b->s;
-    static const enum name name[3] = {NAME_Q, NAME_K, NAME_V};
     static const enum lodge_site site[3] = {LODGE_SITE_Q, LODGE_SITE_K, LODGE_SITE_V};
     const uint32_t rows[3] = {s->n_heads * s->head_dim, s->n_kv_heads * s->head_dim,
                               s->n_kv_heads * s->head_dim};
     struct lodge_op_qkv *op = &add_op(b, LODGE_OP_QKV)->qkv;
-    *op = (struct lodge_op_qkv){.norm.eps = s->norm_eps,
-                                .q_norm = no_norm(),
-                                .k_norm = no_norm(),
-                                .rope = 0,
+    *op = (struct lodge_op_qkv){.rope = s->slides[layer] && s->local_rope.n_dims ? 1 : 0,
                                 .n_heads = s->n_heads,
                                 .n_kv_heads = s->n_kv_heads,
                                 .head_dim = s->head_dim,
                                 .layer = layer};
-    int err = add_vector(b, NAME_ATTN_NORM, layer, ".weight", s->d_model, &op->norm.weight);
+    int err = add_pre_norm(b, LODGE_PART_ATTN_NORM, layer, &op->norm);
     for (int i = 0; i < 3 && !err; i++) {
-        err = add_linear(b, name[i], layer, site[i], rows[i], s->d_model, &op->linear[i]);
+        err = add_linear(b, site[i], layer, rows[i], s->d_model, &op->linear[i]);
         if (!err)
-            err = add_bias(b, s->attention_bias, name[i], layer, rows[i], &op->bias[i]);
+            err = add_bias(b, s->qkv_bias, site[i], layer, rows[i], &op->bias[i]);
     }
-    return err;
+    return err ? err : add_qk_norms(b, layer, op);
 }
 
-static int add_proj(struct build *b, enum name n, enum lodge_site site, uint32_t layer,
-                    uint32_t cols, bool bias)
+/* post: the norm of what is added. */
+static int add_proj(struct build *b, enum lodge_site site, uint32_t layer, uint32_t cols, bool bias,
+                    enum lodge_part post)
 {
+    const struct lodge_model_shape *s = b->s;
     struct lodge_op_proj *op = &add_op(b, LODGE_OP_PROJ)->proj;
-    *op = (struct lodge_op_proj){.post_norm = no_norm(), .multiplier = 1};
-    int err = add_linear(b, n, layer, site, b->s->d_model, cols, &op->linear);
+    *op =
+        (struct lodge_op_proj){.post_norm = no_norm(), .multiplier = (float)s->residual_multiplier};
+    int err = add_linear(b, site, layer, s->d_model, cols, &op->linear);
     /* Some converters drop o's bias only; a missing one is zero. */
     char name[96];
     struct lodge_source_tensor t;
-    tensor_name(b, n, layer, ".bias", name);
-    bool there = bias && b->src->find(b->src->container, name, &t);
-    return err ? err : add_bias(b, there, n, layer, b->s->d_model, &op->bias);
+    tensor_name(b, site == LODGE_SITE_O ? LODGE_PART_O : LODGE_PART_DOWN, layer, ".bias", name);
+    if (!err)
+        err = add_bias(b, bias && find(b, name, &t), site, layer, s->d_model, &op->bias);
+    if (!err && lodge_has(s->family, LODGE_TRAIT_POST_NORM))
+        err = add_norm(b, post, layer, s->d_model, &op->post_norm);
+    return err;
 }
 
 static int add_gate_up(struct build *b, uint32_t layer)
 {
     const struct lodge_model_shape *s = b->s;
     struct lodge_op_gate_up *op = &add_op(b, LODGE_OP_GATE_UP)->gate_up;
-    *op = (struct lodge_op_gate_up){.norm.eps = s->norm_eps, .act = s->act};
-    int err = add_vector(b, NAME_MLP_NORM, layer, ".weight", s->d_model, &op->norm.weight);
+    *op = (struct lodge_op_gate_up){.gate = LODGE_NONE, .gate_bias = LODGE_NONE, .act = s->act};
+    int err = add_pre_norm(b, LODGE_PART_MLP_NORM, layer, &op->norm);
+    if (!err && !lodge_has(s->family, LODGE_TRAIT_UNGATED)) {
+        err = add_linear(b, LODGE_SITE_GATE, layer, s->d_ff, s->d_model, &op->gate);
+        if (!err)
+            err = add_bias(b, s->mlp_bias, LODGE_SITE_GATE, layer, s->d_ff, &op->gate_bias);
+    }
     if (!err)
-        err = add_linear(b, NAME_GATE, layer, LODGE_SITE_GATE, s->d_ff, s->d_model, &op->gate);
-    if (!err)
-        err = add_linear(b, NAME_UP, layer, LODGE_SITE_UP, s->d_ff, s->d_model, &op->up);
-    if (!err)
-        err = add_bias(b, s->mlp_bias, NAME_GATE, layer, s->d_ff, &op->gate_bias);
-    return err ? err : add_bias(b, s->mlp_bias, NAME_UP, layer, s->d_ff, &op->up_bias);
+        err = add_linear(b, LODGE_SITE_UP, layer, s->d_ff, s->d_model, &op->up);
+    return err ? err : add_bias(b, s->mlp_bias, LODGE_SITE_UP, layer, s->d_ff, &op->up_bias);
+}
+
+static double attention_scale(const struct lodge_model_shape *s)
+{
+    double scalar = s->query_scalar > 0 ? s->query_scalar : s->head_dim;
+    return s->attention_scale > 0 ? s->attention_scale : 1.0 / sqrt(scalar);
 }
 
 static int add_layer(struct build *b, uint32_t layer)
@@ -227,19 +311,24 @@ static int add_layer(struct build *b, uint32_t layer)
         .n_heads = s->n_heads,
         .n_kv_heads = s->n_kv_heads,
         .head_dim = s->head_dim,
-        .scale = (float)(1.0 / __builtin_sqrt((double)s->head_dim)),
+        .scale = (float)attention_scale(s),
+        .softcap = (float)s->attention_softcap,
         .window = s->window[layer],
         .layer = layer,
     };
-    err = add_proj(b, NAME_O, LODGE_SITE_O, layer, s->n_heads * s->head_dim, s->attention_bias);
+    err = add_proj(b, LODGE_SITE_O, layer, s->n_heads * s->head_dim, s->o_bias,
+                   LODGE_PART_ATTN_POST_NORM);
     if (!err)
         err = add_gate_up(b, layer);
-    return err ? err : add_proj(b, NAME_DOWN, LODGE_SITE_DOWN, layer, s->d_ff, s->mlp_bias);
+    return err ? err
+               : add_proj(b, LODGE_SITE_DOWN, layer, s->d_ff, s->mlp_bias,
+                          LODGE_PART_MLP_POST_NORM);
 }
 
-static int add_rope(struct build *b, uint32_t served_context)
+/* ---- the whole ---- */
+
+static int add_rope(struct build *b, const struct lodge_rope_shape *r, uint32_t served_context)
 {
-    const struct lodge_rope_shape *r = &b->s->rope;
     float *freq = lodge_arena_array(&b->p->arena, r->n_dims / 2, sizeof *freq);
     if (!freq)
         return lodge_fail(b->e, LODGE_ERR_NOMEM, "%s: no memory", b->src->where);
@@ -253,15 +342,40 @@ static int add_rope(struct build *b, uint32_t served_context)
 static int reserve(struct build *b)
 {
     struct lodge_plan *p = b->p;
-    uint32_t n = b->s->n_layers;
-    p->linears = lodge_arena_array(&p->arena, 7 * (size_t)n + 2, sizeof *p->linears);
-    p->tensors = lodge_arena_array(&p->arena, 7 * (size_t)n + 2, sizeof *p->tensors);
-    p->vectors = lodge_arena_array(&p->arena, 9 * (size_t)n + 1, sizeof *p->vectors);
-    p->ops = lodge_arena_array(&p->arena, 5 * (size_t)n + 2, sizeof *p->ops);
-    p->ropes = lodge_arena_array(&p->arena, 1, sizeof *p->ropes);
-    if (!p->linears || !p->tensors || !p->vectors || !p->ops || !p->ropes)
+    size_t n = b->s->n_layers;
+    p->linears = lodge_arena_array(&p->arena, 7 * n + 2, sizeof *p->linears);
+    p->tensors = lodge_arena_array(&p->arena, 7 * n + 2, sizeof *p->tensors);
+    /* A layer: seven biases, six norms of two vectors. */
+    p->vectors = lodge_arena_array(&p->arena, 19 * n + 2, sizeof *p->vectors);
+    p->ops = lodge_arena_array(&p->arena, 5 * n + 2, sizeof *p->ops);
+    p->ropes = lodge_arena_array(&p->arena, 2, sizeof *p->ropes);
+    b->used = lodge_arena_array(&p->arena, b->src->n_tensors + 1, sizeof *b->used);
+    b->pairs = lodge_arena_array(&p->arena, b->s->head_dim, sizeof *b->pairs);
+    if (!p->linears || !p->tensors || !p->vectors || !p->ops || !p->ropes || !b->used || !b->pairs)
         return lodge_fail(b->e, LODGE_ERR_NOMEM, "%s: no memory for the plan", b->src->where);
     return 0;
+}
+
+/* To the nearest number of that many significant bits, ties to even. */
+static float round_bits(float f, int bits)
+{
+    int exponent;
+    float m = frexpf(f, &exponent);
+    return ldexpf(rintf(ldexpf(m, bits)), exponent - bits);
+}
+
+/* sqrt(d_model) in the precision of the table, as the models are trained. */
+static double embedding_scale(const struct build *b, const struct lodge_linear *table)
+{
+    const struct lodge_model_shape *s = b->s;
+    if (!lodge_has(s->family, LODGE_TRAIT_SCALED_EMBEDDING))
+        return s->embedding_multiplier;
+    float root = sqrtf((float)s->d_model);
+    if (table->format == LODGE_FMT_BF16)
+        root = round_bits(root, 8);
+    else if (table->format == LODGE_FMT_F16)
+        root = round_bits(root, 11);
+    return (double)root;
 }
 
 static int add_all(struct build *b, uint32_t served_context)
@@ -270,25 +384,26 @@ static int add_all(struct build *b, uint32_t served_context)
     int32_t table = 0;
     int err = reserve(b);
     if (!err)
-        err = add_rope(b, served_context);
+        err = add_rope(b, &s->rope, served_context);
+    if (!err && s->local_rope.n_dims)
+        err = add_rope(b, &s->local_rope, served_context);
     if (!err)
-        err = add_linear(b, NAME_EMBED, 0, LODGE_SITE_EMBED, s->n_vocab, s->d_model, &table);
+        err = add_linear(b, LODGE_SITE_EMBED, 0, s->n_vocab, s->d_model, &table);
     if (err)
         return err;
-    add_op(b, LODGE_OP_EMBED)->embed = (struct lodge_op_embed){.table = table, .scale = 1};
+    add_op(b, LODGE_OP_EMBED)->embed = (struct lodge_op_embed){
+        .table = table, .scale = (float)embedding_scale(b, &b->p->linears[table])};
     for (uint32_t i = 0; i < s->n_layers && !err; i++)
         err = add_layer(b, i);
     if (err)
         return err;
     struct lodge_op_head *head = &add_op(b, LODGE_OP_HEAD)->head;
-    *head = (struct lodge_op_head){.norm.eps = s->norm_eps, .multiplier = 1};
-    err = add_vector(b, NAME_NORM, 0, ".weight", s->d_model, &head->norm.weight);
-    /* A tied head is a linear of its own over the same bytes, so that adapters can tell the two
-     * apart; backends keep one copy. */
+    *head = (struct lodge_op_head){.softcap = (float)s->logit_softcap,
+                                   .multiplier = (float)(1 / s->logit_divisor)};
+    err = add_norm(b, LODGE_PART_NORM, 0, s->d_model, &head->norm);
     if (!err)
-        err = add_linear(b, s->tied ? NAME_EMBED : NAME_HEAD, 0, LODGE_SITE_HEAD, s->n_vocab,
-                         s->d_model, &head->linear);
-    return err;
+        err = add_linear(b, LODGE_SITE_HEAD, 0, s->n_vocab, s->d_model, &head->linear);
+    return err ? err : lodge_refuse_unused(s, b->src, b->used, b->e);
 }
 
 int lodge_build_plan(const struct lodge_model_shape *shape, const struct lodge_tensor_source *src,

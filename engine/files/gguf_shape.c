@@ -6,6 +6,7 @@
 
 struct in {
     const struct lodge_gguf *g;
+    const struct lodge_tensor_source *src;
     char arch[32];
     struct lodge_error *e;
 };
@@ -61,21 +62,26 @@ static int set_family(struct in *in, struct lodge_model_shape *s)
     if (!a.n)
         return lodge_fail(in->e, LODGE_ERR_FORMAT,
                           "no general.architecture in the metadata; convert the model again");
-    s->family = lodge_family_gguf(a);
-    if (s->family) {
+    const struct lodge_family *f = lodge_family_gguf(a);
+    if (f) {
         snprintf(in->arch, sizeof in->arch, "%.*s", (int)a.n, a.data);
+        lodge_shape_init(f, s);
         return 0;
     }
     char known[512];
     lodge_family_list(true, known, sizeof known);
-    return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
-                      "architecture '%.*s' is not supported; this build serves %s",
-                      (int)(a.n > 60 ? 60 : a.n), a.data ? a.data : "", known);
+    lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
+               "architecture '%.*s' is not supported; this build serves %s",
+               (int)(a.n > 60 ? 60 : a.n), a.data, known);
+    lodge_error_add_tensors(in->src, in->e);
+    return LODGE_ERR_UNSUPPORTED;
 }
 
 static int set_dims(const struct in *in, struct lodge_model_shape *s)
 {
     uint32_t value_length = 0;
+    /* Absent keys mean what GGUF says, not what config.json of the family would. */
+    s->n_heads = s->n_kv_heads = s->head_dim = s->n_vocab = s->n_context = 0;
     if (get_u32(in, "embedding_length", &s->d_model) ||
         get_per_layer(in, "feed_forward_length", &s->d_ff) ||
         get_u32(in, "block_count", &s->n_layers) ||
@@ -97,9 +103,33 @@ static int set_dims(const struct in *in, struct lodge_model_shape *s)
     if (embed && embed->dims[1] <= UINT32_MAX)
         s->n_vocab = (uint32_t)embed->dims[1];
     double eps = 1e-5;
-    int err = get_number(in, "attention.layer_norm_rms_epsilon", &eps);
+    bool layer_norm = lodge_has(s->family, LODGE_TRAIT_LAYER_NORM);
+    int err = get_number(
+        in, layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", &eps);
     s->norm_eps = (float)eps;
     return err;
+}
+
+static int set_numbers(const struct in *in, const char *where, struct lodge_model_shape *s)
+{
+    char key[96];
+    /* GGUF stores no query scalar. */
+    if (lodge_has(s->family, LODGE_TRAIT_QUERY_SCALAR))
+        s->query_scalar = s->n_layers == s->family->wide_layers && s->n_heads
+                              ? s->d_model / s->n_heads
+                              : s->head_dim;
+    for (size_t i = 0; i < lodge_n_shape_numbers; i++) {
+        const struct lodge_shape_number *n = &lodge_shape_numbers[i];
+        double number = n->neutral;
+        if (!n->gguf || !lodge_gguf_find(in->g, key_of(in, n->gguf, key)))
+            continue;
+        if (get_number(in, n->gguf, &number))
+            return LODGE_ERR_FORMAT;
+        int err = lodge_shape_set_number(s, n, true, number, where, in->e);
+        if (err)
+            return err;
+    }
+    return 0;
 }
 
 /* f32 tensor of n elements as divisors of the frequencies; absent leaves *out NULL. */
@@ -146,26 +176,65 @@ static int set_scaling(const struct in *in, struct lodge_rope_shape *r)
                       (int)(type.n > 40 ? 40 : type.n), type.data);
 }
 
+/* Numbers of the rotation, in GGUF's meaning. */
+static int rope_numbers(const struct in *in, struct lodge_rope_shape *r)
+{
+    const struct {
+        const char *key;
+        double *out;
+    } numbers[] = {
+        {"rope.freq_base", &r->theta},
+        {"rope.scaling.factor", &r->factor},
+        {"rope.scaling.attn_factor", &r->attention_factor},
+        {"rope.scaling.yarn_beta_fast", &r->beta_fast},
+        {"rope.scaling.yarn_beta_slow", &r->beta_slow},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (get_number(in, numbers[i].key, numbers[i].out))
+            return LODGE_ERR_FORMAT;
+    return get_u32(in, "rope.scaling.original_context_length", &r->original_context) ||
+                   get_u32(in, "rope.dimension_count", &r->n_dims)
+               ? LODGE_ERR_FORMAT
+               : 0;
+}
+
+static int rope_tensors(const struct in *in, struct lodge_arena *arena, struct lodge_rope_shape *r)
+{
+    uint32_t n = r->n_dims / 2;
+    int err = get_factors(in, "rope_freqs.weight", n, arena, &r->divisors);
+    if (!err)
+        err = get_factors(in, "rope_factors_long.weight", n, arena, &r->long_factor);
+    if (!err)
+        err = get_factors(in, "rope_factors_short.weight", n, arena, &r->short_factor);
+    if (!err && !r->long_factor != !r->short_factor)
+        return lodge_fail(
+            in->e, LODGE_ERR_FORMAT,
+            "of the tensors rope_factors_long.weight and rope_factors_short.weight one "
+            "is missing; the model is incomplete, fetch or convert it again");
+    /* Files of Phi-3 name no scaling. */
+    if (r->long_factor && r->scaling == LODGE_ROPE_NONE)
+        r->scaling = LODGE_ROPE_LONGROPE;
+    return err;
+}
+
 static int set_rope(const struct in *in, struct lodge_arena *arena, struct lodge_model_shape *s)
 {
+    const struct lodge_family *f = s->family;
     struct lodge_rope_shape *r = &s->rope;
-    *r = (struct lodge_rope_shape){.theta = 10000,
+    *r = (struct lodge_rope_shape){.theta = f->defaults.theta > 0 ? f->defaults.theta : 10000,
                                    .beta_fast = 32,
                                    .beta_slow = 1,
                                    .attention_factor = -1,
                                    .n_dims = s->head_dim};
     double old_linear = 0;
-    int err = get_u32(in, "rope.dimension_count", &r->n_dims);
+    int err = rope_numbers(in, r);
+    /* Layers that slide rotate by a base of their own, unscaled. */
+    s->local_rope = (struct lodge_rope_shape){
+        .theta = f->defaults.local_theta, .n_dims = f->defaults.local_theta > 0 ? r->n_dims : 0};
     if (!err)
-        err = get_number(in, "rope.freq_base", &r->theta);
-    if (!err)
-        err = get_number(in, "rope.scaling.factor", &r->factor);
+        err = get_number(in, "rope.freq_base_swa", &s->local_rope.theta);
     if (!err)
         err = get_number(in, "rope.scale_linear", &old_linear);
-    if (!err)
-        err = get_number(in, "rope.scaling.attn_factor", &r->attention_factor);
-    if (!err)
-        err = get_u32(in, "rope.scaling.original_context_length", &r->original_context);
     if (!err)
         err = set_scaling(in, r);
     lodge_rope_default_factor(r, s->n_context);
@@ -177,43 +246,106 @@ static int set_rope(const struct in *in, struct lodge_arena *arena, struct lodge
         r->factor = old_linear;
     }
     if (!err)
-        err = get_factors(in, "rope_freqs.weight", r->n_dims / 2, arena, &r->divisors);
-    if (!err)
-        err = get_factors(in, "rope_factors_long.weight", r->n_dims / 2, arena, &r->long_factor);
-    if (!err)
-        err = get_factors(in, "rope_factors_short.weight", r->n_dims / 2, arena, &r->short_factor);
+        err = rope_tensors(in, arena, r);
     return err;
 }
 
-static int read_shape(struct in *in, struct lodge_arena *arena, const char *where,
-                      struct lodge_model_shape *out)
+/* Pairs are made of whole heads; a part of one would mix what rotates with what does not. */
+static int check_pairs(const struct in *in, const struct lodge_model_shape *s)
+{
+    if (!lodge_has(s->family, LODGE_TRAIT_GGUF_PAIRS) || s->rope.n_dims == s->head_dim)
+        return 0;
+    return lodge_fail(
+        in->e, LODGE_ERR_UNSUPPORTED,
+        "rope.dimension_count is %u, but heads of %s have %u dims; rotating a part of "
+        "them is not supported for this architecture",
+        s->rope.n_dims, in->arch, s->head_dim);
+}
+
+/* The pattern as a number, or as one flag a layer. */
+static int set_windows(const struct in *in, struct lodge_model_shape *s)
+{
+    char key[96];
+    uint32_t window = s->family->defaults.window, pattern = s->family->pattern;
+    bool there = lodge_gguf_find(in->g, key_of(in, "attention.sliding_window", key));
+    int err = get_u32(in, "attention.sliding_window", &window);
+    if (err)
+        return err;
+    switch (s->family->windows) {
+    case LODGE_WINDOW_NONE:
+        if (there && window)
+            return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
+                              "'%s' is %u, but models of kind %s have no windows; the file is of "
+                              "another kind of model",
+                              key, window, in->arch);
+        break;
+    case LODGE_WINDOW_SWITCHED:
+        /* Converters write the key whatever the switch was. */
+        return 0;
+    case LODGE_WINDOW_GGUF:
+    case LODGE_WINDOW_ALL:
+    case LODGE_WINDOW_PATTERN:
+        break;
+    }
+    const struct lodge_gguf_value *v =
+        lodge_gguf_find(in->g, key_of(in, "attention.sliding_window_pattern", key));
+    if (!v || v->type != LODGE_GGUF_ARRAY) {
+        err = get_u32(in, "attention.sliding_window_pattern", &pattern);
+        if (!err)
+            lodge_shape_set_windows(s, window, pattern, 0);
+        return err;
+    }
+    if (v->n != s->n_layers)
+        return lodge_fail(in->e, LODGE_ERR_FORMAT, "metadata '%s' must list %u layers", key,
+                          s->n_layers);
+    for (uint32_t i = 0; i < s->n_layers; i++) {
+        double slides = 0;
+        if (!lodge_gguf_number(v, i, &slides))
+            return lodge_fail(in->e, LODGE_ERR_FORMAT, "metadata '%s' must be flags", key);
+        s->slides[i] = slides != 0;
+        s->window[i] = s->slides[i] ? window : 0;
+    }
+    return 0;
+}
+
+static bool has_bias(const struct in *in, const struct lodge_model_shape *s, enum lodge_part part)
+{
+    char name[96];
+    lodge_family_tensor(s->family, part, true, 0, ".bias", name);
+    return lodge_gguf_tensor(in->g, name) != NULL;
+}
+
+static int read_shape(struct in *in, struct lodge_arena *arena, struct lodge_model_shape *out)
 {
     int err = set_family(in, out);
     if (!err)
         err = set_dims(in, out);
     if (!err)
+        err = set_numbers(in, in->src->where, out);
+    if (!err)
         err = set_rope(in, arena, out);
     if (!err)
-        err = lodge_shape_check(out, where, in->e);
+        err = lodge_shape_check(out, in->src->where, in->e);
+    if (!err)
+        err = check_pairs(in, out);
     if (err)
         return err;
     out->tied = !lodge_gguf_tensor(in->g, "output.weight");
-    out->attention_bias = lodge_gguf_tensor(in->g, "blk.0.attn_q.bias") != NULL;
-    out->mlp_bias = lodge_gguf_tensor(in->g, "blk.0.ffn_gate.bias") != NULL;
-    uint32_t window = 0;
-    err = get_u32(in, "attention.sliding_window", &window);
-    for (uint32_t i = 0; i < out->n_layers; i++)
-        out->window[i] = window;
-    return err;
+    out->qkv_bias = has_bias(in, out, LODGE_PART_Q) || has_bias(in, out, LODGE_PART_QKV) ||
+                    lodge_has(out->family, LODGE_TRAIT_QKV_BIAS);
+    out->o_bias = has_bias(in, out, LODGE_PART_O);
+    out->mlp_bias = has_bias(in, out, LODGE_PART_UP);
+    return set_windows(in, out);
 }
 
-int lodge_shape_from_gguf(const struct lodge_gguf *g, const char *where, struct lodge_arena *arena,
-                          struct lodge_model_shape *out, struct lodge_error *e)
+int lodge_shape_from_gguf(const struct lodge_gguf *g, const struct lodge_tensor_source *src,
+                          struct lodge_arena *arena, struct lodge_model_shape *out,
+                          struct lodge_error *e)
 {
+    struct in in = {.g = g, .src = src, .e = e};
     *out = (struct lodge_model_shape){0};
-    struct in in = {.g = g, .e = e};
-    int err = read_shape(&in, arena, where, out);
-    if (err && e && strncmp(e->text, where, strlen(where)) != 0)
-        lodge_error_prefix(e, "%s", where);
+    int err = read_shape(&in, arena, out);
+    if (err && e && strncmp(e->text, src->where, strlen(src->where)) != 0)
+        lodge_error_prefix(e, "%s", src->where);
     return err;
 }

@@ -32,6 +32,7 @@ static bool find_gguf(const void *container, const char *name, struct lodge_sour
         [0] = LODGE_FMT_F32 + 1,  [1] = LODGE_FMT_F16 + 1,  [2] = LODGE_FMT_Q4_0 + 1,
         [3] = LODGE_FMT_Q4_1 + 1, [8] = LODGE_FMT_Q8_0 + 1, [30] = LODGE_FMT_BF16 + 1};
     *out = (struct lodge_source_tensor){
+        .index = (uint64_t)(t - ((const struct lodge_gguf *)container)->tensors),
         .type_name = lodge_gguf_type_name(t->type),
         .format = t->type < sizeof formats ? formats[t->type] - 1 : -1,
         .n_dims = t->n_dims,
@@ -61,6 +62,7 @@ static bool find_hf(const void *container, const char *name, struct lodge_source
                  : strcmp(t->dtype, "F32") == 0 ? LODGE_FMT_F32
                                                 : -1;
     *out = (struct lodge_source_tensor){
+        .index = (uint64_t)(t - s->tensors),
         .type_name = t->dtype,
         .format = format,
         .n_dims = t->n_dims,
@@ -70,6 +72,17 @@ static bool find_hf(const void *container, const char *name, struct lodge_source
         .n_bytes = t->n_bytes,
     };
     return true;
+}
+
+static struct lodge_span gguf_tensor_name(const void *container, uint64_t i)
+{
+    return ((const struct lodge_gguf *)container)->tensors[i].name;
+}
+
+static struct lodge_span hf_tensor_name(const void *container, uint64_t i)
+{
+    const char *name = ((const struct lodge_safetensors *)container)->tensors[i].name;
+    return (struct lodge_span){name, strlen(name)};
 }
 
 /* ---- side files of a directory ---- */
@@ -180,16 +193,23 @@ static int open_dir(struct lodge_model_file *m, uint32_t served_context, struct 
         err = lodge_fail(e, LODGE_ERR_FORMAT,
                          "%s: no config.json; give a .gguf file or a Hugging Face model directory",
                          m->dir);
-    char where[300];
-    snprintf(where, sizeof where, "%.280s/config.json", m->dir);
-    if (!err)
-        err = lodge_shape_from_hf(config, where, &m->arena, &m->shape, e);
     if (!err)
         err = lodge_safetensors_open(m->dir, &m->st, e);
+    char where[300];
+    snprintf(where, sizeof where, "%.280s/config.json", m->dir);
+    const struct lodge_tensor_source src = {
+        .where = m->dir,
+        .find = find_hf,
+        .name = hf_tensor_name,
+        .n_tensors = m->st.n_tensors,
+        .other_parts = json_is_object(lodge_json_member(config, "text_config")),
+        .container = &m->st};
+    struct lodge_source_tensor head;
+    if (!err)
+        err = lodge_shape_from_hf(config, where, &src, &m->arena, &m->shape, e);
     /* A file without lm_head is tied whatever the configuration says. */
-    if (!err && !lodge_safetensors_find(&m->st, "lm_head.weight"))
+    if (!err && !find_hf(&m->st, "lm_head.weight", &head))
         m->shape.tied = true;
-    const struct lodge_tensor_source src = {.where = m->dir, .find = find_hf, .container = &m->st};
     if (!err)
         err = lodge_build_plan(&m->shape, &src, served_context, &m->plan, e);
     if (!err)
@@ -221,10 +241,14 @@ static int open_gguf(struct lodge_model_file *m, const char *path, uint32_t serv
         return lodge_fail(e, LODGE_ERR_UNSUPPORTED,
                           "%s: split GGUF files are not supported; merge them into one file first",
                           path);
+    const struct lodge_tensor_source src = {.where = path,
+                                            .gguf = true,
+                                            .find = find_gguf,
+                                            .name = gguf_tensor_name,
+                                            .n_tensors = m->gguf.n_tensors,
+                                            .container = &m->gguf};
     if (!err)
-        err = lodge_shape_from_gguf(&m->gguf, path, &m->arena, &m->shape, e);
-    const struct lodge_tensor_source src = {
-        .where = path, .gguf = true, .find = find_gguf, .container = &m->gguf};
+        err = lodge_shape_from_gguf(&m->gguf, &src, &m->arena, &m->shape, e);
     if (!err)
         err = lodge_build_plan(&m->shape, &src, served_context, &m->plan, e);
     m->chat_template = gguf_text(m, "tokenizer.chat_template");
@@ -304,12 +328,9 @@ const struct lodge_gguf *lodge_model_gguf(const struct lodge_model_file *m)
     return m->is_gguf ? &m->gguf : NULL;
 }
 
-const char *lodge_model_gguf_architecture(const struct lodge_model_file *m, bool *pairs)
+const struct lodge_family *lodge_model_family(const struct lodge_model_file *m)
 {
-    const struct lodge_family *f = m->shape.family;
-    *pairs = f->gguf_pairs;
-    /* Families that GGUF folds into llama have no name of their own there. */
-    return f->gguf_architecture ? f->gguf_architecture : "llama";
+    return m->shape.family;
 }
 
 const char *lodge_model_dir(const struct lodge_model_file *m)

@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "kernels/plan.h"
 
+struct lodge_family;
 struct lodge_model_file;
 
 /* served_context: tokens the engine will serve, which some rope scalings depend on; 0: the
@@ -25,9 +26,8 @@ const char *lodge_model_name(const struct lodge_model_file *m);
 const struct lodge_gguf *lodge_model_gguf(const struct lodge_model_file *m);
 /* The directory, or NULL for a GGUF file. */
 const char *lodge_model_dir(const struct lodge_model_file *m);
-/* The architecture that GGUF files of this family name, and whether those hold q and k rows as
- * pairs (what GGUF adapters follow, also above a directory). */
-const char *lodge_model_gguf_architecture(const struct lodge_model_file *m, bool *pairs);
+/* How files of its kind name and order things (engine/files/shape.h); adapters follow it. */
+const struct lodge_family *lodge_model_family(const struct lodge_model_file *m);
 /* Chat template text (zero-terminated), NULL when the model has none. with_tools prefers the
  * template named tool_use. */
 const char *lodge_model_chat_template(const struct lodge_model_file *m, bool with_tools);

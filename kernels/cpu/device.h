@@ -187,6 +187,9 @@ struct tiling lodge_cpu_tiling(const struct lodge_device *d, enum lodge_act_form
                                uint32_t n_rows);
 /* First row and number of rows of tile t. */
 uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first);
+/* One row of n numbers normalised; copied if there is no norm. out may be x. */
+void lodge_cpu_norm(const struct lodge_device *d, const struct lodge_norm *norm, const float *x,
+                    uint32_t n, float *out);
 /* Rows that become the input of products. */
 struct pack {
     const float *x;

@@ -40,6 +40,22 @@ unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, u
     return forms;
 }
 
+void lodge_cpu_norm(const struct lodge_device *d, const struct lodge_norm *norm, const float *x,
+                    uint32_t n, float *out)
+{
+    if (norm->weight == LODGE_NONE) {
+        memmove(out, x, n * sizeof *x);
+        return;
+    }
+    const float *w = d->plan->vectors[norm->weight].data;
+    if (norm->kind == LODGE_NORM_RMS) {
+        d->k.rms_norm(x, w, n, norm->eps, out);
+        return;
+    }
+    const float *b = norm->bias == LODGE_NONE ? NULL : d->plan->vectors[norm->bias].data;
+    d->k.layer_norm(x, w, b, n, norm->eps, out);
+}
+
 /* Rows of a tile as they will be packed: normalised in `room`, or as they are. */
 static const float *tile_input(const struct lodge_device *d, const struct pack *p, uint32_t first,
                                uint32_t m, float *room, size_t *ld)
@@ -48,10 +64,9 @@ static const float *tile_input(const struct lodge_device *d, const struct pack *
         *ld = p->ld;
         return p->x + first * p->ld;
     }
-    const float *weight = d->plan->vectors[p->norm->weight].data;
     for (uint32_t i = 0; i < m; i++)
-        d->k.rms_norm(p->x + (first + i) * p->ld, weight, p->n_cols, p->norm->eps,
-                      room + (size_t)i * p->n_cols);
+        lodge_cpu_norm(d, p->norm, p->x + (first + i) * p->ld, p->n_cols,
+                       room + (size_t)i * p->n_cols);
     *ld = p->n_cols;
     return room;
 }

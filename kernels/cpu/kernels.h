@@ -149,12 +149,20 @@ struct lodge_cpu_kernels {
      * l[i % 16] = fma(x[i], x[i], l[i % 16]) in rising i, then tree as in attention from 16 lanes;
      * factor = 1 / sqrt(sum / n + eps) in fp32; out = (x * factor) * w. out may be x. */
     void (*rms_norm)(const float *x, const float *w, uint32_t n, float eps, float *out);
-    /* g[i] = act(g[i]) * u[i]; silu(x) = x / (1 + exp(-x)). */
+    /* out = ((x - mean) * factor) * w + b, each operation rounded by itself; w NULL: ones, b NULL:
+     * nothing is added. Sums in 16 lanes and a tree as above: mean = sum of x / n, factor =
+     * 1 / sqrt(sum of (x - mean)^2 by fma / n + eps). out may be x. */
+    void (*layer_norm)(const float *x, const float *w, const float *b, uint32_t n, float eps,
+                       float *out);
+    /* g[i] = act(g[i]) * u[i]; silu(x) = x / (1 + exp(-x)). u NULL: ones. */
     void (*glu)(enum lodge_activation act, float *g, const float *u, size_t n);
     /* x[i ldx + j] += mult * (y[i ldy + j] + b[j]) for i < m, j < n, each operation rounded by
      * itself; b NULL: nothing is added to y. */
     void (*add_block)(float *x, size_t ldx, const float *y, size_t ldy, const float *b, float mult,
                       unsigned m, uint32_t n);
+    /* x[i ld + j] = cap(mult * x[i ld + j]) for i < m, j < n; c > 0: cap(s) = c * tanh(s / c) as in
+     * attention, else s. */
+    void (*cap)(float *x, size_t ld, float mult, float c, unsigned m, uint32_t n);
     /* a' = a c - b s, b' = b c + a s for the pair (i, i + n), each product and sum rounded by
      * itself. */
     void (*rope)(float *head, const float *cos, const float *sin, uint32_t n);

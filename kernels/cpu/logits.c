@@ -1,7 +1,7 @@
 /* The end of a step: logits for the token rows that want them, then samples and scores. */
 #include "kernels/cpu/device.h"
-#include "kernels/ref/math.h"
 
+#include <math.h>
 #include <string.h>
 
 struct head_ctx {
@@ -17,12 +17,7 @@ static void finish_logits(void *ctx, const struct block *b)
         lodge_cpu_lora_expand(h->d, &h->d->lora_head, b);
     if (op->multiplier == 1 && op->softcap <= 0)
         return;
-    for (unsigned i = 0; i < b->m; i++)
-        for (uint32_t j = 0; j < b->n_cols; j++) {
-            float l = b->y[i * b->ld + j] * op->multiplier;
-            b->y[i * b->ld + j] =
-                op->softcap > 0 ? op->softcap * lodge_ref_tanh(l / op->softcap) : l;
-        }
+    h->d->k.cap(b->y, b->ld, op->multiplier, op->softcap, b->m, b->n_cols);
 }
 
 /* What wanted entry i is: the sample of its row, or the score of a token's successor. */
@@ -99,14 +94,13 @@ static void one_round(struct lodge_device *d, const struct lodge_op_head *op, ui
 static void store_hidden(struct lodge_device *d, const struct lodge_op_head *op)
 {
     uint32_t n = 0;
-    const float *w = op->norm.weight == LODGE_NONE ? NULL : d->plan->vectors[op->norm.weight].data;
     for (uint32_t r = 0; r < d->step->n_rows; r++) {
         const struct lodge_row *row = &d->step->rows[r];
         if (!(row->want & LODGE_WANT_HIDDEN))
             continue;
         size_t last = row->first_token + row->n_tokens - 1;
-        d->k.rms_norm(d->x + last * d->plan->d_model, w, d->plan->d_model, op->norm.eps,
-                      d->hidden + (size_t)n++ * d->plan->d_model);
+        lodge_cpu_norm(d, &op->norm, d->x + last * d->plan->d_model, d->plan->d_model,
+                       d->hidden + (size_t)n++ * d->plan->d_model);
     }
 }
 

@@ -135,7 +135,7 @@ static void norm_heads(struct lodge_device *d, const struct lodge_norm *norm, fl
     const struct lodge_vector *w = &d->plan->vectors[norm->weight];
     uint32_t n = w->n == dim ? n_heads : 1;
     for (uint32_t h = 0; h < n; h++)
-        d->k.rms_norm(heads + h * w->n, w->data, w->n, norm->eps, heads + h * w->n);
+        lodge_cpu_norm(d, norm, heads + h * w->n, w->n, heads + h * w->n);
 }
 
 /* Normalises, rotates and stores one token's q, k and v. */
@@ -242,9 +242,8 @@ static void add_normalised(const struct run *r, const struct lodge_op_proj *op)
     share(r, d->step->n_tokens, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         float *y = d->fp + (size_t)i * n, *x = d->x + (size_t)i * n;
-        d->k.rms_norm(y, d->plan->vectors[op->post_norm.weight].data, n, op->post_norm.eps, y);
-        for (uint32_t j = 0; j < n; j++)
-            x[j] += op->multiplier * y[j];
+        lodge_cpu_norm(d, &op->post_norm, y, n, y);
+        d->k.add_block(x, n, y, n, NULL, op->multiplier, 1, n);
     }
     barrier(r);
 }
@@ -289,81 +288,105 @@ static void keep_inner(struct lodge_device *d, const struct block *b)
                      d->xb2 + (b->first_row + i) * stride + b->from);
 }
 
-/* The gate's block is done: multiply up's panel, combine, and pack as input of the down product. */
+/* Adapters and bias of a block of gate or up. */
+static void finish_block(const struct glu_ctx *c, const struct block *b)
+{
+    bool is_gate = (int32_t)b->linear == c->op->gate;
+    expand(c->d, b);
+    add_bias(c->d, is_gate ? c->op->gate_bias : c->op->up_bias, b, b->y, b->ld);
+}
+
+/* A block that the activation is of is done: multiply up's panel if there is a gate, combine, and
+ * pack as input of the down product. */
 static void fuse_panel(void *ctx, const struct block *b)
 {
     const struct glu_ctx *c = ctx;
     struct lodge_device *d = c->d;
-    const struct packed *up = &d->linears[c->op->up];
-    struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
     _Alignas(64) float u[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
-    lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], u, LODGE_PANEL_ROWS);
-    struct block second = *b;
-    second.linear = (uint32_t)c->op->up;
-    second.y = u;
-    expand(d, b);
-    expand(d, &second);
-    add_bias(d, c->op->gate_bias, b, b->y, b->ld);
-    add_bias(d, c->op->up_bias, b, u, LODGE_PANEL_ROWS);
-    d->k.glu(c->op->act, b->y, u, (size_t)b->m * LODGE_PANEL_ROWS);
+    finish_block(c, b);
+    if (c->op->gate != LODGE_NONE) {
+        const struct packed *up = &d->linears[c->op->up];
+        struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
+        lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], u, LODGE_PANEL_ROWS);
+        struct block second = *b;
+        second.linear = (uint32_t)c->op->up;
+        second.y = u;
+        second.ld = LODGE_PANEL_ROWS;
+        finish_block(c, &second);
+    }
+    d->k.glu(c->op->act, b->y, c->op->gate == LODGE_NONE ? NULL : u,
+             (size_t)b->m * LODGE_PANEL_ROWS);
     keep_inner(d, b);
-    uint8_t *tile =
-        d->act2[c->down->form] + b->tile * lodge_act_tile_bytes(c->down->form, up->n_rows);
-    d->k.act_pack[c->down->form](b->y, b->ld, b->m, b->from, b->from + b->n_cols, up->n_rows, tile);
+    uint32_t n = d->linears[b->linear].n_rows;
+    uint8_t *tile = d->act2[c->down->form] + b->tile * lodge_act_tile_bytes(c->down->form, n);
+    d->k.act_pack[c->down->form](b->y, b->ld, b->m, b->from, b->from + b->n_cols, n, tile);
 }
 
-static void add_gate_bias(void *ctx, const struct block *b)
+static void finish_gate(void *ctx, const struct block *b)
 {
-    const struct glu_ctx *c = ctx;
-    expand(c->d, b);
-    add_bias(c->d, c->op->gate_bias, b, b->y, b->ld);
+    finish_block(ctx, b);
 }
 
+/* A block of up, to be combined with what lies in fp. */
 static void combine(void *ctx, const struct block *b)
 {
     const struct glu_ctx *c = ctx;
     struct lodge_device *d = c->d;
     size_t n = d->linears[b->linear].n_rows;
-    expand(d, b);
-    add_bias(d, c->op->up_bias, b, b->y, b->ld);
-    for (unsigned i = 0; i < b->m; i++)
-        d->k.glu(c->op->act, d->fp + (b->first_row + i) * n + b->from, b->y + i * b->ld, b->n_cols);
     struct block done = *b;
     done.y = d->fp + b->first_row * n + b->from;
     done.ld = n;
+    finish_block(c, b);
+    for (unsigned i = 0; i < b->m; i++) {
+        float *inner = done.y + i * n, *y = b->y + i * b->ld;
+        if (c->op->gate == LODGE_NONE)
+            memcpy(inner, y, b->n_cols * sizeof *y);
+        d->k.glu(c->op->act, inner, c->op->gate == LODGE_NONE ? NULL : y, b->n_cols);
+    }
     keep_inner(d, &done);
+}
+
+/* Where gate, up and down do not meet in one tile: by way of fp. */
+static void run_apart(const struct run *r, struct glu_ctx *c)
+{
+    struct lodge_device *d = r->d;
+    const struct lodge_op_gate_up *g = c->op;
+    uint32_t n = d->step->n_tokens;
+    const struct epilogue first = {d->fp, c->down->n_cols, finish_gate, c};
+    const struct epilogue second = {.fn = combine, .ctx = c};
+    if (g->gate != LODGE_NONE) {
+        lodge_cpu_gemm(d, &g->gate, 1, n, d->act, &first, r->worker, r->n_workers);
+        barrier(r);
+    }
+    lodge_cpu_gemm(d, &g->up, 1, n, d->act, &second, r->worker, r->n_workers);
+    barrier(r);
+    const struct pack inner = {.x = d->fp,
+                               .ld = c->down->n_cols,
+                               .n_rows = n,
+                               .n_cols = c->down->n_cols,
+                               .forms = 1u << c->down->form,
+                               .act = d->act2};
+    lodge_cpu_pack_rows(d, &inner, r->worker, r->n_workers);
+    barrier(r);
 }
 
 static void run_gate_up(const struct run *r, const struct lodge_op *op)
 {
     struct lodge_device *d = r->d;
     const struct lodge_op_gate_up *g = &op->gate_up;
-    const int32_t both[2] = {g->gate, g->up};
+    bool gated = g->gate != LODGE_NONE;
+    const int32_t both[2] = {gated ? g->gate : g->up, g->up};
     struct glu_ctx c = {d, g, &d->linears[op[1].proj.linear]};
     uint32_t n = d->step->n_tokens;
-    run_input(r, d->x, &g->norm, both, 2);
-    enum lodge_act_form in = d->linears[g->gate].form;
-    bool fused = in == d->linears[g->up].form &&
-                 lodge_cpu_tiling(d, in, n).n_tiles == lodge_cpu_tiling(d, c.down->form, n).n_tiles;
-    if (fused) {
-        const struct epilogue e = {.fn = fuse_panel, .ctx = &c};
-        lodge_cpu_gemm(d, &g->gate, 1, n, d->act, &e, r->worker, r->n_workers);
-        barrier(r);
+    run_input(r, d->x, &g->norm, both, gated ? 2 : 1);
+    enum lodge_act_form in = d->linears[both[0]].form;
+    if (in != d->linears[g->up].form ||
+        lodge_cpu_tiling(d, in, n).n_tiles != lodge_cpu_tiling(d, c.down->form, n).n_tiles) {
+        run_apart(r, &c);
         return;
     }
-    const struct epilogue first = {d->fp, c.down->n_cols, add_gate_bias, &c};
-    const struct epilogue second = {.fn = combine, .ctx = &c};
-    lodge_cpu_gemm(d, &g->gate, 1, n, d->act, &first, r->worker, r->n_workers);
-    barrier(r);
-    lodge_cpu_gemm(d, &g->up, 1, n, d->act, &second, r->worker, r->n_workers);
-    barrier(r);
-    const struct pack inner = {.x = d->fp,
-                               .ld = c.down->n_cols,
-                               .n_rows = n,
-                               .n_cols = c.down->n_cols,
-                               .forms = 1u << c.down->form,
-                               .act = d->act2};
-    lodge_cpu_pack_rows(d, &inner, r->worker, r->n_workers);
+    const struct epilogue e = {.fn = fuse_panel, .ctx = &c};
+    lodge_cpu_gemm(d, &both[0], 1, n, d->act, &e, r->worker, r->n_workers);
     barrier(r);
 }
 

@@ -39,7 +39,7 @@ static struct widths widest(const struct lodge_plan *p)
             w.attn = most(w.attn, q->n_heads * padded_dim(q->head_dim));
             w.dim = most(w.dim, padded_dim(q->head_dim));
         } else if (op->kind == LODGE_OP_GATE_UP) {
-            w.inner = most(w.inner, p->linears[op->gate_up.gate].n_rows);
+            w.inner = most(w.inner, p->linears[op->gate_up.up].n_rows);
         }
     }
     for (uint32_t i = 0; i < p->n_ropes; i++)

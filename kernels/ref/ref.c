@@ -193,6 +193,22 @@ static void rms_norm(const float *x, const float *w, uint32_t n, float eps, floa
         out[i] = x[i] * factor * (w ? w[i] : 1.0f);
 }
 
+static void layer_norm(const float *x, const float *w, const float *b, uint32_t n, float eps,
+                       float *out)
+{
+    float sums[16] = {0}, squares[16] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        sums[i % 16] += x[i];
+    float mean = lodge_ref_tree16(sums) / (float)n;
+    for (uint32_t i = 0; i < n; i++)
+        squares[i % 16] = fmaf(x[i] - mean, x[i] - mean, squares[i % 16]);
+    float factor = 1.0f / sqrtf(lodge_ref_tree16(squares) / (float)n + eps);
+    for (uint32_t i = 0; i < n; i++) {
+        float y = (x[i] - mean) * factor * (w ? w[i] : 1.0f);
+        out[i] = b ? y + b[i] : y;
+    }
+}
+
 static float gelu_tanh(float x)
 {
     float cube = x * x * x;
@@ -206,7 +222,7 @@ static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
         float a = act == LODGE_ACT_SILU        ? x / (1.0f + lodge_ref_exp(-x))
                   : act == LODGE_ACT_GELU_TANH ? gelu_tanh(x)
                                                : 0.5f * x * (1.0f + erff(x * 0.707106781f));
-        g[i] = a * u[i];
+        g[i] = u ? a * u[i] : a;
     }
 }
 
@@ -217,6 +233,15 @@ static void add_block(float *x, size_t ldx, const float *y, size_t ldy, const fl
         for (uint32_t j = 0; j < n; j++) {
             float v = y[i * ldy + j];
             x[i * ldx + j] += mult * (b ? v + b[j] : v);
+        }
+}
+
+static void cap(float *x, size_t ld, float mult, float c, unsigned m, uint32_t n)
+{
+    for (unsigned i = 0; i < m; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            float s = x[i * ld + j] * mult;
+            x[i * ld + j] = c > 0 ? c * lodge_ref_tanh(s / c) : s;
         }
 }
 
@@ -383,8 +408,10 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->act_pack[LODGE_ACT_BF16] = pack_bf16;
     k->act_pack[LODGE_ACT_Q8] = pack_q8;
     k->rms_norm = rms_norm;
+    k->layer_norm = layer_norm;
     k->glu = glu;
     k->add_block = add_block;
+    k->cap = cap;
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;

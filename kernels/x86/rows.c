@@ -79,6 +79,32 @@ static void rms_norm(const float *x, const float *w, uint32_t n, float eps, floa
     }
 }
 
+static void layer_norm(const float *x, const float *w, const float *b, uint32_t n, float eps,
+                       float *out)
+{
+    vec sums[VECS16], squares[VECS16];
+    for (uint32_t j = 0; j < VECS16; j++)
+        sums[j] = squares[j] = v_set(0);
+    for (uint32_t i = 0; i < n; i += 16)
+        for (uint32_t j = 0; j < VECS16; j++) {
+            uint32_t at = i + LANES * j;
+            sums[j] = v_add(sums[j], v_load_tail(x + at, left_of(n, at)));
+        }
+    const vec mean = v_set(tree16(sums) / (float)n);
+    for (uint32_t i = 0; i < n; i += 16)
+        for (uint32_t j = 0; j < VECS16; j++) {
+            uint32_t at = i + LANES * j, left = left_of(n, at);
+            vec y = v_first(v_sub(v_load_tail(x + at, left), mean), left, v_set(0));
+            squares[j] = v_fma(y, y, squares[j]);
+        }
+    const vec factor = v_set(1.0f / sqrtf(tree16(squares) / (float)n + eps));
+    for (uint32_t i = 0; i < n; i += LANES) {
+        vec y = v_mul(v_sub(v_load_tail(x + i, n - i), mean), factor);
+        y = v_mul(y, w ? v_load_tail(w + i, n - i) : v_set(1.0f));
+        v_store_tail(out + i, n - i, b ? v_add(y, v_load_tail(b + i, n - i)) : y);
+    }
+}
+
 INLINE vec gelu_tanh(vec x)
 {
     vec cube = v_mul(v_mul(x, x), x);
@@ -96,14 +122,14 @@ static void glu(enum lodge_activation act, float *g, const float *u, size_t n)
 {
     if (act == LODGE_ACT_GELU) { /* erf has no vector form here */
         for (size_t i = 0; i < n; i++)
-            g[i] = 0.5f * g[i] * (1.0f + erff(g[i] * 0.707106781f)) * u[i];
+            g[i] = 0.5f * g[i] * (1.0f + erff(g[i] * 0.707106781f)) * (u ? u[i] : 1.0f);
         return;
     }
     for (size_t i = 0; i < n; i += LANES) {
         uint32_t left = n - i < LANES ? (uint32_t)(n - i) : LANES;
         vec x = v_load_tail(g + i, left);
         x = act == LODGE_ACT_SILU ? silu(x) : gelu_tanh(x);
-        v_store_tail(g + i, left, v_mul(x, v_load_tail(u + i, left)));
+        v_store_tail(g + i, left, u ? v_mul(x, v_load_tail(u + i, left)) : x);
     }
 }
 
@@ -117,6 +143,16 @@ static void add_block(float *x, size_t ldx, const float *y, size_t ldy, const fl
             if (b)
                 v = v_add(v, v_load_tail(b + j, n - j));
             v_store_tail(x + j, n - j, v_add(v_load_tail(x + j, n - j), v_mul(factor, v)));
+        }
+}
+
+static void cap(float *x, size_t ld, float mult, float c, unsigned m, uint32_t n)
+{
+    const vec factor = v_set(mult), most = v_set(c);
+    for (unsigned i = 0; i < m; i++, x += ld)
+        for (uint32_t j = 0; j < n; j += LANES) {
+            vec s = v_mul(v_load_tail(x + j, n - j), factor);
+            v_store_tail(x + j, n - j, c > 0 ? v_mul(most, v_tanh(v_div(s, most))) : s);
         }
 }
 
@@ -187,8 +223,10 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->act_pack[LODGE_ACT_BF16] = pack_bf16;
     k->act_pack[LODGE_ACT_Q8] = pack_q8;
     k->rms_norm = rms_norm;
+    k->layer_norm = layer_norm;
     k->glu = glu;
     k->add_block = add_block;
+    k->cap = cap;
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;

@@ -107,7 +107,6 @@ static int open_all(struct bench *b, const char *path, struct lodge_error *e)
                                             .max_slots = 32,
                                             .max_logit_rows = 32,
                                             .max_step_ranks = 32 * 192};
-    bool pairs;
     struct lodge_device_info info;
     b->backend = lodge_backend_cpu();
     int err = lodge_model_open(path, 0, &b->model, e);
@@ -121,10 +120,9 @@ static int open_all(struct bench *b, const char *path, struct lodge_error *e)
     if (!err)
         err = b->backend->model_load(b->device, b->plan, NULL, NULL, e);
     lodge_arena_init(&b->arena, 0);
-    const char *architecture = lodge_model_gguf_architecture(b->model, &pairs);
     return err ? err
-               : lodge_adapter_base_build(b->plan, path, architecture, pairs, &b->arena, &b->base,
-                                          e);
+               : lodge_adapter_base_build(b->plan, path, lodge_model_family(b->model), &b->arena,
+                                          &b->base, e);
 }
 
 int main(int argc, char **argv)

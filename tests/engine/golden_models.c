@@ -5,7 +5,8 @@
  *
  * Gates: mean |difference of log-probability| <= 0.005 against the oracle with the declared
  * roundings, and <= 0.02 against fp32 unless activations are int8; the likeliest token is the
- * oracle's wherever its margin exceeds 0.5; greedy tokens agree up to the first margin below 0.05.
+ * oracle's wherever its margin exceeds 0.5; greedy tokens agree up to the first margin below 0.05;
+ * a reply after a prefix hit is the same.
  */
 #include "base/file.h"
 #include "base/json.h"
@@ -74,6 +75,28 @@ static void compare_greedy(const json_t *prompt, const struct scored *got, struc
     }
 }
 
+/* What a prefix hit saves changes nothing: the reply is the same, and so its second run. */
+static void compare_replies(struct lodge_engine *en, const uint32_t *ids, uint32_t n,
+                            const struct scored *want, struct sums *s)
+{
+    for (int turn = 0; turn < 2; turn++) {
+        struct scored got;
+        struct lodge_error e = {0};
+        if (reply(en, ids, n, (uint32_t)want->n_output, &got, &e)) {
+            printf("  %s\n", e.text);
+            s->failed = true;
+            return;
+        }
+        bool hit = !turn || got.n_cached == (n - 1) / 32 * 32;
+        if (!hit || got.n_output != want->n_output ||
+            memcmp(got.output, want->output, want->n_output * sizeof *got.output) != 0) {
+            printf("  reply %d with %u cached tokens is another one\n", turn, got.n_cached);
+            s->failed = true;
+        }
+        scored_finish(&got);
+    }
+}
+
 static void run_prompt(struct lodge_engine *en, const json_t *prompt, struct sums *s)
 {
     const json_t *ids = json_object_get(prompt, "ids");
@@ -90,6 +113,7 @@ static void run_prompt(struct lodge_engine *en, const json_t *prompt, struct sum
     } else {
         compare_scores(prompt, &got, s);
         compare_greedy(prompt, &got, s);
+        compare_replies(en, list, n, &got, s);
     }
     if (!err)
         scored_finish(&got);

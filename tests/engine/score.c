@@ -23,6 +23,7 @@ static bool take(const struct lodge_event *ev, struct scored *s, uint32_t n, uin
             s->output[s->n_output++] = ev->token;
         return false;
     case LODGE_EVENT_END:
+        s->n_cached = ev->cached_tokens;
         if (ev->finish == LODGE_FINISH_ERROR || ev->finish == LODGE_FINISH_ABORT)
             *err = lodge_fail(e, ev->error, "request ended: %.*s", (int)ev->n_text,
                               lodge_event_text(ev));
@@ -30,6 +31,48 @@ static bool take(const struct lodge_event *ev, struct scored *s, uint32_t n, uin
     default:
         return false;
     }
+}
+
+static void greedy_request(struct lodge_request *r, const uint32_t *ids, uint32_t n,
+                           uint32_t n_greedy)
+{
+    lodge_request_init(r);
+    r->prompt = ids;
+    r->n_prompt = n;
+    r->max_tokens = n_greedy;
+    r->ignore_eos = true;
+}
+
+static int run(struct lodge_engine *en, const struct lodge_request *r, struct scored *out,
+               struct lodge_error *e)
+{
+    struct lodge_stream *stream = NULL;
+    uint64_t id;
+    const uint32_t n = r->n_prompt;
+    int err = lodge_engine_submit(en, r, &stream, &id, e);
+    if (err)
+        return err;
+    *out = (struct scored){.scores = calloc(n + 1, sizeof *out->scores),
+                           .best = calloc(n + 1, sizeof *out->best),
+                           .tops = calloc(n + 1, SCORE_TOPS * sizeof *out->tops),
+                           .output = calloc(r->max_tokens + 1, sizeof *out->output)};
+    if (!out->scores || !out->best || !out->tops || !out->output)
+        abort();
+    struct lodge_buf events;
+    lodge_buf_init(&events, (size_t)64 << 20);
+    for (bool end = false; !end;) {
+        lodge_stream_take(stream, &events);
+        size_t at = 0;
+        for (const struct lodge_record *x; !end && (x = lodge_record_next(&events, &at));)
+            end = take((const struct lodge_event *)x, out, n, r->max_tokens, &err, e);
+        if (!end)
+            nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
+    lodge_stream_close(stream);
+    lodge_buf_finish(&events);
+    if (err)
+        scored_finish(out);
+    return err;
 }
 
 int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
@@ -43,43 +86,21 @@ int score_with(struct lodge_engine *en, const struct lodge_request_adapter *adap
                struct scored *out, struct lodge_error *e)
 {
     struct lodge_request r;
-    struct lodge_stream *stream = NULL;
-    uint64_t id;
-    lodge_request_init(&r);
-    r.prompt = ids;
-    r.n_prompt = n;
-    r.max_tokens = n_greedy;
+    greedy_request(&r, ids, n, n_greedy);
     r.want_prompt_scores = true;
     r.n_prompt_tops = SCORE_TOPS;
-    r.ignore_eos = true;
     for (r.n_adapters = 0; r.n_adapters < n_adapters; r.n_adapters++)
         r.adapters[r.n_adapters] = adapters[r.n_adapters];
-    int err = lodge_engine_submit(en, &r, &stream, &id, e);
-    if (err)
-        return err;
-    *out = (struct scored){.scores = calloc(n, sizeof *out->scores),
-                           .best = calloc(n, sizeof *out->best),
-                           .tops = calloc(n, SCORE_TOPS * sizeof *out->tops),
-                           .output = calloc(n_greedy + 1, sizeof *out->output)};
-    if (!out->scores || !out->best || !out->tops || !out->output)
-        abort();
-    struct lodge_buf events;
-    lodge_buf_init(&events, (size_t)64 << 20);
-    for (bool end = false; !end;) {
-        lodge_stream_take(stream, &events);
-        size_t at = 0;
-        for (const struct lodge_record *x; !end && (x = lodge_record_next(&events, &at));)
-            end = take((const struct lodge_event *)x, out, n, n_greedy, &err, e);
-        if (!end)
-            nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
-    }
-    lodge_stream_close(stream);
-    lodge_buf_finish(&events);
-    if (err)
-        scored_finish(out);
-    return err;
+    return run(en, &r, out, e);
 }
 
+int reply(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
+          struct scored *out, struct lodge_error *e)
+{
+    struct lodge_request r;
+    greedy_request(&r, ids, n, n_greedy);
+    return run(en, &r, out, e);
+}
 void scored_finish(struct scored *s)
 {
     free(s->scores);

@@ -13,13 +13,17 @@ struct scored {
     size_t n_scores;
     uint32_t *output; /* greedy continuation */
     size_t n_output;
+    uint32_t n_cached; /* prompt tokens that a prefix hit saved */
 };
 
 /* Runs one request to its end. 0, or the error that it ended with. The caller ends *out by
  * scored_finish when 0 is returned. */
 int score(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
           struct scored *out, struct lodge_error *e);
-/* The same with adapters. */
+/* Without scores, so that it may hit the prefix cache. */
+int reply(struct lodge_engine *en, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
+          struct scored *out, struct lodge_error *e);
+/* The first with adapters. */
 int score_with(struct lodge_engine *en, const struct lodge_request_adapter *adapters,
                uint32_t n_adapters, const uint32_t *ids, uint32_t n, uint32_t n_greedy,
                struct scored *out, struct lodge_error *e);

@@ -18,7 +18,9 @@ golden.json holds
                   base   without the adapter
                   fp32   with it
                   bf16   with A and B rounded to bf16, which is how Lodge stores them
-              and by the last one the best next token, its margin, and the three best with their
+                  declared   the same with the roundings that kernels/cpu/kernels.h declares: those of
+                             make_models.py, and inputs of A to bf16
+              and by bf16 the best next token, its margin, and the three best with their
               log-probabilities, at every position
 """
 import hashlib
@@ -38,8 +40,8 @@ from peft.tuners.tuners_utils import check_target_module_exists  # noqa: E402
 from peft.utils.other import get_pattern_key  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from make_models import VOCAB, config_of, gguf_name  # noqa: E402
-from oracles import TYPES, bf16, from_pairs, load, log_probs, to_pairs  # noqa: E402
+from make_models import VOCAB, arch_of, config_of, gguf_name, heads_of, plus_one  # noqa: E402
+from oracles import TYPES, bf16, from_pairs, load, log_probs, round_inputs, to_pairs  # noqa: E402
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # name, shape of the base, stored as, settings of PEFT, GGUF: type of A and B, or None
@@ -64,7 +66,23 @@ ADAPTERS = [
      {"r": 9, "lora_alpha": 9, "target_modules": r"model\.layers\.1\..*(q|k|down)_proj"}, ("F32", "F32")),
     ("one", "llama2", "F32", {"r": 1, "lora_alpha": 2, "target_modules": ["k_proj", "up_proj"]}, ("F32", "F32")),
     ("blocks", "smollm2", "F32", {"r": 32, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}, ("Q8_0", "Q4_0")),
+    # one A for q, k, v and one for gate, up; rows of B are cut
+    ("fused", "phi3", "F16", {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, ("F32", "F32")),
+    ("fuseddora", "phi3", "F16", {"r": 3, "lora_alpha": 6, "use_dora": True, "target_modules": ["qkv_proj", "gate_up_proj"]},
+     None),
+    # before post norms, and on an embedding that is scaled
+    ("gemma2", "gemma2", "BF16",
+     {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "k_proj", "o_proj", "up_proj", "down_proj"]}, ("F32", "F32")),
+    ("gemma3", "gemma3", "BF16", {"r": 5, "lora_alpha": 5, "use_rslora": True, "target_modules": "all-linear"}, ("F32", "F32")),
+    ("qwen3", "qwen3", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ALL}, ("F32", "F32")),
+    ("granite", "granite", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "down_proj"]}, ("F32", "F32")),
+    ("starcoder2", "starcoder2", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "c_fc", "c_proj"]}, ("F32", "F32")),
 ]
+# Bases that the unit tests of adapters/ build a table of modules for.
+PLAIN = ("llama2", "llama3", "biased", "smollm2")
+BASES = {"llama2": "llama2-f32", "llama3": "llama3-f16", "biased": "biased-f32", "smollm2": "smollm2-bf16",
+         "phi3": "phi3-f16", "gemma2": "gemma2-bf16", "gemma3": "gemma3-bf16", "qwen3": "qwen3-f16",
+         "granite": "granite-f16", "starcoder2": "starcoder2-f16"}
 # base, adapter (its directory where it has one), lengths of the prompts
 CASES = [
     ("llama2-f32", "plain", [40, 20]), ("llama2-f32.gguf", "plain", [40]), ("llama2-f32", "all", [40, 20]),
@@ -72,7 +90,9 @@ CASES = [
     ("llama2-f32", "rslora", [36]), ("llama3-f16", "dora", [40]), ("llama3-f16.gguf", "dora", [20]),
     ("biased-f32", "layers", [36]), ("biased-f32", "bias", [36]), ("llama2-f32", "table", [36]),
     ("smollm2-bf16", "tied", [36]), ("llama3-f16", "regex", [36]), ("llama3-f16.gguf", "regex", [20]),
-    ("smollm2-bf16.gguf", "blocks", [36]),
+    ("smollm2-bf16.gguf", "blocks", [36]), ("phi3-f16", "fused", [40]), ("phi3-f16", "fuseddora", [36]),
+    ("gemma2-bf16", "gemma2", [40]), ("gemma3-bf16", "gemma3", [40]), ("qwen3-f16", "qwen3", [36]),
+    ("granite-f16", "granite", [36]), ("granite-f16.gguf", "granite", [36]), ("starcoder2-f16", "starcoder2", [36]),
 ]
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -81,14 +101,15 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def read_gguf(path, config):
-    names = {gguf_name(n): n for n in load_names(config)}
+    names = {gguf_name(n, arch_of(config)): n for n in load_names(config)}
     state = {}
     for t in gguf.GGUFReader(path).tensors:
         name = names.get(t.name)
         if not name:
             continue
         a = gguf.quants.dequantize(t.data, t.tensor_type).reshape([int(n) for n in reversed(t.shape)]).astype(np.float32)
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        heads = heads_of(config, name)
+        a -= np.float32(plus_one(config) and name.endswith("norm.weight"))
         state[name] = torch.from_numpy(np.array(from_pairs(a, heads) if heads else a, np.float32))
     return state
 
@@ -98,17 +119,18 @@ def load_names(config):
     return AutoModelForCausalLM.from_config(config).state_dict().keys()
 
 
-def open_base(models, base):
+def open_base(models, base, attention="eager"):
     shape = base.split("-")[0]
     _, config = config_of(shape)
+    config.stored_as = base.split("-")[1].split(".")[0].upper()
     path = f"{models}/{base}"
     if base.endswith(".gguf"):
-        return config, load(config, read_gguf(path, config), "eager")
+        return config, load(config, read_gguf(path, config), attention)
     state = {}
     for file in sorted(os.listdir(path)):
         if file.endswith(".safetensors"):
             state.update({k: v.to(torch.float32) for k, v in load_file(f"{path}/{file}").items()})
-    return config, load(config, state, "eager")
+    return config, load(config, state, attention)
 
 
 # ---- adapters --------------------------------------------------------------------------------------
@@ -154,14 +176,14 @@ def tensors_of(m):
 
 def write_gguf(path, model, config, types):
     """types: of A and of B. Puts what a reader decodes back into the model."""
-    w = gguf.GGUFWriter(path, "llama")
+    w = gguf.GGUFWriter(path, arch_of(config))
     w.add_type("adapter")
     w.add_string("adapter.type", "lora")
     modules = dict(lora_modules(model))
     scale, r = {(m.scaling["default"], m.r["default"]) for m in modules.values()}.pop()
     w.add_float32("adapter.lora.alpha", scale * r)
     for name, m in modules.items():
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-1])
+        heads = heads_of(config, name + ".weight")
         for t, suffix, kind in zip(tensors_of(m)[:2], ("lora_a", "lora_b"), types):
             a = t.numpy().astype(np.float32)
             if suffix == "lora_b" and heads:
@@ -171,7 +193,7 @@ def write_gguf(path, model, config, types):
             if stored.shape[0] == 1:  # as programs over ggml write it
                 stored = stored.reshape(-1)
             raw = gguf.quants.quantize(stored, TYPES[kind])
-            w.add_tensor(f"{gguf_name(name + '.weight')}.{suffix}", raw, raw_dtype=TYPES[kind])
+            w.add_tensor(f"{gguf_name(name + '.weight', arch_of(config))}.{suffix}", raw, raw_dtype=TYPES[kind])
             back = gguf.quants.dequantize(raw, TYPES[kind])
             back = back.T if turned else back.reshape(a.shape)
             if suffix == "lora_b" and heads:
@@ -238,7 +260,7 @@ def save(model, path, dtype, base):
 
 def make(models, out, i, spec):
     name, shape, dtype, settings, types = spec
-    base = {"llama2": "llama2-f32", "llama3": "llama3-f16", "biased": "biased-f32", "smollm2": "smollm2-bf16"}[shape]
+    base = BASES[shape]
     config, model = open_base(models, base)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     draw(model, 700 + i)
@@ -254,7 +276,7 @@ def make(models, out, i, spec):
         made.append({"file": f"{name}.gguf", "base": shape, "modules": describe(model)})
         if name == "blocks":
             torch.save({n: tensors_of(m)[:2] for n, m in lora_modules(model)}, f"{out}/blocks.pt")
-    return made
+    return made if shape in PLAIN else []
 
 
 # ---- scores -----------------------------------------------------------------------------------------
@@ -271,8 +293,17 @@ def round_adapter(model):
             t.copy_(bf16(t))
 
 
-def with_adapter(models, out, base, name):
-    model = open_base(models, base)[1]
+def round_all(model, base):
+    """What Lodge declares: inputs of the base's linears by their type, of A to bf16."""
+    kind = base.split("-")[1].split(".")[0].upper()
+    round_inputs(model, [kind, kind], lambda name: ".lora_" not in name)
+    for name, m in model.named_modules():
+        if name.endswith("lora_A.default"):
+            m.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
+
+
+def with_adapter(models, out, base, name, attention="eager"):
+    model = open_base(models, base, attention)[1]
     if name != "blocks":
         return PeftModel.from_pretrained(model, f"{out}/{name}").eval()
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **next(a for a in ADAPTERS if a[0] == name)[3])).eval()
@@ -302,6 +333,11 @@ def make_case(models, out, i, spec):
         p["top"] = [[[int(t), round(float(v), 4)] for t, v in zip(a, b)] for a, b in zip(top.indices, top.values)]
         moved += [abs(a - b) for a, b in zip(p["base"], p["bf16"])]
         rounded += [abs(a - b) for a, b in zip(p["fp32"], p["bf16"])]
+    model = with_adapter(models, out, base, name, "declared")
+    round_adapter(model)
+    round_all(model, base)
+    for p in case["prompts"]:
+        p["declared"] = score(model, p["ids"], n_text)[0]
     print(f"{base:20} {name:10} moves log-probabilities by {np.mean(moved):.3f}, its rounding by {np.mean(rounded):.5f}")
     assert np.mean(moved) > 0.2, "an adapter that does nothing tests nothing"
     return case
@@ -351,7 +387,7 @@ def matching():
 
 def shapes():
     out = {}
-    for shape in sorted({a[1] for a in ADAPTERS}):
+    for shape in PLAIN:
         _, c = config_of(shape)
         out[shape] = {"d_model": c.hidden_size, "d_ff": c.intermediate_size, "n_layers": c.num_hidden_layers,
                       "n_heads": c.num_attention_heads, "n_kv_heads": c.num_key_value_heads, "head_dim": c.head_dim,

@@ -1,8 +1,8 @@
 """Tiny seeded models, as Hugging Face directories and GGUF files, and what transformers makes of them.
 
-    python tests/golden/make_models.py tests/data/models
+    python tests/golden/make_models.py tests/data/models [SHAPE...]
 
-needs torch, transformers, safetensors, gguf and numpy. Every model has fewer than 50,000 weights,
+makes all models, or those of some shapes; needs torch, transformers, safetensors, gguf and numpy. Every model has fewer than 50,000 weights,
 drawn from a fixed seed. golden.json holds, for every prompt, the log-probability of each token given
 the ones before it, by two oracles that transformers runs on the stored weights (GGUF blocks decoded
 by the gguf package):
@@ -35,6 +35,11 @@ TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # ---- weights -----------------------------------------------------------------------------------
 
 
+def plus_one(config):
+    """Whether norms multiply by w + 1."""
+    return config.model_type.startswith("gemma")
+
+
 def draw(config, seed):
     """Random weights that make attention and logits lively: a test on flat logits tests nothing."""
     g = torch.Generator().manual_seed(seed)
@@ -43,10 +48,14 @@ def draw(config, seed):
     for name, p in model.state_dict().items():
         if name.endswith("norm.weight"):
             state[name] = 1 + 0.2 * torch.randn(p.shape, generator=g)
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                state[name] *= 1.5
+            if plus_one(config):
+                state[name] -= 1
         elif name.endswith(".bias"):
             state[name] = 0.3 * torch.randn(p.shape, generator=g)
         else:
-            gain = 1.8 if "q_proj" in name or "lm_head" in name else 1.0
+            gain = 1.8 if "q_proj" in name or "qkv_proj" in name or "lm_head" in name else 1.0
             if "embed_tokens" in name:
                 gain = 1.8 if config.tie_word_embeddings else math.sqrt(p.shape[1])
             state[name] = torch.randn(p.shape, generator=g) * gain / math.sqrt(p.shape[1])
@@ -79,9 +88,23 @@ def write_tokenizer(path):
         json.dump(doc, f, ensure_ascii=False, separators=(",", ":"))
 
 
+def with_vision(doc, stored):
+    """As a model with other parts: the text's configuration and names one level down, and what is not its own."""
+    doc = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [257],
+           "text_config": {k: v for k, v in doc.items() if k not in ("architectures", "vision")},
+           "vision_config": {"hidden_size": 8, "num_hidden_layers": 1}}
+    stored = {k.replace("model.", "model.language_model.", 1): v for k, v in stored.items()}
+    stored["model.vision_tower.vision_model.embeddings.patch_embedding.weight"] = torch.zeros(4, 3, 2, 2)
+    stored["model.multi_modal_projector.mm_input_projection_weight"] = torch.zeros(4, 4)
+    return doc, stored
+
+
 def write_hf(path, doc, state, dtype, shards):
     os.makedirs(path)
     stored = {k: v.to(TORCH[dtype]).contiguous() for k, v in state.items()}
+    back = {k: v.to(torch.float32) for k, v in stored.items()}
+    if "vision" in doc:
+        doc, stored = with_vision(doc, stored)
     with open(f"{path}/config.json", "w") as f:
         json.dump({**doc, "torch_dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]}, f, indent=1)
     names = sorted(stored)
@@ -100,39 +123,50 @@ def write_hf(path, doc, state, dtype, shards):
     write_tokenizer(f"{path}/tokenizer.json")
     for file in os.listdir(path):
         os.chmod(f"{path}/{file}", 0o644)
-    return {k: v.to(torch.float32) for k, v in stored.items()}
+    return back
 
 
 # ---- GGUF ----------------------------------------------------------------------------------------
 
-GGUF_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-              "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-              "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-              "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+ARCH = {"mistral": "llama", "gemma3_text": "gemma3"}
+PAIRED = ("llama", "granite")
 
 
-def gguf_name(name):
-    stem, suffix = name.rsplit(".", 1)
-    if stem.startswith("model.layers."):
-        _, _, layer, part = stem.split(".", 3)
-        return f"blk.{layer}.{GGUF_NAMES[part]}.{suffix}"
-    return f"{GGUF_NAMES[stem]}.{suffix}"
+def arch_of(config):
+    return ARCH.get(config.model_type, config.model_type)
+
+
+def heads_of(config, name):
+    """Heads whose rows of q or k a converter turns into pairs, or None."""
+    if arch_of(config) in PAIRED:
+        return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+
+
+def gguf_name(name, arch="llama"):
+    """By the tables of the gguf package."""
+    number = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    return gguf.get_tensor_name_map(number, 100).get_name(name, (".weight", ".bias"))
 
 
 def gguf_metadata(w, config, extra):
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     w.add_context_length(config.max_position_embeddings)
     w.add_embedding_length(config.hidden_size)
     w.add_block_count(config.num_hidden_layers)
     w.add_feed_forward_length(config.intermediate_size)
     w.add_head_count(config.num_attention_heads)
     w.add_head_count_kv(config.num_key_value_heads)
-    w.add_layer_norm_rms_eps(config.rms_norm_eps)
-    w.add_rope_dimension_count(config.head_dim)
-    w.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if hasattr(config, "rms_norm_eps"):
+        w.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        w.add_layer_norm_eps(config.norm_epsilon)
+    w.add_rope_dimension_count(int(config.head_dim * rope.get("partial_rotary_factor", 1)))
+    w.add_rope_freq_base(rope["rope_theta"])
     w.add_vocab_size(config.vocab_size)
     if config.head_dim * config.num_attention_heads != config.hidden_size:
         w.add_key_length(config.head_dim)
         w.add_value_length(config.head_dim)
+    family_metadata(w, config, rope)
     for add, value in extra:
         getattr(w, add)(value)
     w.add_tokenizer_model("gpt2")
@@ -143,22 +177,49 @@ def gguf_metadata(w, config, extra):
     w.add_eos_token_id(257)
 
 
+def family_metadata(w, config, rope):
+    """What llama.cpp's converters write for families that are not Llama's."""
+    if plus_one(config):
+        w.add_sliding_window(config.sliding_window)
+        for add, cap in (("add_attn_logit_softcapping", config.attn_logit_softcapping),
+                         ("add_final_logit_softcapping", config.final_logit_softcapping)):
+            if cap:
+                getattr(w, add)(cap)
+        if rope["rope_type"] == "linear":
+            w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            w.add_rope_scaling_factor(rope["factor"])
+    elif config.model_type == "phi3":
+        w.add_sliding_window(config.sliding_window or 0)
+        l0 = rope["original_max_position_embeddings"]
+        w.add_rope_scaling_orig_ctx_len(l0)
+        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(config.max_position_embeddings / l0) / math.log(l0)))
+        for kind in ("long", "short"):
+            w.add_tensor(f"rope_factors_{kind}.weight", np.array(rope[f"{kind}_factor"], np.float32))
+    elif config.model_type == "granite":
+        w.add_attention_scale(config.attention_multiplier)
+        w.add_embedding_scale(config.embedding_multiplier)
+        w.add_residual_scale(config.residual_multiplier)
+        w.add_logit_scale(config.logits_scaling)
+
+
 def write_gguf(path, config, state, types, extra, freqs):
     """types: type of the linears, type of the embedding. Returns what a reader decodes."""
-    w = gguf.GGUFWriter(path, "llama")
+    arch = arch_of(config)
+    w = gguf.GGUFWriter(path, arch)
     gguf_metadata(w, config, extra)
     if freqs is not None:
         w.add_tensor("rope_freqs.weight", freqs.astype(np.float32))
     decoded = {}
     for name, t in state.items():
         a = t.numpy().astype(np.float32)
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        heads = heads_of(config, name)
+        shift = np.float32(plus_one(config) and name.endswith("norm.weight"))
         if heads:
             a = to_pairs(a, heads)
         kind = "F32" if a.ndim == 1 else types[1] if "embed" in name or "lm_head" in name else types[0]
-        raw = gguf.quants.quantize(a, TYPES[kind])
-        w.add_tensor(gguf_name(name), raw, raw_dtype=TYPES[kind])
-        back = gguf.quants.dequantize(raw, TYPES[kind]).reshape(a.shape)
+        raw = gguf.quants.quantize(a + shift, TYPES[kind])
+        w.add_tensor(gguf_name(name, arch), raw, raw_dtype=TYPES[kind])
+        back = gguf.quants.dequantize(raw, TYPES[kind]).reshape(a.shape) - shift
         decoded[name] = torch.from_numpy(np.array(from_pairs(back, heads) if heads else back, np.float32))
     w.write_header_to_file()
     w.write_kv_data_to_file()
@@ -266,12 +327,65 @@ SHAPES = {
     "yarn": {"attention_bias": True, "num_attention_heads": 2, "num_key_value_heads": 1,
              "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}},
 }
+SMALL = {"hidden_size": 32, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
+GEMMA = {**SMALL, "hidden_size": 40, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "hidden_act": None,
+         "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "sliding_window": 20,
+         "query_pre_attn_scalar": 16, "tie_word_embeddings": None}
+GEMMA3 = {**GEMMA, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+          "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 12,
+          "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+PHI3 = {**SMALL, "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "pad_token_id": 258, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 32,
+        "sliding_window": 26, "tie_word_embeddings": True,
+        "rope_scaling": {"type": "longrope", "short_factor": ramp(6, 1, 1.5), "long_factor": ramp(6, 1, 8)}}
+STARCODER2 = {**SMALL, "architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2",
+              "hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": None, "norm_epsilon": 1e-5, "use_bias": True,
+              "tie_word_embeddings": None}
+SHAPES |= {
+    # biases that no key announces; the last layer has a window
+    "qwen2": {**SMALL, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_hidden_layers": 3,
+              "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 2},
+    # a window that is switched off
+    "qwen2off": {**SMALL, "intermediate_size": 64, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_sliding_window": False,
+                 "sliding_window": 8, "max_window_layers": 0, "tie_word_embeddings": True, "rope_theta": 1e6},
+    "qwen3": {**SMALL, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_attention_heads": 3,
+              "num_key_value_heads": 1, "head_dim": 24, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+    "qwen3wide": {**SMALL, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "num_attention_heads": 2,
+                  "head_dim": 32, "attention_bias": True, "intermediate_size": 32},
+    # caps that bite, a query scalar that is not the size of a head
+    "gemma2": {**GEMMA, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "num_hidden_layers": 3,
+               "query_pre_attn_scalar": 10, "attn_logit_softcapping": 1.5, "final_logit_softcapping": 4.0},
+    "gemma2gguf": {**GEMMA, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "num_hidden_layers": 3,
+                   "attn_logit_softcapping": 1.25, "final_logit_softcapping": 3.0},
+    # the old spelling: a pattern, and a base beside a scaled one
+    "gemma3": {**GEMMA3, "num_hidden_layers": 4, "sliding_window_pattern": 3, "rope_theta": 1e5,
+               "rope_local_base_freq": 1000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    # the new one, inside a model with other parts; layers in an order of their own
+    "gemma3vision": {**GEMMA3, "num_hidden_layers": 3, "rope_theta": None, "vision": True,
+                     "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+                     "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                                         "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}},
+    # every sixth layer sees everything
+    "gemma3gguf": {**GEMMA3, "num_hidden_layers": 7, "rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    "phi3": PHI3,
+    "phi3gguf": {**PHI3, "intermediate_size": 64, "sliding_window": None, "tie_word_embeddings": False},
+    "granite": {**SMALL, "architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": True,
+                "mlp_bias": True, "tie_word_embeddings": True, "embedding_multiplier": 5.0, "attention_multiplier": 0.6,
+                "residual_multiplier": 0.7, "logits_scaling": 0.6},
+    "olmo2": {**SMALL, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "rope_theta": 500000.0},
+    "starcoder2": {**STARCODER2, "sliding_window": 22},
+    "starcoder2gguf": STARCODER2,
+}
 # shape, stored as, shards, prompt lengths, greedy tokens, context
 HF = [("llama2", "F32", 1, [70, 33], 12, 160), ("llama3", "F16", 2, [64, 40], 12, 160),
       ("smollm2", "BF16", 1, [96, 41], 12, 160), ("mistral", "BF16", 1, [90, 25], 12, 160),
       ("biased", "F32", 1, [50, 45], 12, 160), ("wide", "F16", 3, [70, 40], 12, 160),
       ("dynamic", "F32", 1, [60, 60], 0, 60), ("longrope", "F32", 1, [60, 40], 12, 0),
-      ("longrope", "F32", 1, [30, 20], 0, 32)]
+      ("longrope", "F32", 1, [30, 20], 0, 32),
+      ("qwen2", "BF16", 1, [60, 24], 8, 160), ("qwen2off", "F16", 1, [40], 8, 160), ("qwen3", "F16", 1, [50], 8, 160),
+      ("gemma2", "BF16", 1, [60, 30], 8, 160), ("gemma3", "BF16", 1, [60, 30], 8, 160),
+      ("gemma3vision", "BF16", 1, [50], 8, 160), ("phi3", "F16", 1, [60, 40], 8, 0), ("phi3", "F16", 1, [31], 0, 32),
+      ("granite", "F16", 1, [50], 8, 160), ("olmo2", "BF16", 1, [50], 8, 160), ("starcoder2", "F16", 1, [60], 8, 160)]
 # shape, linears, embedding and head, prompt lengths, greedy tokens, metadata beyond the plain
 GGUF = [("llama2", "F32", "F32", [64, 35], 12, []), ("llama3", "F16", "F16", [64, 40], 12, []),
         ("smollm2", "BF16", "BF16", [64, 40], 12, []),
@@ -281,11 +395,15 @@ GGUF = [("llama2", "F32", "F32", [64, 35], 12, []), ("llama3", "F16", "F16", [64
          [("add_rope_scaling_type", gguf.RopeScalingType.LINEAR), ("add_rope_scaling_factor", 2.5)]),
         ("yarn", "Q4_1", "Q4_1", [50, 36], 12,
          [("add_rope_scaling_type", gguf.RopeScalingType.YARN), ("add_rope_scaling_factor", 8.0),
-          ("add_rope_scaling_orig_ctx_len", 32)])]
+          ("add_rope_scaling_orig_ctx_len", 32)]),
+        ("qwen2off", "Q8_0", "Q8_0", [50], 8, []), ("qwen3wide", "Q8_0", "F16", [50], 8, []),
+        ("gemma2gguf", "F16", "F16", [60, 30], 8, []), ("gemma3gguf", "Q8_0", "Q8_0", [60, 30], 8, []),
+        ("phi3gguf", "Q8_0", "Q8_0", [60], 8, []), ("granite", "F16", "F16", [50], 8, []),
+        ("olmo2", "F16", "F16", [50], 8, []), ("starcoder2gguf", "F16", "F16", [50], 8, [])]
 
 
 def config_of(shape):
-    doc = {k: v for k, v in {**BASE, **SHAPES[shape]}.items() if v is not None}
+    doc = {k: v for k, v in {**BASE, **SHAPES[shape]}.items() if v is not None or k == "sliding_window"}
     path = f"/tmp/lodge-golden-{os.getpid()}"
     os.makedirs(path, exist_ok=True)
     with open(f"{path}/config.json", "w") as f:
@@ -308,21 +426,27 @@ def llama3_divisors(config):
 
 
 def main():
-    out = sys.argv[1]
+    out, only = sys.argv[1], sys.argv[2:]
     torch.set_num_threads(2)
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
     cases, written = [], {}
     for i, (shape, dtype, shards, lengths, n_greedy, context) in enumerate(HF):
+        if only and shape not in only:
+            continue
         doc, config = config_of(shape)
         name = f"{shape}-{dtype.lower()}"
         if name not in written:
             written[name] = write_hf(f"{out}/{name}", doc, draw(config, 100 + i), dtype, shards)
+        config.stored_as = dtype
         cases.append(make_case(name, config, written[name], [dtype, dtype], lengths, n_greedy, 900 + i, context))
     for i, (shape, kind, embed, lengths, n_greedy, extra) in enumerate(GGUF):
+        if only and shape not in only:
+            continue
         _, config = config_of(shape)
         name = f"{shape}-{kind.lower()}.gguf"
-        freqs = llama3_divisors(config) if config.rope_parameters["rope_type"] == "llama3" else None
+        freqs = llama3_divisors(config) if config.rope_parameters.get("rope_type") == "llama3" else None
+        config.stored_as = embed
         stored = write_gguf(f"{out}/{name}", config, draw(config, 200 + i), [kind, embed], extra, freqs)
         cases.append(make_case(name, config, stored, [kind, embed], lengths, n_greedy, 950 + i, 160))
     with open(f"{out}/golden.json", "w") as f:

@@ -2,7 +2,7 @@
 
     python tests/golden/make_seeds.py tests/data tests/fuzz/corpus
 
-needs gguf, numpy and safetensors; reads what make_tokenizers.py and make_chats.py wrote.
+needs gguf, numpy and safetensors; reads what make_models.py, make_tokenizers.py and make_chats.py wrote.
 """
 import json
 import os
@@ -62,6 +62,66 @@ def model_shape(path):
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+
+
+def family_shapes(out):
+    """Metadata that only some families have."""
+    def begin(arch, rotated):
+        w = gguf.GGUFWriter(f"{out}/{arch}", arch)
+        w.add_context_length(64)
+        w.add_embedding_length(32)
+        w.add_block_count(2)
+        w.add_feed_forward_length(48)
+        w.add_head_count(4)
+        w.add_layer_norm_rms_eps(1e-5)
+        w.add_rope_dimension_count(rotated)
+        w.add_tensor("token_embd.weight", np.zeros((5, 32), np.float32))
+        return w
+
+    def end(w):
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+
+    w = begin("gemma2", 8)
+    w.add_sliding_window(16)
+    w.add_sliding_window_pattern([True, False])
+    w.add_attn_logit_softcapping(50.0)
+    w.add_final_logit_softcapping(30.0)
+    end(w)
+    w = begin("gemma3", 8)
+    w.add_sliding_window(16)
+    w.add_uint32("gemma3.attention.sliding_window_pattern", 2)
+    w.add_float32("gemma3.rope.freq_base_swa", 500.0)
+    end(w)
+    w = begin("phi3", 6)
+    w.add_rope_scaling_orig_ctx_len(32)
+    w.add_rope_scaling_attn_factors(1.1)
+    w.add_tensor("rope_factors_long.weight", np.full(3, 2, np.float32))
+    w.add_tensor("rope_factors_short.weight", np.ones(3, np.float32))
+    end(w)
+    w = begin("granite", 8)
+    w.add_attention_scale(0.5)
+    w.add_embedding_scale(12.0)
+    w.add_residual_scale(0.2)
+    w.add_logit_scale(8.0)
+    end(w)
+    w = begin("starcoder2", 8)
+    w.add_layer_norm_eps(1e-5)
+    w.add_expert_count(2)
+    end(w)
+
+
+def model_configs(models, out):
+    """The configurations of make_models.py, and one that no family knows."""
+    os.makedirs(out, exist_ok=True)
+    for name in sorted(os.listdir(models)):
+        if os.path.isdir(f"{models}/{name}"):
+            with open(f"{models}/{name}/config.json") as f, open(f"{out}/{name}", "w") as seed:
+                json.dump(json.load(f), seed, separators=(",", ":"))
+    with open(f"{out}/unknown", "w") as seed:
+        json.dump({"architectures": ["PoemForCausalLM"], "rhyme": [1, 2], "text_config": {"model_type": "verse", "feet": 5}}, seed)
 
 
 def small_tokenizer(doc):
@@ -140,6 +200,8 @@ def main():
     data, out = sys.argv[1:]
     all_values(f"{out}/gguf/values")
     model_shape(f"{out}/gguf/shape")
+    family_shapes(f"{out}/gguf")
+    model_configs(f"{data}/models", f"{out}/model_config")
     save_file({"f32": np.ones((2, 3), np.float32), "f16": np.zeros((0, 4), np.float16), "i8": np.ones((), np.int8),
                "bool": np.ones(7, bool), "deep": np.zeros((1, 2, 1, 2), np.int64)},
               f"{out}/safetensors/kinds", metadata={"format": "np", "note": "seed"})

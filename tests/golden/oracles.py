@@ -32,7 +32,7 @@ ROUND = {"F32": lambda x: x, "F16": lambda x: x, "BF16": bf16,
          "Q8_0": int8_blocks, "Q4_0": int8_blocks, "Q4_1": int8_blocks}
 
 
-def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sliding_window=None, **_):
+def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sliding_window=None, softcap=None, **_):
     """Attention page by page with a running maximum; what is stored or multiplied is bf16."""
     rep = query.shape[1] // key.shape[1]
     q = bf16(query)
@@ -46,6 +46,8 @@ def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sl
         j = torch.arange(p, min(p + PAGE, n_k))[None, :]
         seen = (j <= at) & ((j > at - sliding_window) if sliding_window else True)
         s = (q @ k[:, :, p:p + PAGE].transpose(2, 3)) * scaling
+        if softcap:
+            s = softcap * torch.tanh(s / softcap)
         s = s.masked_fill(~seen, -math.inf)
         new = torch.maximum(top, s.amax(-1, keepdim=True))
         live = new > -math.inf
@@ -75,13 +77,17 @@ def load(config, state, attention):
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
+    table = model.get_input_embeddings()
+    if hasattr(table, "embed_scale"):  # in the precision of the stored table, as transformers computes in it
+        kind = {"BF16": torch.bfloat16, "F16": torch.float16}.get(getattr(config, "stored_as", None), torch.float32)
+        table.embed_scale = torch.tensor(config.hidden_size ** 0.5).to(kind).to(torch.float32)
     return model
 
 
-def round_inputs(model, types):
+def round_inputs(model, types, wanted=lambda name: True):
     for name, m in model.named_modules():
-        if isinstance(m, torch.nn.Linear):
-            kind = types[1] if name == "lm_head" else types[0]
+        if isinstance(m, torch.nn.Linear) and wanted(name):
+            kind = types[1] if "lm_head" in name else types[0]
             m.register_forward_pre_hook(lambda _, args, r=ROUND[kind]: (r(args[0]),))
 
 

@@ -194,6 +194,27 @@ static bool equal(const void *a, const void *b, size_t n)
     return memcmp(a, b, n) == 0;
 }
 
+/* Against the definition in fp64. */
+static void check_layer_norm64(const float *x, const float *w, const float *b, uint32_t n,
+                               const float *got)
+{
+    double mean = 0, square = 0;
+    for (uint32_t i = 0; i < n; i++)
+        mean += (double)x[i] / n;
+    for (uint32_t i = 0; i < n; i++)
+        square += ((double)x[i] - mean) * ((double)x[i] - mean) / n;
+    for (uint32_t i = 0; i < n; i++) {
+        double y = ((double)x[i] - mean) / sqrt(square + 1e-5) * (w ? (double)w[i] : 1);
+        ck_assert_double_le(fabs(y + (b ? (double)b[i] : 0) - (double)got[i]), 1e-4);
+    }
+}
+
+static double capped64(float x, double c)
+{
+    double s = 0.7 * (double)x;
+    return c > 0 ? c * tanh(s / c) : s;
+}
+
 START_TEST(rows_equal)
 {
     struct lodge_cpu_kernels k[MAX_RUNGS];
@@ -211,10 +232,23 @@ START_TEST(rows_equal)
             k[0].rms_norm(x, round % 3 ? w : NULL, len, 1e-5f, a);
             k[i].rms_norm(x, round % 3 ? w : NULL, len, 1e-5f, b);
             ck_assert_msg(equal(a, b, len * 4), "%s rms_norm of %u", k[i].name, len);
+            const float *shift = round % 2 ? u : NULL;
+            k[0].layer_norm(x, round % 3 ? w : NULL, shift, len, 1e-5f, a);
+            k[i].layer_norm(x, round % 3 ? w : NULL, shift, len, 1e-5f, b);
+            ck_assert_msg(equal(a, b, len * 4), "%s layer_norm of %u", k[i].name, len);
+            check_layer_norm64(x, round % 3 ? w : NULL, shift, len, a);
             memcpy(a, x, sizeof a);
             memcpy(b, x, sizeof b);
-            k[0].glu((enum lodge_activation)(round % 3), a, u, len);
-            k[i].glu((enum lodge_activation)(round % 3), b, u, len);
+            k[0].cap(a, 40, 0.7f, round % 2 ? 3.0f : 0, 3, len % 41);
+            k[i].cap(b, 40, 0.7f, round % 2 ? 3.0f : 0, 3, len % 41);
+            ck_assert_msg(equal(a, b, sizeof a), "%s cap of %u", k[i].name, len % 41);
+            for (uint32_t j = 0; j < len % 41; j++)
+                ck_assert_double_le(fabs(capped64(x[j], round % 2 ? 3.0 : 0) - (double)a[j]), 1e-5);
+            memcpy(a, x, sizeof a);
+            memcpy(b, x, sizeof b);
+            const float *other = round % 4 ? u : NULL;
+            k[0].glu((enum lodge_activation)(round % 3), a, other, len);
+            k[i].glu((enum lodge_activation)(round % 3), b, other, len);
             ck_assert_msg(equal(a, b, len * 4), "%s glu %d of %u", k[i].name, round % 3, len);
             memcpy(a, x, sizeof a);
             memcpy(b, x, sizeof b);
@@ -274,7 +308,7 @@ START_TEST(attention_equal)
     int n = rungs(k);
     seed();
     for (int round = 0; round < 60; round++) {
-        uint32_t dim = 16 * (1 + rnd() % 8), n_pages = 1 + rnd() % 8;
+        uint32_t dim = 16 * (1 + rnd() % (round % 10 ? 8 : 32)), n_pages = 1 + rnd() % 8;
         struct lodge_attn_call c = {.dim = dim,
                                     .n_pages = n_pages,
                                     .n_queries = 1 + rnd() % 12,
@@ -286,7 +320,7 @@ START_TEST(attention_equal)
         memset(pages, 0xFF, n_pages * lodge_kv_head_bytes(dim)); /* NaNs where nothing is stored */
         uint32_t filled = 1 + rnd() % (n_pages * 32);
         for (uint32_t t = 0; t < filled; t++) {
-            float key[128], value[128];
+            float key[512], value[512];
             for (uint32_t d = 0; d < dim; d++) {
                 key[d] = uniform() * 2;
                 value[d] = uniform();
