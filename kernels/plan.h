@@ -58,9 +58,14 @@ struct lodge_linear {
     int32_t layer; /* LODGE_NONE for embedding and head */
 };
 
-/* Bytes of one linear: N rows as lodge_format_row_bytes says, any alignment, not owned. */
+/* Bytes of one linear: N rows as lodge_format_row_bytes says, any alignment, not owned.
+ * F8_E4M3 also has scales, in the plan's arena: element (n, k) is its code's value times
+ * scales[n / scale_rows * n_col_blocks + k / scale_cols], where n_col_blocks = ceil(K /
+ * scale_cols). */
 struct lodge_tensor {
     const void *data;
+    const float *scales;
+    uint32_t scale_rows, scale_cols; /* UINT32_MAX: all of them */
 };
 
 /* Norm weights and biases, always fp32, in the plan's row order, owned by the plan's arena. */

@@ -67,9 +67,9 @@ static int get(const struct build *b, const char *name, uint64_t rows, uint64_t 
             name);
     if (t->format < 0)
         return lodge_fail(b->e, LODGE_ERR_UNSUPPORTED,
-                          "%s: tensor '%s' has weight type %s; supported are BF16, F16, F32, Q8_0, "
-                          "Q4_0 and Q4_1, convert the model to one of them",
-                          where, name, t->type_name);
+                          "%s: tensor '%s' has weight type %s; supported are %s: convert the model "
+                          "to one of them",
+                          where, name, t->type_name, lodge_format_names());
     if (t->n_dims > 2 || t->rows != rows || t->cols != cols)
         return lodge_fail(
             b->e, LODGE_ERR_FORMAT,

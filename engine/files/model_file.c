@@ -28,12 +28,9 @@ static bool find_gguf(const void *container, const char *name, struct lodge_sour
     const struct lodge_gguf_tensor *t = lodge_gguf_tensor(container, name);
     if (!t)
         return false;
-    static const int8_t formats[] = {
-        [0] = LODGE_FMT_F32 + 1,  [1] = LODGE_FMT_F16 + 1,  [2] = LODGE_FMT_Q4_0 + 1,
-        [3] = LODGE_FMT_Q4_1 + 1, [8] = LODGE_FMT_Q8_0 + 1, [30] = LODGE_FMT_BF16 + 1};
     *out = (struct lodge_source_tensor){
         .type_name = lodge_gguf_type_name(t->type),
-        .format = t->type < sizeof formats ? formats[t->type] - 1 : -1,
+        .format = lodge_format_of_gguf(t->type),
         .n_dims = t->n_dims,
         .rows = t->dims[1] * t->dims[2] * t->dims[3],
         .cols = t->dims[0],

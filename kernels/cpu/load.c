@@ -65,16 +65,18 @@ static void pack_panel(const struct job *j, uint32_t linear, uint32_t panel)
     const struct lodge_plan *p = j->d->plan;
     const struct lodge_linear *l = &p->linears[linear];
     const struct packed *to = &j->d->linears[linear];
+    const struct lodge_tensor *t = &p->tensors[linear];
     size_t row_bytes = 0;
     lodge_format_row_bytes(l->format, l->n_cols, &row_bytes);
-    const uint8_t *rows[32];
-    for (uint32_t r = 0; r < 32; r++) {
-        uint32_t n = panel * 32 + r;
-        rows[r] = n < l->n_rows
-                      ? (const uint8_t *)p->tensors[linear].data + row_bytes * stored_row(l, n)
-                      : NULL;
+    struct lodge_panel_rows rows = {.scale_cols = t->scale_cols};
+    for (uint32_t r = 0; r < 32 && panel * 32 + r < l->n_rows; r++) {
+        uint32_t n = stored_row(l, panel * 32 + r);
+        rows.data[r] = (const uint8_t *)t->data + row_bytes * n;
+        if (t->scales)
+            rows.scales[r] =
+                t->scales + (size_t)(n / t->scale_rows) * ((l->n_cols - 1) / t->scale_cols + 1);
     }
-    j->d->k.gemm[l->format].pack(rows, l->n_cols, to->panels + panel * to->panel_bytes);
+    j->d->k.gemm[l->format].pack(&rows, l->n_cols, to->panels + panel * to->panel_bytes);
 }
 
 /* Every worker packs its contiguous part of every linear, as it will read it later. */
