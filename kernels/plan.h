@@ -42,6 +42,9 @@ enum lodge_site {
     LODGE_SITE_COUNT
 };
 
+/* "q", "k", "v", "o", "gate", "up", "down", "embed", "head". Static storage. */
+const char *lodge_site_name(enum lodge_site site);
+
 /* Stored row order against the plan's (half-split rotation) order.
  * PAIRS: inside each head of d rows stored[2i + j] = plan[j * d/2 + i], j in {0, 1}, i < d/2
  * (what GGUF converters do to q and k of llama models). The backend undoes it when it packs, so

@@ -109,8 +109,10 @@ static int add_linear(struct build *b, enum name n, uint32_t layer, enum lodge_s
         .site = site,
         .layer = per_layer ? (int32_t)layer : LODGE_NONE,
     };
-    b->p->tensors[*index] = (struct lodge_tensor){t.data};
-    return 0;
+    b->p->tensors[*index] = (struct lodge_tensor){.data = t.data};
+    return t.format != LODGE_FMT_F8_E4M3 ? 0
+                                         : lodge_take_scales(&t, b->src->where, name, &b->p->arena,
+                                                             &b->p->tensors[*index], b->e);
 }
 
 /* hf[j * d/2 + i] = gguf[2i + j] inside each head. */

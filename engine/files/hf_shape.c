@@ -230,19 +230,6 @@ static int set_windows(const struct in *in, struct lodge_model_shape *s)
     return 0;
 }
 
-static int refuse_quantized(const struct in *in)
-{
-    const json_t *q = lodge_json_member(in->c, "quantization_config");
-    if (!q)
-        return 0;
-    const char *method = "unnamed";
-    lodge_json_get_string(q, "quant_method", &method, NULL);
-    return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
-                      "%s: weights quantized by '%s' are not supported; use the unquantized "
-                      "checkpoint or a GGUF file",
-                      in->where, method);
-}
-
 int lodge_shape_from_hf(const json_t *config, const char *where, struct lodge_arena *arena,
                         struct lodge_model_shape *out, struct lodge_error *e)
 {
@@ -255,7 +242,7 @@ int lodge_shape_from_hf(const json_t *config, const char *where, struct lodge_ar
         in.c = text;
     int err = set_family(&in, config, out);
     if (!err)
-        err = refuse_quantized(&in);
+        err = lodge_hf_check_quantization(lodge_json_member(in.c, "quantization_config"), where, e);
     if (!err)
         err = set_dims(&in, out);
     if (!err)

@@ -68,6 +68,10 @@ int lodge_shape_from_hf(const json_t *config, const char *where, struct lodge_ar
                         struct lodge_model_shape *out, struct lodge_error *e);
 int lodge_shape_from_gguf(const struct lodge_gguf *g, const char *where, struct lodge_arena *arena,
                           struct lodge_model_shape *out, struct lodge_error *e);
+/* The kinds of quantization_config whose tensors Lodge reads: FP8 as "fp8" or "compressed-tensors".
+ * NULL: none. UNSUPPORTED names what it is instead. */
+int lodge_hf_check_quantization(const json_t *quantization, const char *where,
+                                struct lodge_error *e);
 /* Ranges and relations that hold for every source. */
 int lodge_shape_check(const struct lodge_model_shape *s, const char *where, struct lodge_error *e);
 
@@ -88,6 +92,11 @@ struct lodge_source_tensor {
     uint64_t rows, cols; /* cols contiguous; a vector has rows 1 */
     const uint8_t *data;
     size_t n_bytes;
+    /* FP8: the tensor of scales beside it, NULL when there is none. (1) or (): of the tensor;
+     * (N) or (N, 1): of rows; (ceil(N / 128), ceil(K / 128)): of blocks. */
+    const uint8_t *scales;
+    int scale_format;
+    uint64_t scale_rows, scale_cols;
 };
 
 /* Where build_plan finds tensors. */
@@ -97,6 +106,10 @@ struct lodge_tensor_source {
     bool (*find)(const void *container, const char *name, struct lodge_source_tensor *out);
     const void *container;
 };
+
+/* The scales of an FP8 matrix as the plan wants them, in its arena. FORMAT naming the tensor. */
+int lodge_take_scales(const struct lodge_source_tensor *t, const char *where, const char *name,
+                      struct lodge_arena *arena, struct lodge_tensor *out, struct lodge_error *e);
 
 /* Builds and checks the plan (layer groups excepted). The arena of `out` owns what it needs. */
 int lodge_build_plan(const struct lodge_model_shape *shape, const struct lodge_tensor_source *src,
