@@ -74,29 +74,36 @@ INLINE vec min_of(const enum lodge_format f, const uint8_t *head, const uint8_t 
     return v_mul(v_negate(m), t);
 }
 
-/* Adds group g of 32 columns to the sums of m rows. */
-INLINE void add_group(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
-                      const uint32_t *t, const unsigned g, vec acc[][INT8_VECS], const unsigned m)
+/* Adds the integer sums of group g and vector v to the sums of m rows. */
+INLINE void add_vector(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
+                       const uint32_t *t, const unsigned g, const unsigned v,
+                       bytes dot[][INT8_VECS], vec acc[][INT8_VECS], const unsigned m)
 {
     const struct lodge_coding c = lodge_coding(f);
     const float *scale = (const float *)(const void *)(t + Q8_SCALE * m);
     const float *sum =
         (const float *)(const void *)(t + (Q8_SUM + (c.group == 16 ? 1 + g : 0)) * m);
+    vec w = scale_of(f, head, subs, g, v), bias = bias_of(w);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+        acc[i][v] = v_fma(scaled(f, w, dot[i][v], bias), v_set(scale[i]), acc[i][v]);
+    if (!c.has_min)
+        return;
+    w = min_of(f, head, subs, g, v);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+        acc[i][v] = v_fma(w, v_set(sum[i]), acc[i][v]);
+}
+
+/* Adds group g of 32 columns to the sums of m rows. */
+INLINE void add_group(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
+                      const uint32_t *t, const unsigned g, vec acc[][INT8_VECS], const unsigned m)
+{
     bytes dot[INT8_ROWS][INT8_VECS];
     dots(f, subs + lodge_panel_parts(f).subs * SUB_LANES, t, g, dot, m);
 #pragma GCC unroll 2
-    for (unsigned v = 0; v < INT8_VECS; v++) { /* one after the other: dots leave registers */
-        vec w = scale_of(f, head, subs, g, v), bias = bias_of(w);
-#pragma GCC unroll 6
-        for (unsigned i = 0; i < m; i++)
-            acc[i][v] = v_fma(scaled(f, w, dot[i][v], bias), v_set(scale[i]), acc[i][v]);
-        if (!c.has_min)
-            continue;
-        w = min_of(f, head, subs, g, v);
-#pragma GCC unroll 6
-        for (unsigned i = 0; i < m; i++)
-            acc[i][v] = v_fma(w, v_set(sum[i]), acc[i][v]);
-    }
+    for (unsigned v = 0; v < INT8_VECS; v++) /* one after the other: dots leave registers */
+        add_vector(f, head, subs, t, g, v, dot, acc, m);
 }
 
 INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float *out, size_t ld,
@@ -117,8 +124,11 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float
                 panel += p.head * SUB_LANES;
             }
             fetch_step(&next);
-            for (unsigned g = 0; g < 32 / lodge_coding(f).group; g++)
+            for (unsigned g = 0; g < 32 / lodge_coding(f).group; g++) {
+                /* What is read for both groups is read again: there are no registers to keep it. */
+                __asm__("" : "+r"(panel), "+r"(head), "+r"(t));
                 add_group(f, head, panel, t, g, acc, m);
+            }
             panel += (p.subs + p.codes) * SUB_LANES;
         }
 #pragma GCC unroll 6

@@ -141,8 +141,8 @@ def main():
     for i, (shape, kinds) in enumerate(GGUF):
         _, config = config_of(shape)
         kinds = dict(zip(SITES, kinds))
-        state = write_gguf(f"{out}/{shape}.gguf", config, draw(config, 300 + i), kinds)
-        cases.append(make_case(f"{shape}.gguf", config, state, kinds, 300 + i))
+        state = write_gguf(f"{out}/{shape}.gguf", config, draw(config, 400 + i), kinds)
+        cases.append(make_case(f"{shape}.gguf", config, state, kinds, 400 + i))
     for i, (name, shape, quantization, share, suffix, scale_type) in enumerate(FP8):
         doc, config = config_of(shape)
         kinds = {site: "F8_E4M3" if site.endswith("_proj") else "BF16" for site in SITES}
