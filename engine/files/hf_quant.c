@@ -50,13 +50,13 @@ int lodge_hf_check_quantization(const json_t *q, const char *where, struct lodge
                is_block(lodge_json_member(q, "weight_block_size"));
     if (!q || fp8 || (strcmp(method, "compressed-tensors") == 0 && is_fp8_compressed(q)))
         return 0;
-    return lodge_fail(
-        e, LODGE_ERR_UNSUPPORTED,
-        "%s: weights quantized by '%s' (%s) are not supported; FP8 (e4m3) with scales "
-        "of tensors, rows or blocks of [128, 128] is, as 'fp8' or as 'float-quantized' "
-        "of compressed-tensors: use such a checkpoint, the unquantized one or a GGUF "
-        "file",
-        where, method, text_of(q, "format", "not in a form that is read"));
+    const char *format = text_of(q, "format", "");
+    return lodge_fail(e, LODGE_ERR_UNSUPPORTED,
+                      "%s: weights quantized by '%s'%s%s are not supported; what is read is FP8 "
+                      "(e4m3) with scales of tensors, rows or blocks of [128, 128], as 'fp8' or as "
+                      "'float-quantized' of compressed-tensors: use such a checkpoint, the "
+                      "unquantized one or a GGUF file",
+                      where, method, *format ? " as " : "", format);
 }
 
 static uint64_t blocks(uint64_t n)
