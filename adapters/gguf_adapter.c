@@ -73,19 +73,6 @@ static int read_metadata(const struct in *in, double *alpha)
 
 /* ---- tensors ---- */
 
-static int format_of(uint32_t ggml_type)
-{
-    static const struct {
-        uint32_t type;
-        enum lodge_format format;
-    } known[] = {{0, LODGE_FMT_F32},  {1, LODGE_FMT_F16},  {2, LODGE_FMT_Q4_0},
-                 {3, LODGE_FMT_Q4_1}, {8, LODGE_FMT_Q8_0}, {30, LODGE_FMT_BF16}};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (known[i].type == ggml_type)
-            return (int)known[i].format;
-    return -1;
-}
-
 /* What a name says: the module and which matrix of it. */
 struct part {
     const char *module;
@@ -159,7 +146,7 @@ static int set_tensor(const struct in *in, const struct lodge_gguf_tensor *t,
     const char *type = lodge_gguf_type_name(t->type);
     *out = (struct lodge_adapter_tensor){
         .name = lodge_arena_strndup(&in->r->scratch, t->name.data, t->name.n),
-        .format = format_of(t->type),
+        .format = lodge_format_of_gguf(t->type),
         .type_name = type ? type : "unknown",
         .data = t->data,
         .n_dims = t->n_dims < 2 ? 2 : t->n_dims, /* some writers drop a last 1 */

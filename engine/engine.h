@@ -76,9 +76,22 @@ struct lodge_engine_memory {
     uint32_t max_model_len;
 };
 
-/* What opening would allocate; loads no weights. Errors as lodge_engine_open. */
+/* Matrices of one weight type that are used alike. */
+struct lodge_engine_weights {
+    char sites[40];          /* "q,k,v", "embed,head" */
+    const char *type;        /* "Q4_K" */
+    char kernel[48];         /* "int8 dot, 4-bit codes" */
+    uint32_t n_layers;       /* that have them; 0: they belong to no layer */
+    uint32_t n_rows, n_cols; /* outputs, all sites of a layer together, and inputs */
+    uint64_t n_bytes;        /* packed, all layers */
+    double bits_per_weight;  /* packed */
+};
+typedef void lodge_engine_weights_fn(void *cookie, const struct lodge_engine_weights *w);
+
+/* What opening would allocate; loads no weights. Errors as lodge_engine_open. Calls `fn`, which may
+ * be NULL, for each group of matrices. */
 int lodge_engine_plan_memory(const struct lodge_engine_config *cfg, struct lodge_engine_memory *out,
-                             struct lodge_error *e);
+                             lodge_engine_weights_fn *fn, void *cookie, struct lodge_error *e);
 
 /* Loads the model and starts the engine thread. NOT_FOUND, FORMAT, UNSUPPORTED: the file (exit
  * 3); NOMEM, RESOURCE: memory or device (exit 4). cfg is copied. */

@@ -111,4 +111,8 @@ void lodge_streams_put(struct lodge_engine *en, struct lodge_stream *s);
 struct lodge_stream *lodge_streams_find(struct lodge_engine *en, uint64_t id);
 void lodge_streams_remove(struct lodge_engine *en, struct lodge_stream *s);
 
+/* weights.c: the matrices of an opened plan in groups. */
+void lodge_engine_list_weights(const struct lodge_engine *en, lodge_engine_weights_fn *fn,
+                               void *cookie);
+
 #endif

@@ -363,6 +363,8 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
     phase(en, "loading %llu MiB of weights", (unsigned long long)(memory->weight_bytes >> 20));
     err = en->backend->model_load(en->device, plan, cfg->on_progress, cfg->cookie, e);
     lodge_model_release_pages(en->model);
+    if (err == LODGE_ERR_FORMAT)
+        lodge_error_prefix(e, "%s", cfg->model_path);
     if (!err)
         err = en->backend->pool_create(en->device, memory->n_pages, e);
     if (err)
@@ -388,12 +390,14 @@ struct lodge_engine *lodge_engine_create(const struct lodge_engine_config *cfg)
 }
 
 int lodge_engine_plan_memory(const struct lodge_engine_config *cfg, struct lodge_engine_memory *out,
-                             struct lodge_error *e)
+                             lodge_engine_weights_fn *fn, void *cookie, struct lodge_error *e)
 {
     struct lodge_engine *en = lodge_engine_create(cfg);
     if (!en)
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
     int err = lodge_engine_load(en, true, out, e);
+    if (!err && fn)
+        lodge_engine_list_weights(en, fn, cookie);
     lodge_engine_free(en);
     return err;
 }

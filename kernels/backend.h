@@ -127,6 +127,12 @@ struct lodge_step_result {
     uint64_t weight_bytes, kv_bytes; /* read in this step */
 };
 
+/* How a device holds and multiplies a matrix. */
+struct lodge_weight_use {
+    char kernel[48]; /* "int8 dot, 4-bit codes" */
+    size_t n_bytes;  /* packed */
+};
+
 struct lodge_backend {
     uint32_t abi;
     const char *name; /* "cpu", "cuda" */
@@ -139,6 +145,8 @@ struct lodge_backend {
     /* Bytes needed before anything is allocated. */
     int (*memory)(const struct lodge_device *d, const struct lodge_plan *p,
                   struct lodge_memory_need *out, struct lodge_error *e);
+    void (*weight_use)(const struct lodge_device *d, const struct lodge_linear *l,
+                       struct lodge_weight_use *out);
     /* Packs the weights (in parallel). The plan stays referenced until close; tensor bytes are
      * not needed after it returns. UNSUPPORTED names the op or format it cannot run. */
     int (*model_load)(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,

@@ -3,6 +3,13 @@
 #define PAGE_LIMIT ((size_t)2 << 20)
 #define KV_DIM_STEP 16u /* head dims are padded to this in pages */
 
+const char *lodge_site_name(enum lodge_site site)
+{
+    static const char *const names[LODGE_SITE_COUNT] = {"q",  "k",    "v",     "o",   "gate",
+                                                        "up", "down", "embed", "head"};
+    return names[site];
+}
+
 struct check {
     const struct lodge_plan *p;
     struct lodge_error *e;

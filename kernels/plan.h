@@ -42,6 +42,9 @@ enum lodge_site {
     LODGE_SITE_COUNT
 };
 
+/* "q", "k", "v", "o", "gate", "up", "down", "embed", "head". Static storage. */
+const char *lodge_site_name(enum lodge_site site);
+
 /* Stored row order against the plan's (half-split rotation) order.
  * PAIRS: inside each head of d rows stored[2i + j] = plan[j * d/2 + i], j in {0, 1}, i < d/2
  * (what GGUF converters do to q and k of llama models). The backend undoes it when it packs, so
@@ -58,9 +61,14 @@ struct lodge_linear {
     int32_t layer; /* LODGE_NONE for embedding and head */
 };
 
-/* Bytes of one linear: N rows as lodge_format_row_bytes says, any alignment, not owned. */
+/* Bytes of one linear: N rows as lodge_format_row_bytes says, any alignment, not owned.
+ * F8_E4M3 also has scales, in the plan's arena: element (n, k) is its code's value times
+ * scales[n / scale_rows * n_col_blocks + k / scale_cols], where n_col_blocks = ceil(K /
+ * scale_cols). */
 struct lodge_tensor {
     const void *data;
+    const float *scales;
+    uint32_t scale_rows, scale_cols; /* UINT32_MAX: all of them */
 };
 
 /* Norm weights and biases, always fp32, in the plan's row order, owned by the plan's arena. */

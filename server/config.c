@@ -51,7 +51,7 @@ static const struct lodge_conf_setting settings[] = {
     {"print-config", LODGE_CONF_BOOL, F(print_config), "false",
      .help = "print settings as JSON and leave"},
     {"memory", LODGE_CONF_BOOL, F(memory), "false",
-     .help = "print what memory is needed and leave"},
+     .help = "print weights, their kernels and what memory is needed, and leave"},
     {"log-level", LODGE_CONF_CHOICE, F(log_level), "info", "error|warn|info|debug",
      .help = "least level that is logged"},
     {"log-file", LODGE_CONF_STRING, F(log_file), .help = "file for the JSON log (default: stdout)"},

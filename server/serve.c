@@ -199,6 +199,17 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
     };
 }
 
+/* "q,k x30: Q4_K 768x576 -> int8 dot, 4-bit codes, 4.63 bits/weight, 7.3 MiB" */
+static void print_weights(void *cookie, const struct lodge_engine_weights *w)
+{
+    char layers[16] = "";
+    (void)cookie;
+    if (w->n_layers)
+        snprintf(layers, sizeof layers, " x%u", w->n_layers);
+    printf("%s%s: %s %ux%u -> %s, %.2f bits/weight, %.1f MiB\n", w->sites, layers, w->type,
+           w->n_rows, w->n_cols, w->kernel, w->bits_per_weight, (double)w->n_bytes / 1048576);
+}
+
 static void print_memory(const struct lodge_engine_memory *m)
 {
     printf("weights    %10.1f MiB\nworkspace  %10.1f MiB\npool       %10.1f MiB (%u pages of %u "
@@ -450,7 +461,7 @@ static int only_tell(const struct lodge_conf *c, const struct lodge_serve_config
     }
     struct lodge_engine_config engine = engine_config(&s, NULL);
     struct lodge_engine_memory m;
-    int err = lodge_engine_plan_memory(&engine, &m, e);
+    int err = lodge_engine_plan_memory(&engine, &m, print_weights, NULL, e);
     if (!err)
         print_memory(&m);
     return err;

@@ -40,9 +40,9 @@ static int get(const struct build *b, const char *name, uint64_t rows, uint64_t 
             name);
     if (t->format < 0)
         return lodge_fail(b->e, LODGE_ERR_UNSUPPORTED,
-                          "%s: tensor '%s' has weight type %s; supported are BF16, F16, F32, Q8_0, "
-                          "Q4_0 and Q4_1, convert the model to one of them",
-                          where, name, t->type_name);
+                          "%s: tensor '%s' has weight type %s; supported are %s: convert the model "
+                          "to one of them",
+                          where, name, t->type_name, lodge_format_names());
     if (t->n_dims > 2 || t->rows != rows || t->cols != cols)
         return lodge_fail(
             b->e, LODGE_ERR_FORMAT,
@@ -133,8 +133,11 @@ static int add_linear(struct build *b, enum lodge_site site, uint32_t layer, uin
         .site = site,
         .layer = per_layer ? (int32_t)layer : LODGE_NONE,
     };
-    b->p->tensors[*index] = (struct lodge_tensor){t.data + t.n_bytes / slice.n_rows * slice.first};
-    return 0;
+    struct lodge_tensor *to = &b->p->tensors[*index];
+    *to = (struct lodge_tensor){.data = t.data + t.n_bytes / slice.n_rows * slice.first};
+    return t.format != LODGE_FMT_F8_E4M3
+               ? 0
+               : lodge_take_scales(&t, slice.first, b->src->where, name, &b->p->arena, to, b->e);
 }
 
 /* hf[j * d/2 + i] = gguf[2i + j] inside each head. */

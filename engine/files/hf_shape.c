@@ -444,19 +444,6 @@ static int set_windows(const struct in *in, struct lodge_model_shape *s)
     return 0;
 }
 
-static int refuse_quantized(const struct in *in)
-{
-    const json_t *q = lodge_json_member(in->c, "quantization_config");
-    if (!q)
-        return 0;
-    const char *method = "unnamed";
-    lodge_json_get_string(q, "quant_method", &method, NULL);
-    return lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
-                      "%s: weights quantized by '%s' are not supported; use the unquantized "
-                      "checkpoint or a GGUF file",
-                      in->where, method);
-}
-
 int lodge_shape_from_hf(const json_t *config, const char *where,
                         const struct lodge_tensor_source *src, struct lodge_arena *arena,
                         struct lodge_model_shape *out, struct lodge_error *e)
@@ -471,7 +458,7 @@ int lodge_shape_from_hf(const json_t *config, const char *where,
         in.c = text;
     int err = set_family(&in, config, src, out);
     if (!err)
-        err = refuse_quantized(&in);
+        err = lodge_hf_check_quantization(lodge_json_member(in.c, "quantization_config"), where, e);
     for (size_t i = 0; i < sizeof steps / sizeof *steps && !err; i++)
         err = steps[i](&in, out);
     /* Of a model with other parts the outer value may be the only one. */

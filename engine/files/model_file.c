@@ -28,13 +28,10 @@ static bool find_gguf(const void *container, const char *name, struct lodge_sour
     const struct lodge_gguf_tensor *t = lodge_gguf_tensor(container, name);
     if (!t)
         return false;
-    static const int8_t formats[] = {
-        [0] = LODGE_FMT_F32 + 1,  [1] = LODGE_FMT_F16 + 1,  [2] = LODGE_FMT_Q4_0 + 1,
-        [3] = LODGE_FMT_Q4_1 + 1, [8] = LODGE_FMT_Q8_0 + 1, [30] = LODGE_FMT_BF16 + 1};
     *out = (struct lodge_source_tensor){
         .index = (uint64_t)(t - ((const struct lodge_gguf *)container)->tensors),
         .type_name = lodge_gguf_type_name(t->type),
-        .format = t->type < sizeof formats ? formats[t->type] - 1 : -1,
+        .format = lodge_format_of_gguf(t->type),
         .n_dims = t->n_dims,
         .rows = t->dims[1] * t->dims[2] * t->dims[3],
         .cols = t->dims[0],
@@ -42,6 +39,35 @@ static bool find_gguf(const void *container, const char *name, struct lodge_sour
         .n_bytes = t->n_bytes,
     };
     return true;
+}
+
+static int format_of_dtype(const char *dtype)
+{
+    static const enum lodge_format formats[] = {LODGE_FMT_BF16, LODGE_FMT_F16, LODGE_FMT_F32,
+                                                LODGE_FMT_F8_E4M3};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (strcmp(dtype, lodge_format_info(formats[i])->name) == 0)
+            return (int)formats[i];
+    return -1;
+}
+
+/* Of `name` = "....weight". */
+static void find_scales(const struct lodge_safetensors *s, const char *name,
+                        struct lodge_source_tensor *out)
+{
+    static const char *const suffixes[] = {"_scale_inv", "_scale"};
+    const struct lodge_st_tensor *t = NULL;
+    char scales[180];
+    for (size_t i = 0; !t && i < 2; i++) {
+        snprintf(scales, sizeof scales, "%.160s%s", name, suffixes[i]);
+        t = lodge_safetensors_find(s, scales);
+    }
+    if (!t || t->n_dims > 2)
+        return;
+    out->scales = t->data;
+    out->scale_format = format_of_dtype(t->dtype);
+    out->scale_rows = t->n_dims ? t->dims[0] : 1;
+    out->scale_cols = t->n_dims > 1 ? t->dims[1] : 1;
 }
 
 static bool find_hf(const void *container, const char *name, struct lodge_source_tensor *out)
@@ -57,20 +83,18 @@ static bool find_hf(const void *container, const char *name, struct lodge_source
     }
     if (!t)
         return false;
-    int format = strcmp(t->dtype, "BF16") == 0  ? LODGE_FMT_BF16
-                 : strcmp(t->dtype, "F16") == 0 ? LODGE_FMT_F16
-                 : strcmp(t->dtype, "F32") == 0 ? LODGE_FMT_F32
-                                                : -1;
     *out = (struct lodge_source_tensor){
         .index = (uint64_t)(t - s->tensors),
         .type_name = t->dtype,
-        .format = format,
+        .format = format_of_dtype(t->dtype),
         .n_dims = t->n_dims,
         .rows = t->n_dims > 1 ? t->dims[0] : 1,
         .cols = t->n_dims ? t->dims[t->n_dims - 1] : 1,
         .data = t->data,
         .n_bytes = t->n_bytes,
     };
+    if (out->format == LODGE_FMT_F8_E4M3)
+        find_scales(s, t->name, out);
     return true;
 }
 

@@ -181,6 +181,10 @@ int lodge_shape_set_number(struct lodge_model_shape *s, const struct lodge_shape
 /* Windows by the family's rule: all but every `pattern`-th layer for LODGE_WINDOW_PATTERN. */
 void lodge_shape_set_windows(struct lodge_model_shape *s, uint32_t window, uint32_t pattern,
                              uint32_t first_layer);
+/* The kinds of quantization_config whose tensors Lodge reads: FP8 as "fp8" or "compressed-tensors".
+ * NULL: none. UNSUPPORTED names what it is instead. */
+int lodge_hf_check_quantization(const json_t *quantization, const char *where,
+                                struct lodge_error *e);
 /* Ranges and relations that hold for every source. */
 int lodge_shape_check(const struct lodge_model_shape *s, const char *where, struct lodge_error *e);
 
@@ -204,6 +208,11 @@ struct lodge_source_tensor {
     const uint8_t *data;
     size_t n_bytes;
     uint64_t index; /* among all tensors of the container */
+    /* FP8: the tensor of scales beside it, NULL when there is none. (1) or (): of the tensor;
+     * (N) or (N, 1): of rows; (ceil(N / 128), ceil(K / 128)): of blocks. */
+    const uint8_t *scales;
+    int scale_format;
+    uint64_t scale_rows, scale_cols;
 };
 
 /* Where build_plan finds tensors. */
@@ -216,6 +225,12 @@ struct lodge_tensor_source {
     bool other_parts; /* the model has parts that are not its text (vision) */
     const void *container;
 };
+
+/* The scales of an FP8 matrix that begins at row `first` of the tensor, as the plan wants them, in
+ * its arena. FORMAT naming the tensor. */
+int lodge_take_scales(const struct lodge_source_tensor *t, uint32_t first, const char *where,
+                      const char *name, struct lodge_arena *arena, struct lodge_tensor *out,
+                      struct lodge_error *e);
 
 /* config.json. `where` names the file. Arrays live in `arena`. The source names the tensors, for
  * the text of an error. */

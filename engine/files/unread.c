@@ -23,6 +23,9 @@ static bool matters(const struct lodge_tensor_source *src, struct lodge_span nam
     if (src->other_parts && !begins(name, "language_model.") &&
         !begins(name, "model.language_model.") && !begins(name, "lm_head."))
         return false;
+    /* Scales are read with their matrix; those of activations and caches are not needed. */
+    if (!src->gguf && (ends(name, "_scale") || ends(name, "_scale_inv")))
+        return false;
     return !ends(name, "rotary_emb.inv_freq") && !(src->gguf && begins(name, "rope_"));
 }
 

@@ -1,4 +1,5 @@
 #include "base/pages.h"
+#include "kernels/block.h"
 #include "kernels/cpu/device.h"
 
 #include <stdio.h>
@@ -119,6 +120,21 @@ static int memory(const struct lodge_device *d, const struct lodge_plan *p,
     return 0;
 }
 
+static void weight_use(const struct lodge_device *d, const struct lodge_linear *l,
+                       struct lodge_weight_use *out)
+{
+    (void)d;
+    enum lodge_act_form form = lodge_act_form(l->format);
+    out->n_bytes = ((size_t)l->n_rows + 31) / 32 * lodge_panel_bytes(l->format, l->n_cols);
+    if (form == LODGE_ACT_Q8)
+        snprintf(out->kernel, sizeof out->kernel, "int8 dot, %u-bit codes",
+                 lodge_coding(l->format).bits);
+    else
+        snprintf(out->kernel, sizeof out->kernel, "%s dot, %u-bit numbers",
+                 form == LODGE_ACT_BF16 ? "bf16" : "fp32",
+                 8 * lodge_format_info(l->format)->block_bytes);
+}
+
 static int model_load(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
                       void *cookie, struct lodge_error *e)
 {
@@ -192,6 +208,7 @@ const struct lodge_backend *lodge_backend_cpu(void)
         .close = close_device,
         .info = get_info,
         .memory = memory,
+        .weight_use = weight_use,
         .model_load = model_load,
         .pool_create = pool_create,
         .pool_touch = pool_touch,

@@ -13,20 +13,17 @@ static size_t padded(uint32_t n)
 
 enum lodge_act_form lodge_act_form(enum lodge_format f)
 {
-    return f == LODGE_FMT_BF16 ? LODGE_ACT_BF16 : f <= LODGE_FMT_F16 ? LODGE_ACT_F32 : LODGE_ACT_Q8;
+    return f <= LODGE_FMT_F16                              ? LODGE_ACT_F32
+           : f == LODGE_FMT_BF16 || f == LODGE_FMT_F8_E4M3 ? LODGE_ACT_BF16
+                                                           : LODGE_ACT_Q8;
 }
 
 size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols)
 {
     size_t kp = padded(n_cols);
-    size_t row = form == LODGE_ACT_Q8 ? kp + kp / 32 * 8 : kp * 4;
+    /* Q8: a scale, and sums of the block and its halves in two forms, beside the codes. */
+    size_t row = form == LODGE_ACT_Q8 ? kp / 32 * (32 + 7 * 4) : kp * 4;
     return (row * LODGE_TILE_ROWS_MAX + 63) / 64 * 64;
-}
-
-size_t lodge_panel_bytes(enum lodge_format f, uint32_t n_cols)
-{
-    const struct lodge_format_info *i = lodge_format_info(f);
-    return (padded(n_cols) / i->block * i->block_bytes * LODGE_PANEL_ROWS + 63) / 64 * 64;
 }
 
 size_t lodge_kv_head_bytes(uint32_t head_dim)

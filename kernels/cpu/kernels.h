@@ -11,18 +11,19 @@
  * in one of three forms that follows from the weight format:
  *
  *   F32  weights F32, F16      x as it is
- *   BF16 weights BF16          x rounded to nearest even bf16
- *   Q8   weights Q8_0 Q4_0 Q4_1   blocks of 32 along K: d = amax / 127 (fp32),
- *                              q = rint(x * (127 / amax)) in [-127, 127], s = sum of q (int32);
- *                              amax 0: d = 0, q = 0
+ *   BF16 weights BF16, F8_E4M3 x rounded to nearest even bf16
+ *   Q8   all formats of blocks (kernels/block.h)   blocks of 32 along K: dx = amax / 127 (fp32),
+ *                              qx = rint(x * (127 / amax)) in [-127, 127]; amax 0: dx = 0, qx = 0
  *
  * Arithmetic of one output (fp32, fma = one rounding), in rising k:
- *   F32   acc = fma(w[k], x[k], acc)
- *   BF16  for each pair: acc = fma(w[2i+1], x[2i+1], acc); acc = fma(w[2i], x[2i], acc)
- *   Q8_0, Q4_0  for each block: acc = fma(dw * dx, (float)sum(q * qx), acc)      exact int32 sum
- *   Q4_1  for each block: acc = fma(dw * dx, (float)sum(q * qx), acc);
- *                         acc = fma(mw, dx * (float)s, acc)
- *   with dw, mw the format's fp16 scale and minimum widened to fp32.
+ *   F32, F16  acc = fma(w[k], x[k], acc)
+ *   BF16      for each pair: acc = fma(w[2i+1], x[2i+1], acc); acc = fma(w[2i], x[2i], acc)
+ *   F8_E4M3   for each 128 columns: p as BF16 from 0 over the codes' values / 256, which are bf16
+ *             numbers; acc = fma(256 * scale, p, acc)
+ *   blocks    for each group of 16 or 32 columns: p = fma(dw, (float)sum(q * qx), 0);
+ *             acc = fma(p, dx, acc); with a minimum: acc = fma(-mw, dx * (float)sum(qx), acc)
+ *   with the group's exact fp32 scale dw = d * s and minimum mw = m * t, and q the codes' values,
+ * as kernels/block.h defines them. The sums are exact in int32.
  *
  * Layouts of panels and tiles belong to the rung, their sizes are bounded by the functions below,
  * so one allocation fits all rungs. Threads: all entries are pure functions of their arguments.
@@ -52,9 +53,18 @@ enum lodge_act_form lodge_act_form(enum lodge_format f);
 /* Bytes of a packed activation tile of up to 12 rows, a multiple of 64; layout inside by rung,
  * for m rows contiguous with stride m (no gap up to mr). */
 size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols);
-/* Bytes of a packed panel, a multiple of 64: F32 and F16 32 * Kp * 4 or * 2, BF16 64 * Kp,
- * Q8_0 1088, Q4_0 576, Q4_1 640 bytes per block of 32 columns. */
+/* Bytes of a packed panel, a multiple of 64 (kernels/cpu/panel.h). */
 size_t lodge_panel_bytes(enum lodge_format f, uint32_t n_cols);
+
+/* Columns of one scale of F8_E4M3 in panels. */
+#define LODGE_SCALE_COLS 128u
+
+/* Stored rows of a panel. */
+struct lodge_panel_rows {
+    const uint8_t *data[LODGE_PANEL_ROWS]; /* any alignment; NULL: padding */
+    const float *scales[LODGE_PANEL_ROWS]; /* F8_E4M3: of the row; others: unused */
+    uint32_t scale_cols;                   /* columns of one of them: 128, or all for UINT32_MAX */
+};
 
 /* out[i * ld + r] = product of tile row i and panel row r, i < m, r < 32.
  * `next`: memory that will be read soon (may be NULL); the kernel prefetches `next_bytes` of it
@@ -64,11 +74,10 @@ typedef void lodge_tile_fn(const void *panel, uint32_t n_cols, const void *tile,
 
 struct lodge_gemm {
     unsigned mr; /* most rows of a tile, <= LODGE_TILE_ROWS_MAX */
-    /* Packs one panel: rows[r], r < 32, points to stored row bytes (any alignment) or is NULL for
-     * padding. */
-    void (*pack)(const uint8_t *const rows[32], uint32_t n_cols, void *panel);
+    void (*pack)(const struct lodge_panel_rows *rows, uint32_t n_cols, void *panel);
     lodge_tile_fn *tile;
-    /* Row r of a panel back to fp32, exactly (embedding lookup in the packed table). */
+    /* Row r of a panel back to fp32, exactly (embedding lookup in the packed table); F8_E4M3: the
+     * code's value times its scale, rounded once. */
     void (*gather)(const void *panel, uint32_t n_cols, uint32_t r, float *out);
 };
 

@@ -28,6 +28,7 @@ struct job {
     void *cookie;
     size_t total;
     _Atomic size_t done;
+    _Atomic uint32_t bad; /* a linear with codes that are no numbers, plus 1 */
 };
 
 /* Row of the file that becomes row n of the plan. */
@@ -39,21 +40,33 @@ static uint32_t stored_row(const struct lodge_linear *l, uint32_t n)
     return n - in + 2 * (in % half) + in / half;
 }
 
-static void pack_panel(const struct job *j, uint32_t linear, uint32_t panel)
+static bool has_nan(const uint8_t *codes, size_t n)
+{
+    uint32_t found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (codes[i] & 0x7Fu) == 0x7Fu;
+    return found;
+}
+
+static void pack_panel(struct job *j, uint32_t linear, uint32_t panel)
 {
     const struct lodge_plan *p = j->d->plan;
     const struct lodge_linear *l = &p->linears[linear];
     const struct packed *to = &j->d->linears[linear];
+    const struct lodge_tensor *t = &p->tensors[linear];
     size_t row_bytes = 0;
     lodge_format_row_bytes(l->format, l->n_cols, &row_bytes);
-    const uint8_t *rows[32];
-    for (uint32_t r = 0; r < 32; r++) {
-        uint32_t n = panel * 32 + r;
-        rows[r] = n < l->n_rows
-                      ? (const uint8_t *)p->tensors[linear].data + row_bytes * stored_row(l, n)
-                      : NULL;
+    struct lodge_panel_rows rows = {.scale_cols = t->scale_cols};
+    for (uint32_t r = 0; r < 32 && panel * 32 + r < l->n_rows; r++) {
+        uint32_t n = stored_row(l, panel * 32 + r);
+        rows.data[r] = (const uint8_t *)t->data + row_bytes * n;
+        if (l->format == LODGE_FMT_F8_E4M3 && has_nan(rows.data[r], row_bytes))
+            atomic_store(&j->bad, linear + 1);
+        if (t->scales)
+            rows.scales[r] =
+                t->scales + (size_t)(n / t->scale_rows) * ((l->n_cols - 1) / t->scale_cols + 1);
     }
-    j->d->k.gemm[l->format].pack(rows, l->n_cols, to->panels + panel * to->panel_bytes);
+    j->d->k.gemm[l->format].pack(&rows, l->n_cols, to->panels + panel * to->panel_bytes);
 }
 
 /* Every worker packs its contiguous part of every linear, as it will read it later. */
@@ -113,5 +126,12 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_pro
     }
     struct job j = {.d = d, .fn = fn, .cookie = cookie, .total = d->weight_bytes};
     lodge_workers_run(d->workers, pack_all, &j);
-    return 0;
+    if (!j.bad)
+        return 0;
+    const struct lodge_linear *l = &p->linears[j.bad - 1];
+    return lodge_fail(
+        e, LODGE_ERR_FORMAT,
+        "the %s weights (%s of layer %d) have codes 0x7F or 0xFF, which are no numbers; "
+        "the model is damaged, fetch or convert it again",
+        lodge_format_info(l->format)->name, lodge_site_name(l->site), (int)l->layer);
 }

@@ -4,18 +4,30 @@
  * the rows stand side by side, a lane is an output row, and no sum crosses lanes. Units are what
  * one lane takes at a time:
  *
- *   F32       [Kp][lanes]           F16  [Kp][lanes]           BF16  [Kp / 2][lanes][2]
- *   Q8_0      a block of 32 columns: fp16 scale [lanes]; codes [8][lanes][4], k = 4j + i
- *   Q4_0      fp16 scale [lanes]; nibbles [4][lanes][4]: low k = 4j + i, high k = 16 + 4j + i
- *   Q4_1      as Q4_0 with fp16 minimum [lanes] after the scales
+ *   F32, F16  [Kp][lanes]
+ *   BF16      [Kp / 2][lanes][2]
+ *   F8_E4M3   for each 128 columns (the last may have 32, 64 or 96): fp32 scale [lanes];
+ *             codes [columns][lanes]
+ *   blocks    for each stored block of 32 or 256 columns (kernels/block.h):
+ *     head    fp16 d [lanes], with a minimum fp16 m [lanes]; MXFP4: the exponent's byte [lanes]
+ *     then for each 32 columns
+ *     subs    blocks of 256 only: groups of 32: byte s [lanes], with a minimum byte t [lanes];
+ *             groups of 16: for each half byte s [lanes], Q2_K s | t << 4
+ *     codes   in planes that together have the bits of a code, in this order:
+ *             8 bits  [8][lanes][4]  k = 4j + i
+ *             4 bits  [4][lanes][4]  low nibble k = 4j + i, high k = 16 + 4j + i
+ *             2 bits  [2][lanes][4]  bits 2g of byte (j, i): k = 8g + 4j + i
+ *             1 bit   [1][lanes][4]  bit g of byte i: k = 4g + i
+ *             3 bits are 2 + 1, 5 are 4 + 1, 6 are 4 + 2, the lower bits of a code first
  *
- * Q8_0 codes are stored with `flip` on their bits: 0x80 makes them unsigned, code + 128, which is
- * what a dot instruction of unsigned by signed bytes takes; 0 leaves them signed.
+ * Q8_0 codes are stored with `flip` on their bits: 0 leaves them unsigned, code + 128, which is
+ * what a dot instruction of unsigned by signed bytes takes; 0x80 makes them signed.
  * Sizes are those of lodge_panel_bytes for every `lanes`. Pure functions, any thread.
  */
 #ifndef LODGE_KERNELS_CPU_PANEL_H
 #define LODGE_KERNELS_CPU_PANEL_H
 
+#include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
 
 struct lodge_panel_layout {
@@ -24,8 +36,41 @@ struct lodge_panel_layout {
     uint8_t flip;   /* Q8_0 only: 0 or 0x80 */
 };
 
+/* Bytes a lane of a block's head, and of the subs and the codes of 32 columns. */
+struct lodge_panel_parts {
+    uint32_t head, subs, codes;
+    uint32_t chunks; /* of 32 columns in a block */
+};
+
+/* A constant wherever f is one; blocks only. */
+static inline struct lodge_panel_parts lodge_panel_parts(enum lodge_format f)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    bool big = false;
+    switch (f) {
+#define LODGE_PANEL_BIG(name, text, block, bytes, gguf)                                            \
+    case LODGE_FMT_##name:                                                                         \
+        big = (block) > 32;                                                                        \
+        break;
+        LODGE_BLOCK_FORMAT_LIST(LODGE_PANEL_BIG)
+#undef LODGE_PANEL_BIG
+    default:
+        break;
+    }
+    return (struct lodge_panel_parts){
+        .head = f == LODGE_FMT_MXFP4 ? 1u
+                : c.has_min          ? 4u
+                                     : 2u,
+        .subs = !big                         ? 0u
+                : c.group == 16 || c.has_min ? 2u
+                                             : 1u,
+        .codes = 4 * c.bits,
+        .chunks = big ? 8u : 1u,
+    };
+}
+
 /* As pack of struct lodge_gemm. */
-void lodge_panel_pack(const struct lodge_panel_layout *l, const uint8_t *const rows[32],
+void lodge_panel_pack(const struct lodge_panel_layout *l, const struct lodge_panel_rows *rows,
                       uint32_t n_cols, void *panel);
 /* As gather of struct lodge_gemm. */
 void lodge_panel_gather(const struct lodge_panel_layout *l, const void *panel, uint32_t n_cols,
@@ -34,7 +79,7 @@ void lodge_panel_gather(const struct lodge_panel_layout *l, const void *panel, u
 /* Defines pack_<name> and gather_<name> of one format for a rung. */
 #define LODGE_PANEL_FORMAT(name, n_lanes, bits)                                                    \
     static const struct lodge_panel_layout layout_##name = {LODGE_FMT_##name, n_lanes, bits};      \
-    static void pack_##name(const uint8_t *const rows[32], uint32_t n_cols, void *panel)           \
+    static void pack_##name(const struct lodge_panel_rows *rows, uint32_t n_cols, void *panel)     \
     {                                                                                              \
         lodge_panel_pack(&layout_##name, rows, n_cols, panel);                                     \
     }                                                                                              \

@@ -50,6 +50,18 @@ static inline float lodge_fp16_float(uint16_t h)
     return sign ? -f : f;
 }
 
+/* Exact, denormals included; 0x7F and 0xFF are NaN, there is no infinity. */
+static inline float lodge_e4m3_float(uint8_t c)
+{
+    uint32_t sign = (uint32_t)(c & 0x80u) << 24, exponent = c >> 3 & 15u, mantissa = c & 7u;
+    if ((c & 0x7Fu) == 0x7Fu)
+        return lodge_bits_float(sign | 0x7FC00000u);
+    if (exponent)
+        return lodge_bits_float(sign | (exponent + 120) << 23 | mantissa << 20);
+    float f = (float)mantissa * 0x1p-9f;
+    return sign ? -f : f;
+}
+
 #define LODGE_EXP_LOW (-87.0f) /* below: 0 */
 #define LODGE_EXP_HIGH 88.0f   /* above: exp(88) */
 #define LODGE_LOG2E 1.44269504f

@@ -1,4 +1,5 @@
 /* The reference rung: plain C, one obvious loop an operation. It defines the bits. */
+#include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
 
@@ -35,14 +36,13 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
                 k < k1 ? lodge_float_bf16(x[i * ld + k - k0]) : 0;
 }
 
-/* Q8: codes [Kp / 4][m][4], then fp32 scales [Kp / 32][m], then int32 sums [Kp / 32][m]. */
+/* Q8: codes [Kp / 4][m][4], then fp32 scales [Kp / 32][m]. */
 static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                     uint32_t n_cols, void *tile)
 {
     uint32_t kp = padded(n_cols), end = k1 == n_cols ? kp : k1;
     int8_t *q = tile;
     float *scale = (float *)((char *)tile + (size_t)kp * m);
-    int32_t *sum = (int32_t *)(scale + (size_t)kp / 32 * m);
     for (uint32_t b = k0 / 32; b < end / 32; b++)
         for (unsigned i = 0; i < m; i++) {
             const float *row = x + i * ld - k0;
@@ -50,36 +50,50 @@ static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t
             for (uint32_t k = b * 32; k < b * 32 + 32 && k < k1; k++)
                 amax = fabsf(row[k]) > amax ? fabsf(row[k]) : amax;
             float inverse = amax > 0 ? 127.0f / amax : 0;
-            int32_t total = 0;
             for (uint32_t k = b * 32; k < b * 32 + 32; k++) {
                 int code = k < k1 ? (int)rintf(row[k] * inverse) : 0;
                 code = code > 127 ? 127 : code < -127 ? -127 : code;
                 q[((size_t)(k / 4) * m + i) * 4 + k % 4] = (int8_t)code;
-                total += code;
             }
             scale[(size_t)b * m + i] = amax / 127.0f;
-            sum[(size_t)b * m + i] = total;
         }
 }
 
 /* ---- weights: a panel keeps its 32 rows one after another in the stored form, K padded ---- */
 
-static void pack_rows(enum lodge_format f, const uint8_t *const rows[32], uint32_t n_cols,
+/* F8_E4M3: after the 32 rows, for each row a scale for each 128 columns. */
+static size_t scales_of_row(uint32_t n_cols)
+{
+    return (padded(n_cols) + LODGE_SCALE_COLS - 1) / LODGE_SCALE_COLS;
+}
+
+static void pack_rows(enum lodge_format f, const struct lodge_panel_rows *rows, uint32_t n_cols,
                       uint8_t *panel)
 {
     const struct lodge_format_info *info = lodge_format_info(f);
     size_t stored = (size_t)n_cols / info->block * info->block_bytes;
     size_t room = (size_t)padded(n_cols) / info->block * info->block_bytes;
-    memset(panel, 0, 32 * room);
-    for (int r = 0; r < 32; r++)
-        if (rows[r])
-            memcpy(panel + (size_t)r * room, rows[r], stored);
+    memset(panel, 0, lodge_panel_bytes(f, n_cols));
+    for (int r = 0; r < 32; r++) {
+        if (!rows->data[r])
+            continue;
+        memcpy(panel + (size_t)r * room, rows->data[r], stored);
+        float *scales = (float *)(void *)(panel + 32 * room) + (size_t)r * scales_of_row(n_cols);
+        for (uint32_t k = 0; k < scales_of_row(n_cols) && f == LODGE_FMT_F8_E4M3; k++)
+            scales[k] = rows->scales[r][k * LODGE_SCALE_COLS / rows->scale_cols];
+    }
 }
 
 static const uint8_t *panel_row(enum lodge_format f, const void *panel, uint32_t n_cols, uint32_t r)
 {
     const struct lodge_format_info *info = lodge_format_info(f);
     return (const uint8_t *)panel + (size_t)r * (padded(n_cols) / info->block) * info->block_bytes;
+}
+
+static const float *panel_scales(const void *panel, uint32_t n_cols, uint32_t r)
+{
+    const uint8_t *after = (const uint8_t *)panel + (size_t)32 * padded(n_cols);
+    return (const float *)(const void *)after + (size_t)r * scales_of_row(n_cols);
 }
 
 static float half_at(const uint8_t *p)
@@ -104,65 +118,99 @@ static float dot_float(enum lodge_format f, const uint8_t *row, const float *t, 
     return acc;
 }
 
-static float dot_bf16(const uint8_t *row, const uint16_t *t, unsigned m, unsigned i, uint32_t kp)
+/* Columns [from, to), pairs in rising order, the odd one first. */
+static float dot_bf16(enum lodge_format f, const uint8_t *row, const uint16_t *t, unsigned m,
+                      unsigned i, uint32_t from, uint32_t to)
 {
+    const size_t size = lodge_format_info(f)->block_bytes;
     float acc = 0;
-    for (uint32_t k = 0; k < kp; k += 2)
-        for (int odd = 1; odd >= 0; odd--) {
-            uint16_t w;
-            memcpy(&w, row + 2 * (size_t)(k + (uint32_t)odd), 2);
-            acc = fmaf(lodge_bf16_float(w),
-                       lodge_bf16_float(t[((size_t)(k / 2) * m + i) * 2 + odd]), acc);
+    for (uint32_t k = from; k < to; k += 2)
+        for (uint32_t odd = 2; odd-- > 0;) {
+            float w;
+            lodge_format_decode(f, row + size * (k + odd), 1, &w);
+            w *= f == LODGE_FMT_F8_E4M3 ? 1.0f / 256 : 1; /* exact */
+            acc = fmaf(w, lodge_bf16_float(t[((size_t)(k / 2) * m + i) * 2 + odd]), acc);
         }
     return acc;
 }
 
-static int code_of(enum lodge_format f, const uint8_t *block, int j)
+static float dot_scaled(const uint8_t *row, const float *scales, const uint16_t *t, unsigned m,
+                        unsigned i, uint32_t kp)
 {
-    if (f == LODGE_FMT_Q8_0)
-        return (int8_t)block[2 + j];
-    const uint8_t *q = block + (f == LODGE_FMT_Q4_1 ? 4 : 2);
-    int code = j < 16 ? q[j] & 15 : q[j - 16] >> 4;
-    return f == LODGE_FMT_Q4_0 ? code - 8 : code;
-}
-
-static float dot_q8(enum lodge_format f, const uint8_t *row, const void *tile, unsigned m,
-                    unsigned i, uint32_t kp)
-{
-    const int8_t *q = tile;
-    const float *scale = (const float *)((const char *)tile + (size_t)kp * m);
-    const int32_t *sum = (const int32_t *)(scale + (size_t)kp / 32 * m);
     float acc = 0;
-    for (uint32_t b = 0; b < kp / 32; b++, row += lodge_format_info(f)->block_bytes) {
-        int32_t dot = 0;
-        for (int j = 0; j < 32; j++) {
-            uint32_t k = b * 32 + (uint32_t)j;
-            dot += code_of(f, row, j) * q[((size_t)(k / 4) * m + i) * 4 + k % 4];
-        }
-        float dx = scale[(size_t)b * m + i];
-        acc = fmaf(half_at(row) * dx, (float)dot, acc);
-        if (f == LODGE_FMT_Q4_1)
-            acc = fmaf(half_at(row + 2), dx * (float)sum[(size_t)b * m + i], acc);
+    for (uint32_t k = 0; k < kp; k += LODGE_SCALE_COLS) {
+        uint32_t end = k + LODGE_SCALE_COLS < kp ? k + LODGE_SCALE_COLS : kp;
+        acc = fmaf(scales[k / LODGE_SCALE_COLS] * 256,
+                   dot_bf16(LODGE_FMT_F8_E4M3, row, t, m, i, k, end), acc);
     }
     return acc;
+}
+
+/* Adds group g of a block, whose first column is k0, to the output of row i. */
+static float add_group(enum lodge_format f, const struct lodge_block *b, uint32_t g, uint32_t k0,
+                       const void *tile, unsigned m, unsigned i, uint32_t kp, float acc)
+{
+    const int8_t *q = tile, *table = lodge_code_table(f);
+    const struct lodge_coding c = lodge_coding(f);
+    int32_t dot = 0, sum = 0;
+    for (uint32_t j = g * c.group; j < (g + 1) * c.group; j++) {
+        uint32_t k = k0 + j;
+        int32_t x = q[((size_t)(k / 4) * m + i) * 4 + k % 4];
+        dot += (table ? table[b->code[j]] : b->code[j] - (int32_t)c.zero) * x;
+        sum += x;
+    }
+    const float *scale = (const float *)(const void *)(q + (size_t)kp * m);
+    float dx = scale[(size_t)((k0 + g * c.group) / 32) * m + i];
+    float p = fmaf(lodge_block_scale(f, b, g), (float)dot, 0.0f);
+    acc = fmaf(p, dx, acc);
+    return c.has_min ? fmaf(-lodge_block_min(f, b, g), dx * (float)sum, acc) : acc;
+}
+
+static void dot_blocks(enum lodge_format f, const uint8_t *row, const void *tile, unsigned m,
+                       uint32_t kp, float *acc)
+{
+    const struct lodge_format_info *info = lodge_format_info(f);
+    struct lodge_block b;
+    for (uint32_t k = 0; k < kp; k += info->block, row += info->block_bytes) {
+        lodge_block_split(f, row, &b);
+        for (uint32_t g = 0; g < info->block / lodge_coding(f).group; g++)
+            for (unsigned i = 0; i < m; i++)
+                acc[i] = add_group(f, &b, g, k, tile, m, i, kp, acc[i]);
+    }
 }
 
 static void tile_product(enum lodge_format f, const void *panel, uint32_t n_cols, const void *tile,
                          unsigned m, float *out, size_t ld)
 {
     uint32_t kp = padded(n_cols);
-    for (unsigned i = 0; i < m; i++)
-        for (uint32_t r = 0; r < 32; r++) {
-            const uint8_t *row = panel_row(f, panel, n_cols, r);
-            out[i * ld + r] = f == LODGE_FMT_BF16  ? dot_bf16(row, tile, m, i, kp)
-                              : f <= LODGE_FMT_F16 ? dot_float(f, row, tile, m, i, kp)
-                                                   : dot_q8(f, row, tile, m, i, kp);
+    for (uint32_t r = 0; r < 32; r++) {
+        const uint8_t *row = panel_row(f, panel, n_cols, r);
+        float acc[LODGE_TILE_ROWS_MAX] = {0};
+        if (lodge_coding(f).bits)
+            dot_blocks(f, row, tile, m, kp, acc);
+        for (unsigned i = 0; i < m; i++) {
+            if (f == LODGE_FMT_BF16)
+                acc[i] = dot_bf16(f, row, tile, m, i, 0, kp);
+            else if (f == LODGE_FMT_F8_E4M3)
+                acc[i] = dot_scaled(row, panel_scales(panel, n_cols, r), tile, m, i, kp);
+            else if (!lodge_coding(f).bits)
+                acc[i] = dot_float(f, row, tile, m, i, kp);
+            out[i * ld + r] = acc[i];
         }
+    }
+}
+
+static void gather_row(enum lodge_format f, const void *panel, uint32_t n_cols, uint32_t r,
+                       float *out)
+{
+    lodge_format_decode(f, panel_row(f, panel, n_cols, r), n_cols, out);
+    for (uint32_t k = 0; k < n_cols && f == LODGE_FMT_F8_E4M3; k++)
+        out[k] *= panel_scales(panel, n_cols, r)[k / LODGE_SCALE_COLS];
 }
 
 /* One instance of pack, tile and gather per format. */
-#define REF_FORMAT(name, text, block, bytes)                                                       \
-    static void pack_##name(const uint8_t *const rows[32], uint32_t n_cols, void *panel)           \
+#define REF_FORMAT(name, text, block, bytes, gguf)                                                 \
+    static void pack_##name(const struct lodge_panel_rows *rows, uint32_t n_cols, void *panel)     \
     {                                                                                              \
         pack_rows(LODGE_FMT_##name, rows, n_cols, panel);                                          \
     }                                                                                              \
@@ -175,8 +223,7 @@ static void tile_product(enum lodge_format f, const void *panel, uint32_t n_cols
     }                                                                                              \
     static void gather_##name(const void *panel, uint32_t n_cols, uint32_t r, float *out)          \
     {                                                                                              \
-        lodge_format_decode(LODGE_FMT_##name, panel_row(LODGE_FMT_##name, panel, n_cols, r),       \
-                            n_cols, out);                                                          \
+        gather_row(LODGE_FMT_##name, panel, n_cols, r, out);                                       \
     }
 LODGE_FORMAT_LIST(REF_FORMAT)
 #undef REF_FORMAT
@@ -398,7 +445,7 @@ static void lora_add(float *y, size_t ld, const float *acc, const float *base, c
 
 void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
 {
-#define REF_FORMAT(name, text, block, bytes)                                                       \
+#define REF_FORMAT(name, text, block, bytes, gguf)                                                 \
     k->gemm[LODGE_FMT_##name] = (struct lodge_gemm){                                               \
         .mr = 4, .pack = pack_##name, .tile = tile_##name, .gather = gather_##name};
     LODGE_FORMAT_LIST(REF_FORMAT)

@@ -1,5 +1,5 @@
-/* Products with F32, F16 and BF16 weights: output rows in two vectors, up to MAX_ROWS rows of
- * activations in registers. Bound: bytes of the panel at few rows; 2 multiply-add or dot
+/* Products with F32, F16, BF16 and F8_E4M3 weights: output rows in two vectors, up to MAX_ROWS rows
+ * of activations in registers. Bound: bytes of the panel at few rows; 2 multiply-add or dot
  * instructions a cycle at many. */
 #include "kernels/cpu/panel.h"
 #include "kernels/x86/vec.h"
@@ -7,6 +7,7 @@
 LODGE_PANEL_FORMAT(F32, SIDE, 0)
 LODGE_PANEL_FORMAT(F16, SIDE, 0)
 LODGE_PANEL_FORMAT(BF16, SIDE, 0)
+LODGE_PANEL_FORMAT(F8_E4M3, SIDE, 0)
 
 INLINE void clear(vec acc[][2], const unsigned m)
 {
@@ -38,6 +39,40 @@ INLINE void bf16_rows(const uint8_t *panel, uint32_t kp, const pair *t, float *o
             dot_block(panel, SIDE * 4, STRETCH, NULL, t + (size_t)k * m, 1, m, acc, m, 2);
         }
         store(acc, m, out + r, ld);
+    }
+}
+
+/* Codes become bf16 numbers in registers; sums of 128 columns are scaled. */
+INLINE void fp8_rows(const uint8_t *panel, uint32_t kp, const pair *tile, float *out, size_t ld,
+                     struct ahead next, const unsigned m)
+{
+    for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SIDE) {
+        const pair *t = tile;
+        vec total[MAX_ROWS][2];
+        clear(total, m);
+        for (uint32_t k = 0; k < kp; k += LODGE_SCALE_COLS) {
+            const uint32_t n = (kp - k < LODGE_SCALE_COLS ? kp - k : LODGE_SCALE_COLS) / 2;
+            const float *scale = (const float *)(const void *)panel;
+            vec acc[MAX_ROWS][2];
+            clear(acc, m);
+            panel += SIDE * sizeof *scale;
+            for (uint32_t j = 0; j < n; j++, panel += 2 * SIDE, t += m) {
+                pairs w0, w1;
+                if (j % STRETCH == 0)
+                    fetch_step(&next);
+                load_fp8(panel, &w0, &w1);
+                dot_odd(acc, w0, w1, t, 1, m, 2);
+                dot_even(acc, w0, w1, t, 1, m, 2);
+            }
+            vec s0 = v_mul(v_load(scale), v_set(256)),
+                s1 = v_mul(v_load(scale + LANES), v_set(256));
+#pragma GCC unroll 12
+            for (unsigned i = 0; i < m; i++) {
+                total[i][0] = v_fma(s0, acc[i][0], total[i][0]);
+                total[i][1] = v_fma(s1, acc[i][1], total[i][1]);
+            }
+        }
+        store(total, m, out + r, ld);
     }
 }
 
@@ -81,6 +116,15 @@ static void tile_bf16(const void *panel, uint32_t n_cols, const void *tile, unsi
 #undef CALL
 }
 
+static void tile_fp8(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
+                     size_t ld, const void *next, size_t next_bytes)
+{
+    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 2));
+#define CALL(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, n)
+    SWITCH_ROWS(m, CALL)
+#undef CALL
+}
+
 static void tile_f32(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
                      size_t ld, const void *next, size_t next_bytes)
 {
@@ -104,4 +148,6 @@ void RUNG(float)(struct lodge_cpu_kernels *k)
     k->gemm[LODGE_FMT_F32] = (struct lodge_gemm){MAX_ROWS, pack_F32, tile_f32, gather_F32};
     k->gemm[LODGE_FMT_F16] = (struct lodge_gemm){MAX_ROWS, pack_F16, tile_f16, gather_F16};
     k->gemm[LODGE_FMT_BF16] = (struct lodge_gemm){MAX_ROWS, pack_BF16, tile_bf16, gather_BF16};
+    k->gemm[LODGE_FMT_F8_E4M3] =
+        (struct lodge_gemm){MAX_ROWS, pack_F8_E4M3, tile_fp8, gather_F8_E4M3};
 }

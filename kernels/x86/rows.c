@@ -31,35 +31,37 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
         }
 }
 
-/* One block of one row: scale, codes and their sum. */
-INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigned m, float *scale,
-                       int32_t *sum)
+/* One block of one row: its words, m apart. */
+INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigned m)
 {
     vec x[VECS32], most = v_set(0);
     for (uint32_t j = 0; j < VECS32; j++) {
         x[j] = v_load_tail(row + LANES * j, left_of(left, LANES * j));
         most = v_max(most, v_abs(x[j]));
     }
-    float amax = v_most(most);
+    float amax = v_most(most), scale = amax / 127.0f;
     _Alignas(32) uint32_t w[8];
-    *sum = store_codes((uint8_t *)w, x, v_set(amax > 0 ? 127.0f / amax : 0));
-    *scale = amax / 127.0f;
+    int32_t sum[3];
+    store_codes((uint8_t *)w, x, v_set(amax > 0 ? 127.0f / amax : 0), sum + 1);
+    sum[0] = sum[1] + sum[2];
     for (unsigned j = 0; j < 8; j++)
-        words[(size_t)j * m] = w[j];
+        words[j * m] = w[j];
+    words[Q8_SCALE * m] = lodge_float_bits(scale);
+    for (unsigned j = 0; j < 3; j++) {
+        words[(Q8_START + j) * m] = (uint32_t)(DOT_BIAS - 128 * sum[j]);
+        words[(Q8_SUM + j) * m] = lodge_float_bits(scale * (float)sum[j]);
+    }
 }
 
-/* Codes [Kp / 4][m][4], then fp32 scales [Kp / 32][m], then int32 sums [Kp / 32][m]. */
 static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                     uint32_t n_cols, void *tile)
 {
-    uint32_t kp = padded(n_cols), end = k1 == n_cols ? kp : k1;
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
     uint32_t *t = tile;
-    float *scale = (float *)((char *)tile + (size_t)kp * m);
-    int32_t *sum = (int32_t *)(scale + (size_t)kp / 32 * m);
     for (uint32_t b = k0 / 32; b < end / 32; b++)
         for (unsigned i = 0; i < m; i++)
-            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32), t + (size_t)b * 8 * m + i,
-                       m, &scale[(size_t)b * m + i], &sum[(size_t)b * m + i]);
+            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32),
+                       t + (size_t)b * Q8_WORDS * m + i, m);
 }
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)

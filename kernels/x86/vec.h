@@ -14,6 +14,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Rows of a matrix that stand side by side in a sub-panel: two vectors. */
+#define SIDE (2 * LANES)
+
 #ifdef __AVX512F__
 #include "kernels/x86/vec_avx512.h"
 #else
@@ -23,8 +26,11 @@
 /* The 16 lanes of an ordered sum, and the 32 tokens of a page, in vectors. */
 #define VECS16 (16 / LANES)
 #define VECS32 (32 / LANES)
-/* Rows of a matrix that stand side by side in a sub-panel: two vectors. */
-#define SIDE (2 * LANES)
+
+/* A Q8 tile: for each 32 columns words [Q8_WORDS][m]: 8 of codes; the scale; what a dot product
+ * with codes of zero point 128 starts from, DOT_BIAS - 128 s, and the float scale * s, each for the
+ * sum s of the block, of its first and of its second half. */
+enum { Q8_SCALE = 8, Q8_START = 9, Q8_SUM = 12, Q8_WORDS = 15 };
 
 INLINE uint32_t padded(uint32_t n)
 {

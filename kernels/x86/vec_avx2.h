@@ -189,6 +189,31 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
     return mask == UINT32_MAX ? bits : _mm256_and_si256(bits, _mm256_set1_epi32((int)mask));
 }
 
+/* 16 codes of E4M3 as fp16 numbers 2^-8 of theirs: the exponent's bias differs, the rest is moved.
+ */
+INLINE __m256i fp8_halves(const uint8_t *p)
+{
+    __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p));
+    return _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16((short)0xBF80));
+}
+
+/* Two floats of at most 8 significant bits as a pair. */
+INLINE pairs exact_pairs(__m128i even, __m128i odd)
+{
+    __m256i e = _mm256_castps_si256(_mm256_cvtph_ps(even));
+    __m256i o = _mm256_castps_si256(_mm256_cvtph_ps(odd));
+    return _mm256_or_si256(_mm256_srli_epi32(e, 16), o);
+}
+
+/* Pairs of SIDE rows from codes of E4M3: all first elements, then all second ones. The numbers are
+ * 2^-8 of the codes'. */
+INLINE void load_fp8(const uint8_t *p, pairs *w0, pairs *w1)
+{
+    __m256i even = fp8_halves(p), odd = fp8_halves(p + SIDE);
+    *w0 = exact_pairs(_mm256_castsi256_si128(even), _mm256_castsi256_si128(odd));
+    *w1 = exact_pairs(_mm256_extracti128_si256(even, 1), _mm256_extracti128_si256(odd, 1));
+}
+
 /* Two pairs of activations in turn. */
 INLINE pairs load_quad(const uint16_t *x)
 {
@@ -268,22 +293,92 @@ INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
 
 /* ---- int8 ---- */
 
-/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; returns their sum. */
-INLINE int32_t store_codes(uint8_t *to, const vec x[4], vec inverse)
+#define DOT_BIAS 0
+
+INLINE int32_t sum_words(__m256i v)
 {
-    __m256i q[4], sum = _mm256_setzero_si256();
+    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xB1)));
+}
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
+INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2])
+{
+    __m256i q[4];
     for (uint32_t j = 0; j < 4; j++) {
         q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(x[j], inverse));
         q[j] = _mm256_min_epi32(q[j], _mm256_set1_epi32(127));
         q[j] = _mm256_max_epi32(q[j], _mm256_set1_epi32(-127));
-        sum = _mm256_add_epi32(sum, q[j]);
     }
+    sum[0] = sum_words(_mm256_add_epi32(q[0], q[1]));
+    sum[1] = sum_words(_mm256_add_epi32(q[2], q[3]));
     /* Packs work by halves of the vectors: the permutation puts groups of 4 in order. */
     __m256i bytes =
         _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((void *)to, bytes);
-    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xB1)));
+}
+
+/* 32 bytes of codes: 4 columns of 8 rows. */
+typedef __m256i bytes;
+
+INLINE bytes b_load(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const void *)p);
+}
+
+/* 16-bit words shifted to the left, by a negative n to the right. */
+INLINE bytes b_shift(bytes b, const int n)
+{
+    return n > 0 ? _mm256_slli_epi16(b, n) : n < 0 ? _mm256_srli_epi16(b, -n) : b;
+}
+
+INLINE bytes b_and(bytes b, const uint32_t mask)
+{
+    return _mm256_and_si256(b, _mm256_set1_epi8((char)mask));
+}
+
+/* a | (b & mask). */
+INLINE bytes b_or_and(bytes a, bytes b, const uint32_t mask)
+{
+    return _mm256_or_si256(a, b_and(b, mask));
+}
+
+/* table[b] + offset for bytes b < 16. */
+INLINE bytes b_lookup(const int8_t table[16], const int offset, bytes b)
+{
+    __m128i t = _mm_add_epi8(_mm_loadu_si128((const void *)table), _mm_set1_epi8((char)offset));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), b);
+}
+
+/* LANES bytes as floats, without and with sign. */
+INLINE vec load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+
+INLINE vec load_s8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+}
+
+/* The low and the high nibbles of LANES bytes as floats. */
+INLINE vec load_low(const uint8_t *p)
+{
+    __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(b, _mm256_set1_epi32(15)));
+}
+
+INLINE vec load_high(const uint8_t *p)
+{
+    __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+    return _mm256_cvtepi32_ps(_mm256_srli_epi32(b, 4));
+}
+
+/* 2^(e - 128) of LANES bytes e, 0 for e < 2. */
+INLINE vec load_exponent(const uint8_t *p)
+{
+    __m128i e = _mm_subs_epu8(_mm_loadl_epi64((const void *)p), _mm_set1_epi8(1));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(e), 23));
 }

@@ -172,17 +172,86 @@ INLINE vec load_half(const uint8_t *p)
 
 /* ---- int8 ---- */
 
-/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; returns their sum. */
-INLINE int32_t store_codes(uint8_t *to, const vec x[2], vec inverse)
+/* Integer sums are kept as the bits of the float 1.5 * 2^23 + sum, |sum| < 2^22: exact, and no
+ * conversion. */
+#define DOT_BIAS 0x4B400000
+#define DOT_BIAS_FLOAT 12582912.0f
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
+INLINE void store_codes(uint8_t *to, const vec x[2], vec inverse, int32_t sum[2])
 {
     const __m512i top = _mm512_set1_epi32(127), bottom = _mm512_set1_epi32(-127);
-    __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(x[0], inverse));
-    __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(x[1], inverse));
-    a = _mm512_max_epi32(_mm512_min_epi32(a, top), bottom);
-    b = _mm512_max_epi32(_mm512_min_epi32(b, top), bottom);
-    _mm_storeu_si128((void *)to, _mm512_cvtepi32_epi8(a));
-    _mm_storeu_si128((void *)(to + 16), _mm512_cvtepi32_epi8(b));
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+    for (int h = 0; h < 2; h++) {
+        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(x[h], inverse));
+        q = _mm512_max_epi32(_mm512_min_epi32(q, top), bottom);
+        _mm_storeu_si128((void *)(to + 16 * h), _mm512_cvtepi32_epi8(q));
+        sum[h] = _mm512_reduce_add_epi32(q);
+    }
+}
+
+/* 64 bytes of codes: 4 columns of 16 rows. */
+typedef __m512i bytes;
+
+INLINE bytes b_load(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+/* 16-bit words shifted to the left, by a negative n to the right. */
+INLINE bytes b_shift(bytes b, const int n)
+{
+    return n > 0   ? _mm512_slli_epi16(b, (unsigned)n)
+           : n < 0 ? _mm512_srli_epi16(b, (unsigned)-n)
+                   : b;
+}
+
+INLINE bytes b_and(bytes b, const uint32_t mask)
+{
+    return _mm512_and_si512(b, _mm512_set1_epi8((char)mask));
+}
+
+/* a | (b & mask). */
+INLINE bytes b_or_and(bytes a, bytes b, const uint32_t mask)
+{
+    return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8((char)mask), 0xF8);
+}
+
+/* table[b] + offset for bytes b < 16. */
+INLINE bytes b_lookup(const int8_t table[16], const int offset, bytes b)
+{
+    __m128i t = _mm_add_epi8(_mm_loadu_si128((const void *)table), _mm_set1_epi8((char)offset));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), b);
+}
+
+/* LANES bytes as floats, without and with sign. */
+INLINE vec load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+INLINE vec load_s8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+}
+
+/* The low and the high nibbles of LANES bytes as floats. */
+INLINE vec load_low(const uint8_t *p)
+{
+    __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+    return _mm512_cvtepi32_ps(_mm512_and_si512(b, _mm512_set1_epi32(15)));
+}
+
+INLINE vec load_high(const uint8_t *p)
+{
+    __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+    return _mm512_cvtepi32_ps(_mm512_srli_epi32(b, 4));
+}
+
+/* 2^(e - 128) of LANES bytes e, 0 for e < 2. */
+INLINE vec load_exponent(const uint8_t *p)
+{
+    __m128i e = _mm_subs_epu8(_mm_loadu_si128((const void *)p), _mm_set1_epi8(1));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(e), 23));
 }
 
 /* A dot product step kept in place: with the intrinsic gcc 12 copies and spills accumulators. */
@@ -201,6 +270,31 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
 {
     __m512i bits = _mm512_loadu_si512(p);
     return mask == UINT32_MAX ? bits : _mm512_and_si512(bits, _mm512_set1_epi32((int)mask));
+}
+
+/* 32 codes of E4M3 as fp16 numbers 2^-8 of theirs: the exponent's bias differs, the rest is moved.
+ */
+INLINE __m512i fp8_halves(const uint8_t *p)
+{
+    __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p));
+    return _mm512_and_si512(_mm512_slli_epi16(w, 7), _mm512_set1_epi16((short)0xBF80));
+}
+
+/* Two floats of at most 8 significant bits as a pair. */
+INLINE pairs exact_pairs(__m256i even, __m256i odd)
+{
+    __m512i e = _mm512_castps_si512(_mm512_cvtph_ps(even));
+    __m512i o = _mm512_castps_si512(_mm512_cvtph_ps(odd));
+    return _mm512_or_si512(_mm512_srli_epi32(e, 16), o);
+}
+
+/* Pairs of SIDE rows from codes of E4M3: all first elements, then all second ones. The numbers are
+ * 2^-8 of the codes'. */
+INLINE void load_fp8(const uint8_t *p, pairs *w0, pairs *w1)
+{
+    __m512i even = fp8_halves(p), odd = fp8_halves(p + SIDE);
+    *w0 = exact_pairs(_mm512_castsi512_si256(even), _mm512_castsi512_si256(odd));
+    *w1 = exact_pairs(_mm512_extracti64x4_epi64(even, 1), _mm512_extracti64x4_epi64(odd, 1));
 }
 
 /* Two pairs of activations in turn. */

@@ -148,7 +148,7 @@ static int run_case(const char *dir, const json_t *c, const char *isa, uint32_t 
     lodge_engine_close(en);
     free(path);
     double declared = s.declared / (double)s.n, fp32 = s.fp32 / (double)s.n;
-    bool int8 = type[0] == 'Q';
+    bool int8 = strchr("QIM", type[0]) != NULL; /* Q4_K, IQ4_NL, MXFP4 */
     /* A NaN must fail. */
     s.failed |= !(declared <= TOLERANCE_DECLARED) || (!int8 && !(fp32 <= TOLERANCE_FP32));
     printf("%s %-20s %-5s %-8s declared %.6f (max %.5f)  fp32 %.5f  %zu clear argmax, %zu greedy\n",

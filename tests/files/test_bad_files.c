@@ -16,6 +16,7 @@
 static const char *data_dir;
 
 #define GGUF "pairs-q8_0.gguf"
+#define FP8 "../types/fp8-block"
 /* Its entry in the tensor table: name, two dimensions of 64 and 32, then the type. */
 #define ATTN_K "blk.0.attn_k.weight\2\0\0\0"
 #define EMBED                                                                                      \
@@ -231,7 +232,7 @@ static const struct {
      {"model.norm.weight", "missing"}},
     {"llama2-f32",
      {"model.safetensors", S("\"dtype\":\"F32\""), S("\"dtype\":\"I32\"")},
-     {"I32", "weight type"}},
+     {"weight type I32", "Q5_K"}},
     {"llama2-f32",
      {"model.safetensors", S("\"dtype\":\"F32\""), S("\"dtype\":\"F23\"")},
      {"dtype", ""}},
@@ -401,7 +402,62 @@ static const struct {
      {"gemma2gguf-f16.gguf", S("gemma2.attn_logit_softcapping\6\0\0\0\0\0\xa0\x3f"),
       S("gemma2.attn_logit_softcapping\6\0\0\0\0\0\xc0\x7f")},
      {"attn_logit_softcapping", "finite"}},
+    {FP8, {"config.json", S("128,\n   128"), S("128,\n   64")}, {"'fp8'", "[128, 128]"}},
+    {FP8, {"config.json", S("\"fp8\","), S("\"fp8\", \"fmt\": \"e5m2\",")}, {"'fp8'", "e4m3"}},
+    {FP8, {"config.json", S("\"fp8\","), S("\"gptq\",")}, {"'gptq'", "GGUF"}},
+    {FP8,
+     {"model.safetensors", S("down_proj.weight_scale_inv"), S("down_proj.weight_scale_vni")},
+     {"down_proj.weight_scale_inv", "missing"}},
+    {FP8,
+     {"model.safetensors", S("\"dtype\":\"F32\",\"shape\":[2,2]"),
+      S("\"dtype\":\"F32\",\"shape\":[4,1]")},
+     {"down_proj", "[4, 1]"}},
+    {FP8,
+     {"model.safetensors", S("\"dtype\":\"F32\",\"shape\":[2,2]"),
+      S("\"dtype\":\"I32\",\"shape\":[2,2]")},
+     {"down_proj", "must be F32"}},
+    {"../types/fp8-channel",
+     {"config.json", S("\"num_bits\": 8"), S("\"num_bits\": 4")},
+     {"compressed-tensors", "float-quantized"}},
+    {"../types/fp8-channel",
+     {"config.json", S("\"float-quantized\""), S("\"pack-quantized\"")},
+     {"pack-quantized", "float-quantized"}},
 };
+
+/* Numbers that are none: where in the data of FP8, and what the text must have. */
+static const struct {
+    size_t at;
+    char byte;
+    const char *words[2];
+} no_numbers[] = {
+    {3, 0x7F, {"scale 0", "down_proj"}}, /* with the scale's low bytes a NaN, else infinity */
+    {83936, 0x7F, {"down of layer 0", "0x7F"}},
+    {105695, (char)0xFF, {"down of layer 0", "0xFF"}},
+};
+
+START_TEST(numbers_that_are_none_are_refused)
+{
+    struct copy c;
+    struct lodge_error e;
+    copy_model(FP8, &c);
+    struct bytes b = read_file(c.dir, "model.safetensors");
+    uint64_t head;
+    memcpy(&head, b.p, sizeof head);
+    char *data = b.p + 8 + head;
+    ck_assert_uint_lt(8 + head + no_numbers[_i].at, b.n);
+    data[no_numbers[_i].at] = no_numbers[_i].byte;
+    if (no_numbers[_i].at == 3)
+        data[2] = (char)0x80;
+    write_file(c.dir, "model.safetensors", b.p, b.n);
+    ck_assert_int_eq(open_model(c.path, &e), LODGE_ERR_FORMAT);
+    ck_assert_msg(strstr(e.text, c.dir) != NULL, "the file is not named: %s", e.text);
+    for (int i = 0; i < 2; i++)
+        ck_assert_msg(strstr(e.text, no_numbers[_i].words[i]) != NULL, "'%s' is not in: %s",
+                      no_numbers[_i].words[i], e.text);
+    free(b.p);
+    remove_copy(&c);
+}
+END_TEST
 
 START_TEST(lies_are_refused)
 {
@@ -426,9 +482,9 @@ START_TEST(lies_are_refused)
 }
 END_TEST
 
-static const char *const whole[] = {"llama2-f32",        "llama3-f16", GGUF,
-                                    "tied-q4_0.gguf",    "wide-f16",   "gemma3vision-bf16",
-                                    "phi3gguf-q8_0.gguf"};
+static const char *const whole[] = {"llama2-f32",         "llama3-f16", GGUF,
+                                    "tied-q4_0.gguf",     "wide-f16",   "gemma3vision-bf16",
+                                    "phi3gguf-q8_0.gguf", FP8,          "../types/k4.gguf"};
 
 START_TEST(untouched_models_open)
 {
@@ -522,6 +578,8 @@ int main(int argc, char **argv)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, lies_are_refused, 0, sizeof cases / sizeof *cases);
     tcase_add_loop_test(t, untouched_models_open, 0, sizeof whole / sizeof *whole);
+    tcase_add_loop_test(t, numbers_that_are_none_are_refused, 0,
+                        sizeof no_numbers / sizeof *no_numbers);
     tcase_add_test(t, missing_paths_are_refused);
     tcase_add_loop_test(t, cut_files_are_refused, 0, 2);
     tcase_add_loop_test(t, damage_does_no_harm, 0, sizeof damaged_files / sizeof *damaged_files);

@@ -52,7 +52,7 @@ START_TEST(decodes_like_gguf)
     size_t n, at = 0;
     unsigned seen = 0;
     struct lodge_error e = {0};
-    ck_assert_msg(!lodge_file_read(golden_path, 1 << 20, &data, &n, &e), "%s", e.text);
+    ck_assert_msg(!lodge_file_read(golden_path, 1 << 22, &data, &n, &e), "%s", e.text);
     while (at < n) {
         struct record r;
         ck_assert(n - at >= sizeof r);

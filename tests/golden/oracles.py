@@ -1,6 +1,6 @@
 """What the scripts that run transformers share: the roundings that Lodge declares, and row orders.
 
-Roundings: inputs of linears become bf16 (BF16 weights) or int8 blocks of 32 (Q8_0, Q4_0, Q4_1);
+Roundings: inputs of linears become bf16 (BF16 and FP8 weights) or int8 blocks of 32 (GGUF's blocks);
 queries, keys, values and softmax numerators become bf16. Everything else is fp32, as transformers does it.
 """
 import copy
@@ -28,8 +28,8 @@ def int8_blocks(x):
     return (q * (amax / 127)).reshape(*x.shape[:-1], -1)[..., :n]
 
 
-ROUND = {"F32": lambda x: x, "F16": lambda x: x, "BF16": bf16,
-         "Q8_0": int8_blocks, "Q4_0": int8_blocks, "Q4_1": int8_blocks}
+def rounding(kind):
+    return {"F32": lambda x: x, "F16": lambda x: x, "BF16": bf16, "F8_E4M3": bf16}.get(kind, int8_blocks)
 
 
 def declared_attention(module, query, key, value, mask, scaling, dropout=0.0, sliding_window=None, softcap=None, **_):
@@ -88,7 +88,7 @@ def round_inputs(model, types, wanted=lambda name: True):
     for name, m in model.named_modules():
         if isinstance(m, torch.nn.Linear) and wanted(name):
             kind = types[1] if "lm_head" in name else types[0]
-            m.register_forward_pre_hook(lambda _, args, r=ROUND[kind]: (r(args[0]),))
+            m.register_forward_pre_hook(lambda _, args, r=rounding(kind): (r(args[0]),))
 
 
 def log_probs(model, ids, n_text):

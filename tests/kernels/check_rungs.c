@@ -1,6 +1,7 @@
 /* Every rung against the reference, bit for bit, and the reference against fp64: random shapes with
  * odd tails, all row counts, extreme values, guard bytes. The seed is printed on failure;
  * LODGE_TEST_SEED repeats it. */
+#include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
 
@@ -42,10 +43,18 @@ static int rungs(struct lodge_cpu_kernels k[MAX_RUNGS])
     return n;
 }
 
+/* Where the halves of a stored block stand: scales, minimums, or the number itself. */
+static unsigned half_places(enum lodge_format f, size_t at[2])
+{
+    at[0] = f == LODGE_FMT_Q2_K ? 80 : f == LODGE_FMT_Q3_K ? 108 : f == LODGE_FMT_Q6_K ? 208 : 0;
+    at[1] = at[0] + 2;
+    return f == LODGE_FMT_MXFP4 || f == LODGE_FMT_F8_E4M3 ? 0 : lodge_coding(f).has_min ? 2 : 1;
+}
+
 static void random_row(enum lodge_format f, uint8_t *row, uint32_t n_cols)
 {
     const struct lodge_format_info *info = lodge_format_info(f);
-    size_t bytes = (size_t)n_cols / info->block * info->block_bytes;
+    size_t bytes = (size_t)n_cols / info->block * info->block_bytes, at[2];
     if (f == LODGE_FMT_F32) {
         for (uint32_t i = 0; i < n_cols; i++) {
             float v = uniform();
@@ -55,33 +64,40 @@ static void random_row(enum lodge_format f, uint8_t *row, uint32_t n_cols)
     }
     for (size_t i = 0; i < bytes; i++)
         row[i] = (uint8_t)rnd();
+    for (size_t i = 0; i < bytes && f == LODGE_FMT_F8_E4M3; i++)
+        row[i] &= (row[i] & 0x7F) == 0x7F ? 0xFE : 0xFF;
+    for (size_t b = 0; b < bytes && f == LODGE_FMT_MXFP4; b += 17)
+        row[b] = rnd() % 8 ? (uint8_t)(110 + rnd() % 30) : (uint8_t)(rnd() % 2 * (rnd() % 200));
     /* Scales and 16-bit floats: finite, moderate, sometimes negative, zero or denormal. */
     for (size_t b = 0; b < n_cols / info->block; b++)
-        for (size_t k = 0; k < (f == LODGE_FMT_Q4_1 ? 2u : 1u); k++) {
+        for (unsigned k = 0; k < half_places(f, at); k++) {
             uint16_t h =
                 rnd() % 16 == 0 ? (uint16_t)(rnd() % 1024) : (uint16_t)(0x2000 + rnd() % 0x1000);
             if (f == LODGE_FMT_BF16)
                 h = (uint16_t)(0x3C00 + rnd() % 0x400);
             h |= (uint16_t)(rnd() % 2 << 15);
-            memcpy(row + b * info->block_bytes + 2 * k, &h, 2);
+            memcpy(row + b * info->block_bytes + at[k], &h, 2);
         }
 }
 
 struct product {
     uint8_t *rows, *panel, *tile;
     float *x, *out;
-    uint32_t n_cols;
+    float scales[8]; /* of each row: one for 128 columns, or one for all */
+    uint32_t scale_cols, n_cols;
     unsigned m;
 };
 
 static void run_gemm(const struct lodge_cpu_kernels *k, enum lodge_format f, struct product *p)
 {
-    const uint8_t *rows[32];
+    struct lodge_panel_rows rows = {.scale_cols = p->scale_cols};
     size_t row_bytes = 0;
     lodge_format_row_bytes(f, p->n_cols, &row_bytes);
-    for (int r = 0; r < 32; r++)
-        rows[r] = r == 31 ? NULL : p->rows + (size_t)r * row_bytes;
-    k->gemm[f].pack(rows, p->n_cols, p->panel);
+    for (int r = 0; r < 31; r++) {
+        rows.data[r] = p->rows + (size_t)r * row_bytes;
+        rows.scales[r] = p->scales + r % 3;
+    }
+    k->gemm[f].pack(&rows, p->n_cols, p->panel);
     k->act_pack[lodge_act_form(f)](p->x, p->n_cols, p->m, 0, p->n_cols, p->n_cols, p->tile);
     for (size_t i = 0; i < p->m * 40 + 16; i++)
         p->out[i] = 7;
@@ -104,22 +120,30 @@ static double declared(enum lodge_format f, const float *x, uint32_t c, uint32_t
     return (double)rintf(x[c] * (127.0f / (float)amax)) * amax / 127;
 }
 
+/* Row r as the format defines it. */
+static void decode_row(enum lodge_format f, const struct product *p, uint32_t r, float *w)
+{
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
+    lodge_format_decode(f, p->rows + (size_t)r * row_bytes, p->n_cols, w);
+    for (uint32_t c = 0; c < p->n_cols && f == LODGE_FMT_F8_E4M3; c++)
+        w[c] *= p->scales[r % 3 + c / p->scale_cols];
+}
+
 static void check_bound(enum lodge_format f, const struct product *p, const float *out)
 {
     float *w = malloc(p->n_cols * sizeof *w);
-    size_t row_bytes = 0;
-    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
     for (unsigned i = 0; i < p->m; i++)
-        for (int r = 0; r < 31; r++) {
+        for (uint32_t r = 0; r < 31; r++) {
             double sum = 0, size = 0;
-            lodge_format_decode(f, p->rows + (size_t)r * row_bytes, p->n_cols, w);
+            decode_row(f, p, r, w);
             for (uint32_t c = 0; c < p->n_cols; c++) {
                 double x = declared(f, p->x + (size_t)i * p->n_cols, c, p->n_cols);
                 sum += (double)w[c] * x;
                 size += fabs((double)w[c] * x);
             }
             /* The products of codes and of the minimum are larger than w, where they cancel. */
-            if (f == LODGE_FMT_Q4_1)
+            if (lodge_coding(f).has_min)
                 size *= 8;
             ck_assert_msg(
                 fabs((double)out[i * 40 + r] - sum) <= size * 0x1p-20 * sqrt(p->n_cols) + 1e-30,
@@ -133,7 +157,9 @@ static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format
 {
     size_t row_bytes = 0;
     lodge_format_row_bytes(f, n_cols, &row_bytes);
-    struct product p = {.n_cols = n_cols, .m = m};
+    struct product p = {.n_cols = n_cols, .m = m, .scale_cols = rnd() % 2 ? 128 : UINT32_MAX};
+    for (int i = 0; i < 8; i++)
+        p.scales[i] = uniform() * 0.01f;
     p.rows = malloc(32 * row_bytes);
     p.panel = aligned_alloc(64, lodge_panel_bytes(f, n_cols));
     p.tile = aligned_alloc(64, lodge_act_tile_bytes(lodge_act_form(f), n_cols));
@@ -157,7 +183,7 @@ static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format
                       n_cols);
         float *w = malloc(n_cols * 2 * sizeof *w);
         k[i].gemm[f].gather(p.panel, n_cols, 5, w);
-        lodge_format_decode(f, p.rows + 5 * row_bytes, n_cols, w + n_cols);
+        decode_row(f, &p, 5, w + n_cols);
         ck_assert_msg(memcmp(w, w + n_cols, n_cols * sizeof *w) == 0, "%s %s gather", k[i].name,
                       lodge_format_info(f)->name);
         free(w);
@@ -180,9 +206,10 @@ START_TEST(gemm_equal)
     for (int f = 0; f < LODGE_FMT_COUNT; f++) {
         k[0].gemm[f].mr = LODGE_TILE_ROWS_MAX; /* the reference takes any number of rows */
         for (int round = 0; round < 36; round++) {
-            uint32_t cols = 32 + rnd() % 10 * 32;
-            if (lodge_format_info((enum lodge_format)f)->block == 1)
-                cols = 1 + rnd() % 200;
+            uint32_t block = lodge_format_info((enum lodge_format)f)->block;
+            uint32_t cols = block == 256  ? 256 + rnd() % 3 * 256
+                            : block == 32 ? 32 + rnd() % 10 * 32
+                                          : 1 + rnd() % 300;
             one_gemm(k, n, (enum lodge_format)f, cols, 1 + (unsigned)round % LODGE_TILE_ROWS_MAX);
         }
     }

@@ -1,0 +1,166 @@
+/* Products with weights in blocks: activations in int8, exact integer sums of a group of columns,
+ * scaled in fp32. One driver for all formats; a format is how its codes are put together from
+ * planes (codes_of) and where its scales stand (scale_of, min_of), with all choices constant. What
+ * differs between instruction sets is the integer sum (int8_avx512.h, int8_avx2.h). Bound: bytes of
+ * the panel at few rows; at many, 2 integer instructions a cycle, of which a dot product of 4
+ * columns takes one (AVX-512) or two to four (AVX2) a row. */
+#include "kernels/cpu/panel.h"
+#include "kernels/x86/vec.h"
+
+#ifdef __AVX512F__
+#include "kernels/x86/int8_avx512.h"
+#else
+#include "kernels/x86/int8_avx2.h"
+#endif
+
+#define SUB_LANES (INT8_VECS * LANES)
+
+/* Codes of columns 4j .. 4j + 3 of vector v of the rows, moved up by code_shift. */
+INLINE bytes codes_of(const enum lodge_format f, const uint8_t *planes, const unsigned j,
+                      const unsigned v)
+{
+    const unsigned bits = lodge_coding(f).bits, step = 4 * SUB_LANES;
+    const int up = code_shift(f);
+    planes += 4 * LANES * v;
+    if (bits == 8)
+        return b_load(planes + j * step);
+    const uint8_t *two = planes + (bits > 3 ? 4 * step : 0);
+    const uint8_t *one = two + (bits == 3 ? 2 * step : 0);
+    const int two_at = up + (bits > 3 ? 4 : 0), one_at = up + (bits > 3 ? 4 : 2);
+    bytes w;
+    if (bits > 3)
+        w = b_and(b_shift(b_load(planes + j % 4 * step), up - (j < 4 ? 0 : 4)), 15u << up);
+    else
+        w = b_and(b_shift(b_load(two + j % 2 * step), two_at - (int)(j / 2 * 2)), 3u << two_at);
+    if (bits == 6)
+        w = b_or_and(w, b_shift(b_load(two + j % 2 * step), two_at - (int)(j / 2 * 2)),
+                     3u << two_at);
+    if (bits == 3 || bits == 5)
+        w = b_or_and(w, b_shift(b_load(one), one_at - (int)j), 1u << one_at);
+    return lodge_coding(f).has_table ? b_lookup(lodge_code_table(f), TABLE_OFFSET(f), w) : w;
+}
+
+/* d of vector v of the rows, against the moved codes. */
+INLINE vec head_of(const enum lodge_format f, const uint8_t *head, const unsigned v)
+{
+    if (f == LODGE_FMT_MXFP4)
+        return load_exponent(head + LANES * v);
+    vec d = load_half(head + 2 * LANES * v);
+    return code_shift(f) ? v_mul(d, v_set(1.0f / (float)(1 << code_shift(f)))) : d;
+}
+
+/* d * s of group g of 32 columns. */
+INLINE vec scale_of(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
+                    const unsigned g, const unsigned v)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    vec d = head_of(f, head, v);
+    subs += LANES * v + SUB_LANES * g;
+    if (!lodge_panel_parts(f).subs)
+        return d;
+    return v_mul(d, c.group == 16 && c.has_min ? load_low(subs) : load_s8(subs));
+}
+
+/* -m * t of group g. */
+INLINE vec min_of(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
+                  const unsigned g, const unsigned v)
+{
+    vec m = load_half(head + 2 * SUB_LANES + 2 * LANES * v);
+    if (!lodge_panel_parts(f).subs)
+        return m;
+    subs += LANES * v;
+    vec t =
+        lodge_coding(f).group == 16 ? load_high(subs + SUB_LANES * g) : load_s8(subs + SUB_LANES);
+    return v_mul(v_negate(m), t);
+}
+
+/* Adds the integer sums of group g and vector v to the sums of m rows. */
+INLINE void add_vector(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
+                       const uint32_t *t, const unsigned g, const unsigned v,
+                       bytes dot[][INT8_VECS], vec acc[][INT8_VECS], const unsigned m)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    const float *scale = (const float *)(const void *)(t + Q8_SCALE * m);
+    const float *sum =
+        (const float *)(const void *)(t + (Q8_SUM + (c.group == 16 ? 1 + g : 0)) * m);
+    vec w = scale_of(f, head, subs, g, v), bias = bias_of(w);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+        acc[i][v] = v_fma(scaled(f, w, dot[i][v], bias), v_set(scale[i]), acc[i][v]);
+    if (!c.has_min)
+        return;
+    w = min_of(f, head, subs, g, v);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+        acc[i][v] = v_fma(w, v_set(sum[i]), acc[i][v]);
+}
+
+/* Adds group g of 32 columns to the sums of m rows. */
+INLINE void add_group(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
+                      const uint32_t *t, const unsigned g, vec acc[][INT8_VECS], const unsigned m)
+{
+    bytes dot[INT8_ROWS][INT8_VECS];
+    dots(f, subs + lodge_panel_parts(f).subs * SUB_LANES, t, g, dot, m);
+#pragma GCC unroll 2
+    for (unsigned v = 0; v < INT8_VECS; v++) /* one after the other: dots leave registers */
+        add_vector(f, head, subs, t, g, v, dot, acc, m);
+}
+
+INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float *out, size_t ld,
+                      struct ahead next, const enum lodge_format f, const unsigned m)
+{
+    const struct lodge_panel_parts p = lodge_panel_parts(f);
+    for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SUB_LANES) {
+        const uint32_t *t = tile;
+        const uint8_t *head = panel;
+        vec acc[INT8_ROWS][INT8_VECS];
+#pragma GCC unroll 6
+        for (unsigned i = 0; i < m; i++)
+            for (unsigned v = 0; v < INT8_VECS; v++)
+                acc[i][v] = v_set(0);
+        for (uint32_t b = 0; b < kp / 32; b++, t += Q8_WORDS * m) {
+            if (b % p.chunks == 0) {
+                head = panel;
+                panel += p.head * SUB_LANES;
+            }
+            fetch_step(&next);
+            for (unsigned g = 0; g < 32 / lodge_coding(f).group; g++) {
+                /* What is read for both groups is read again: there are no registers to keep it. */
+                __asm__("" : "+r"(panel), "+r"(head), "+r"(t));
+                add_group(f, head, panel, t, g, acc, m);
+            }
+            panel += (p.subs + p.codes) * SUB_LANES;
+        }
+#pragma GCC unroll 6
+        for (unsigned i = 0; i < m; i++)
+            for (unsigned v = 0; v < INT8_VECS; v++)
+                v_store(out + i * ld + r + LANES * v, acc[i][v]);
+    }
+}
+
+/* Fetches during one tile. */
+INLINE uint32_t n_steps(uint32_t n_cols)
+{
+    return padded(n_cols) / SUB_LANES;
+}
+
+#define CALL(n) int8_rows(panel, padded(n_cols), tile, out, ld, a, (enum lodge_format)FORMAT, n)
+#define INT8_FORMAT(name, text, block, bytes, gguf)                                                \
+    LODGE_PANEL_FORMAT(name, SUB_LANES, LODGE_FMT_##name == LODGE_FMT_Q8_0 ? Q8_0_FLIP : 0)        \
+    static void tile_##name(const void *panel, uint32_t n_cols, const void *tile, unsigned m,      \
+                            float *out, size_t ld, const void *next, size_t next_bytes)            \
+    {                                                                                              \
+        enum { FORMAT = LODGE_FMT_##name };                                                        \
+        const struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols));                        \
+        INT8_SWITCH(m, CALL)                                                                       \
+    }
+LODGE_BLOCK_FORMAT_LIST(INT8_FORMAT)
+
+void RUNG(int8)(struct lodge_cpu_kernels *k)
+{
+#define INT8_ENTRY(name, text, block, bytes, gguf)                                                 \
+    k->gemm[LODGE_FMT_##name] =                                                                    \
+        (struct lodge_gemm){INT8_ROWS, pack_##name, tile_##name, gather_##name};
+    LODGE_BLOCK_FORMAT_LIST(INT8_ENTRY)
+#undef INT8_ENTRY
+}

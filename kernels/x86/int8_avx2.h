@@ -1,0 +1,94 @@
+/* Integer sums of the AVX2 rung: 8 output rows in a vector, up to 4 rows of activations in
+ * registers. vpmaddubsw multiplies unsigned by signed bytes and adds neighbours in 16 bits,
+ * saturating. Codes of a few bits are unsigned and small: several vectors add up in 16 bits before
+ * they are widened. Codes of 8 bits give their sign to the activation: 2 x 128 x 127 = 32512 fits,
+ * and each product is widened at once. All sums are exact. Included by int8.c. */
+
+#define INT8_ROWS 4 /* more would not stay in 16 registers */
+#define INT8_VECS 1
+#define INT8_SWITCH SWITCH_ROWS_4
+#define Q8_0_FLIP 0x80
+#define TABLE_OFFSET(f) ((f) == LODGE_FMT_MXFP4 ? 16 : 0)
+
+INLINE int code_shift(const enum lodge_format f)
+{
+    (void)f;
+    return 0;
+}
+
+INLINE bytes codes_of(const enum lodge_format f, const uint8_t *planes, const unsigned j,
+                      const unsigned v);
+
+INLINE bool has_signed_codes(const enum lodge_format f)
+{
+    return f == LODGE_FMT_Q8_0 || f == LODGE_FMT_IQ4_NL || f == LODGE_FMT_IQ4_XS;
+}
+
+/* Vectors whose products add up in 16 bits: each adds up to 2 x 127 x the greatest code. */
+INLINE unsigned vectors_of_sum(const enum lodge_format f)
+{
+    return has_signed_codes(f)                                 ? 1
+           : lodge_coding(f).bits == 6                         ? 2
+           : lodge_coding(f).bits == 5 || f == LODGE_FMT_MXFP4 ? 4
+                                                               : 8;
+}
+
+/* 2^n = 128 / zero point. */
+INLINE int zero_shift(const enum lodge_format f)
+{
+    const uint32_t zero = f == LODGE_FMT_MXFP4 ? 16 : lodge_coding(f).zero;
+    return zero == 4 ? 5 : zero == 8 ? 4 : zero == 16 ? 3 : 2;
+}
+
+INLINE void dots(const enum lodge_format f, const uint8_t *planes, const uint32_t *t,
+                 const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    const __m256i one = _mm256_set1_epi16(1);
+    const unsigned n = c.group / 4, most = vectors_of_sum(f), per = most < n ? most : n;
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < m; i++)
+        dot[i][0] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (unsigned s = 0; s < n; s += per) {
+        __m256i sum[INT8_ROWS];
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < m; i++)
+            sum[i] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+        for (unsigned q = s; q < s + per; q++) {
+            const unsigned j = n == 8 && c.bits < 8 ? q / 2 + q % 2 * 4 : g * n + q;
+            __m256i w = codes_of(f, planes, j, 0);
+            __m256i size = has_signed_codes(f) ? _mm256_abs_epi8(w) : w;
+#pragma GCC unroll 4
+            for (unsigned i = 0; i < m; i++) {
+                __m256i x = _mm256_set1_epi32((int)t[j * m + i]);
+                x = _mm256_maddubs_epi16(size, has_signed_codes(f) ? _mm256_sign_epi8(x, w) : x);
+                sum[i] = _mm256_add_epi16(sum[i], x);
+            }
+        }
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < m; i++)
+            dot[i][0] = _mm256_add_epi32(dot[i][0], _mm256_madd_epi16(sum[i], one));
+    }
+    if (c.has_min || has_signed_codes(f))
+        return;
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < m; i++) {
+        const uint32_t *start = t + (Q8_START + (n == 8 ? 0 : 1 + g)) * m + i;
+        __m256i zero = _mm256_srai_epi32(_mm256_set1_epi32((int)*start), zero_shift(f));
+        dot[i][0] = _mm256_add_epi32(dot[i][0], zero);
+    }
+}
+
+INLINE vec bias_of(vec w)
+{
+    return w;
+}
+
+/* fma(w, sum, 0). */
+INLINE vec scaled(const enum lodge_format f, vec w, bytes dot, vec bias)
+{
+    (void)f, (void)bias;
+    return v_fma(w, _mm256_cvtepi32_ps(dot), v_set(0));
+}

@@ -1,0 +1,59 @@
+/* Integer sums of the AVX-512 rungs: 32 output rows in two vectors, up to 6 rows of activations in
+ * registers. The dot instruction takes u8 x s8: formats without a minimum have their codes in the
+ * top bits of a byte, or looked up, with zero point 128, which the first value of a sum takes away.
+ * Included by int8.c. */
+
+#define INT8_ROWS 6
+#define INT8_VECS 2
+#define INT8_SWITCH SWITCH_ROWS_6
+#define Q8_0_FLIP 0
+#define TABLE_OFFSET(f) 128
+
+/* How far codes are moved up in their byte. */
+INLINE int code_shift(const enum lodge_format f)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    return c.has_min || c.has_table ? 0 : 8 - (int)c.bits;
+}
+
+INLINE bytes codes_of(const enum lodge_format f, const uint8_t *planes, const unsigned j,
+                      const unsigned v);
+
+/* Sums of group g of a block, for m rows. */
+INLINE void dots(const enum lodge_format f, const uint8_t *planes, const uint32_t *t,
+                 const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    const unsigned n = c.group / 4, start = Q8_START + (n == 8 ? 0 : 1 + g);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++)
+        dot[i][0] = dot[i][1] = _mm512_set1_epi32(c.has_min ? DOT_BIAS : (int)t[start * m + i]);
+#pragma GCC unroll 8
+    for (unsigned s = 0; s < n; s++) {
+        /* Low and high nibbles in turn, so that they are loaded once. */
+        const unsigned j = n == 8 && c.bits < 8 ? s / 2 + s % 2 * 4 : g * n + s;
+        bytes w0 = codes_of(f, planes, j, 0), w1 = codes_of(f, planes, j, 1);
+#pragma GCC unroll 6
+        for (unsigned i = 0; i < m; i++) {
+            __m512i x = _mm512_set1_epi32((int)t[j * m + i]);
+            dot[i][0] = dot_u8s8(dot[i][0], w0, x);
+            dot[i][1] = dot_u8s8(dot[i][1], w1, x);
+        }
+    }
+}
+
+/* What `scaled` wants beside the scale. */
+INLINE vec bias_of(vec w)
+{
+    return v_mul(w, v_set(-DOT_BIAS_FLOAT));
+}
+
+/* fma(w, sum, 0): w (bias + sum) - w bias in one rounding. w bias is exact, because scales have
+ * less than 22 bits, and finite but for MXFP4. */
+INLINE vec scaled(const enum lodge_format f, vec w, bytes dot, vec bias)
+{
+    vec sum = _mm512_castsi512_ps(dot);
+    if (f == LODGE_FMT_MXFP4)
+        return v_fma(w, v_sub(sum, v_set(DOT_BIAS_FLOAT)), v_set(0));
+    return v_fma(w, sum, bias);
+}
