@@ -283,6 +283,8 @@ void lodge_tokenizer_destroy(struct lodge_tokenizer *t)
         return;
     for (uint32_t i = 0; i < t->n_splits; i++)
         pcre2_code_free(t->splits[i].regex);
+    for (uint32_t i = 0; i < t->n_norms; i++)
+        pcre2_code_free(t->norms[i].regex);
     lodge_arena_finish(&t->arena);
     free(t);
 }
