@@ -9,24 +9,6 @@
 #define MAX_SOURCE ((size_t)4 << 20)
 
 static struct node *statements(struct parser *p, const char *const *ends);
-
-/* Does a name or string literal below these nodes hold this word? */
-static bool mentions(const struct node *n, const char *word, uint32_t depth)
-{
-    for (; n && depth < 4 * MAX_NESTING; n = n->next) {
-        const struct value *v = &n->constant;
-        if ((n->name && strcmp(n->name, word) == 0) ||
-            ((n->kind == N_CONST || n->kind == N_TEXT) && v->type == V_STRING && v->s.p &&
-             strstr(v->s.p, word)))
-            return true;
-        if (mentions(n->a, word, depth + 1) || mentions(n->b, word, depth + 1) ||
-            mentions(n->c, word, depth + 1) || mentions(n->list, word, depth + 1) ||
-            mentions(n->body, word, depth + 1) || mentions(n->other, word, depth + 1))
-            return true;
-    }
-    return false;
-}
-
 static struct node *body_until(struct parser *p, const char *end)
 {
     const char *const ends[] = {end, NULL};
@@ -166,9 +148,9 @@ static void parse_macro_body(struct parser *p, struct node *n, const char *end)
     p->loops = 0;
     n->body = body_until(p, end);
     p->loops = loops;
-    n->catches = (uint8_t)((mentions(n->body, "caller", 0) ? CATCHES_CALLER : 0) |
-                           (mentions(n->body, "varargs", 0) ? CATCHES_VARARGS : 0) |
-                           (mentions(n->body, "kwargs", 0) ? CATCHES_KWARGS : 0));
+    n->catches = (uint8_t)((node_mentions(n->body, "caller") ? CATCHES_CALLER : 0) |
+                           (node_mentions(n->body, "varargs") ? CATCHES_VARARGS : 0) |
+                           (node_mentions(n->body, "kwargs") ? CATCHES_KWARGS : 0));
     parser_expect(p, end);
 }
 
@@ -405,9 +387,4 @@ void lodge_template_destroy(struct lodge_template *t)
         return;
     lodge_arena_finish(&t->arena);
     free(t);
-}
-
-bool lodge_template_mentions(const struct lodge_template *t, const char *word)
-{
-    return mentions(t->root, word, 0);
 }

@@ -74,4 +74,7 @@ struct node *parse_tuple_without_if(struct parser *p);
 /* After "|": a filter's name and arguments, applied to `of`. */
 struct node *parse_filter(struct parser *p, struct node *of);
 
+/* questions.c. Does a name or string literal of these nodes, or below them, hold this word? */
+bool node_mentions(const struct node *n, const char *word);
+
 #endif

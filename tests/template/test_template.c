@@ -76,6 +76,7 @@ static int render_chat(const struct lodge_template *t, const json_t *chat,
         .n_bos = 3,
         .n_eos = 4,
         .add_generation_prompt = !json_is_false(json_object_get(chat, "add_generation_prompt")),
+        .continue_final_message = json_is_true(json_object_get(chat, "continue")),
         .now = (time_t)json_integer_value(json_object_get(chats, "now"))};
     return lodge_chat_render(t, &p, out, e);
 }
