@@ -283,3 +283,26 @@ int lodge_chat_render(const struct lodge_template *t, const struct lodge_chat_pr
     json_decref(messages);
     return err;
 }
+
+int64_t lodge_chat_end_of_turn(const struct lodge_template *t,
+                               const struct lodge_tokenizer *tokenizer)
+{
+    static const char reply[] = "LastWordsOfTheAssistant";
+    json_t *messages = json_pack("[{s:s,s:s},{s:s,s:s}]", "role", "user", "content", "Hello",
+                                 "role", "assistant", "content", reply);
+    struct lodge_chat_prompt p = {.messages = messages};
+    struct lodge_rendered out;
+    int64_t bos = lodge_tokenizer_bos(tokenizer), eos = lodge_tokenizer_eos(tokenizer), end = -1;
+    p.bos = bos < 0 ? "" : lodge_tokenizer_text(tokenizer, (uint32_t)bos, &p.n_bos);
+    p.eos = eos < 0 ? "" : lodge_tokenizer_text(tokenizer, (uint32_t)eos, &p.n_eos);
+    if (messages && !lodge_chat_render(t, &p, &out, NULL)) {
+        const char *last = memmem(out.text, out.n, reply, sizeof reply - 1);
+        const char *behind = last ? last + sizeof reply - 1 : NULL;
+        if (behind)
+            end = lodge_tokenizer_leading_token(tokenizer, behind,
+                                                out.n - (size_t)(behind - out.text));
+        lodge_rendered_finish(&out);
+    }
+    json_decref(messages);
+    return end;
+}

@@ -22,4 +22,9 @@ struct lodge_chat_prompt {
 int lodge_chat_render(const struct lodge_template *t, const struct lodge_chat_prompt *p,
                       struct lodge_rendered *out, struct lodge_error *e);
 
+/* The token with which the template ends an assistant's turn, found by rendering one; -1 when it
+ * writes none there, or no such chat. */
+int64_t lodge_chat_end_of_turn(const struct lodge_template *t,
+                               const struct lodge_tokenizer *tokenizer);
+
 #endif

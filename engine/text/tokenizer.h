@@ -101,7 +101,11 @@ int64_t lodge_tokenizer_bos(const struct lodge_tokenizer *t); /* -1: none */
 int64_t lodge_tokenizer_eos(const struct lodge_tokenizer *t);
 /* Does this id end a text? */
 bool lodge_tokenizer_ends(const struct lodge_tokenizer *t, uint32_t id);
-/* All such ids. */
+/* Makes an id one that ends a text. Only before the tokenizer is shared. */
+void lodge_tokenizer_add_end(struct lodge_tokenizer *t, uint32_t id);
+/* The added token that a text begins with, behind white space; -1 when there is none. */
+int64_t lodge_tokenizer_leading_token(const struct lodge_tokenizer *t, const char *text, size_t n);
+/* All ids that end a text. */
 const uint32_t *lodge_tokenizer_ends_list(const struct lodge_tokenizer *t, uint32_t *n);
 /* The decoder drops one space at the very start of a text (SentencePiece). */
 bool lodge_tokenizer_strips_space(const struct lodge_tokenizer *t);
