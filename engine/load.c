@@ -169,6 +169,14 @@ static int parse_template(const struct lodge_engine *en, const char *text, const
     return err;
 }
 
+/* What the template writes behind a reply ends it, whatever else the model's files say. */
+static void add_end_of_turn(struct lodge_engine *en, const struct lodge_template *t)
+{
+    int64_t end = t ? lodge_chat_end_of_turn(t, en->tokenizer) : -1;
+    if (end >= 0)
+        lodge_tokenizer_add_end(en->tokenizer, (uint32_t)end);
+}
+
 static int load_text(struct lodge_engine *en, struct lodge_error *e)
 {
     const struct lodge_gguf *g = lodge_model_gguf(en->model);
@@ -188,6 +196,10 @@ static int load_text(struct lodge_engine *en, struct lodge_error *e)
     err = parse_template(en, text, "chat template", &en->chat_template, e);
     if (!err && tools && tools != text)
         err = parse_template(en, tools, "chat template for tools", &en->tool_template, e);
+    if (!err) {
+        add_end_of_turn(en, en->chat_template);
+        add_end_of_turn(en, en->tool_template);
+    }
     return err;
 }
 

@@ -48,6 +48,14 @@ static char *copy_string(const struct lodge_gguf *g, const char *key)
     return strndup(s.data, s.n);
 }
 
+/* An array of bytes as they lie in the file. */
+static struct lodge_span bytes_of(const struct lodge_gguf *g, const char *key)
+{
+    const struct lodge_gguf_value *v = array(g, key, LODGE_GGUF_U8);
+    v = v ? v : array(g, key, LODGE_GGUF_I8);
+    return v ? (struct lodge_span){(const char *)v->data, v->n} : (struct lodge_span){NULL, 0};
+}
+
 static void set_ids(const struct lodge_gguf *g, struct lodge_vocab_source *src)
 {
     src->bos = token_id(g, "tokenizer.ggml.bos_token_id");
@@ -59,10 +67,15 @@ static void set_ids(const struct lodge_gguf *g, struct lodge_vocab_source *src)
     src->add_bos = flag(g, "tokenizer.ggml.add_bos_token");
     src->add_eos = flag(g, "tokenizer.ggml.add_eos_token");
     src->add_space_prefix = flag(g, "tokenizer.ggml.add_space_prefix");
+    src->remove_extra_spaces = flag(g, "tokenizer.ggml.remove_extra_whitespaces");
     if (strcmp(src->model, "llama") == 0) { /* SentencePiece defaults */
         src->bos = src->bos < 0 ? 1 : src->bos;
         src->eos = src->eos < 0 ? 2 : src->eos;
         src->unk = src->unk < 0 ? 0 : src->unk;
+    }
+    if (strcmp(src->model, "t5") == 0) {
+        src->eos = src->eos < 0 ? 1 : src->eos;
+        src->unk = src->unk < 0 ? 2 : src->unk;
     }
 }
 
@@ -92,6 +105,7 @@ int lodge_gguf_tokenizer(const struct lodge_gguf *g, const char *where,
         src.merges = merges ? merges->strings : NULL;
         src.scores = scores ? copy_numbers(scores, true) : NULL;
         src.types = types ? copy_numbers(types, false) : NULL;
+        src.charsmap = bytes_of(g, "tokenizer.ggml.precompiled_charsmap");
         set_ids(g, &src);
         err = lodge_tokenizer_from_vocab(&src, out, e);
         if (err)

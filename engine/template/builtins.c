@@ -1,8 +1,7 @@
-/* What a template can name: the tables of filters and methods and how they are called, the tests,
- * and the functions of the environment. Before them how all of these read their arguments. */
+/* What a template can name: the tables of filters and methods and how they are called, and the
+ * functions of the environment. Before them how all of these read their arguments. */
 #include "engine/template/filters.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <string.h>
 
@@ -76,22 +75,66 @@ static const struct entry filters[] = {
     {"min", f_min},
     {"e", f_escape},
     {"escape", f_escape},
+    {"forceescape", f_escape},
+    {"attr", f_attr},
+    {"batch", f_batch},
+    {"slice", f_slice},
+    {"groupby", f_groupby},
+    {"format", f_format},
+    {"center", f_center},
+    {"truncate", f_truncate},
+    {"wordcount", f_wordcount},
 };
 
 static const struct entry string_methods[] = {
-    {"split", f_split},           {"rsplit", f_rsplit},   {"strip", f_trim},
-    {"lstrip", f_lstrip},         {"rstrip", f_rstrip},   {"startswith", f_startswith},
-    {"endswith", f_endswith},     {"replace", f_replace}, {"upper", f_upper},
-    {"lower", f_lower},           {"title", f_title},     {"capitalize", f_capitalize},
-    {"join", f_join_method},      {"find", f_find},       {"count", f_count_in},
-    {"isdigit", f_isdigit},       {"isspace", f_isspace}, {"isalpha", f_isalpha},
+    {"split", f_split},
+    {"rsplit", f_rsplit},
+    {"strip", f_trim},
+    {"lstrip", f_lstrip},
+    {"rstrip", f_rstrip},
+    {"startswith", f_startswith},
+    {"endswith", f_endswith},
+    {"replace", f_replace},
+    {"upper", f_upper},
+    {"lower", f_lower},
+    {"title", f_title_method},
+    {"capitalize", f_capitalize},
+    {"swapcase", f_swapcase},
+    {"join", f_join_method},
+    {"find", f_find},
+    {"rfind", f_rfind},
+    {"index", f_index_in},
+    {"rindex", f_rindex_in},
+    {"count", f_count_in},
+    {"partition", f_partition},
+    {"rpartition", f_rpartition},
+    {"removeprefix", f_removeprefix},
+    {"removesuffix", f_removesuffix},
     {"splitlines", f_splitlines},
+    {"format", f_format_method},
+    {"center", f_center},
+    {"ljust", f_ljust},
+    {"rjust", f_rjust},
+    {"zfill", f_zfill},
+    {"isdigit", f_isdigit},
+    {"isdecimal", f_isdecimal},
+    {"isnumeric", f_isnumeric},
+    {"isspace", f_isspace},
+    {"isalpha", f_isalpha},
+    {"isalnum", f_isalnum},
+    {"isascii", f_isascii},
+    {"isupper", f_isupper},
+    {"islower", f_islower},
 };
 
-static const struct entry list_methods[] = {{"append", f_append}, {"pop", f_pop}};
+static const struct entry list_methods[] = {{"append", f_append},
+                                            {"pop", f_pop},
+                                            {"index", f_index_of},
+                                            {"count", f_count_of},
+                                            {"copy", f_copy}};
 
 static const struct entry dict_methods[] = {
-    {"items", f_items}, {"keys", f_keys}, {"values", f_values}, {"get", f_get}};
+    {"items", f_items}, {"keys", f_keys}, {"values", f_values}, {"get", f_get}, {"copy", f_copy}};
 
 static const struct entry *find(const struct entry *table, size_t n, const char *name)
 {
@@ -114,17 +157,61 @@ struct value apply_filter(struct run *r, const char *name, struct value v, const
     return f->fn(r, v, &a);
 }
 
+bool is_filter(const char *name)
+{
+    return FIND(filters, name) != NULL;
+}
+
+/* loop.cycle(...): the argument of this iteration. */
+static struct value loop_cycle(struct run *r, struct value v, const struct args *a)
+{
+    struct value *i = dict_find(v.loop->vars, "index0");
+    if (!a->n)
+        fail(r, LODGE_ERR_INVALID, "loop.cycle needs items");
+    return a->v[i ? (size_t)i->i % a->n : 0];
+}
+
+/* loop.changed(...): do the arguments differ from those of the last call? */
+static struct value loop_changed(struct run *r, struct value v, const struct args *a)
+{
+    struct value now = v_list(r, a->n);
+    for (size_t i = 0; i < a->n; i++)
+        list_push(r, now.list, a->v[i]);
+    if (v.loop->last && same(r, *v.loop->last, now))
+        return v_bool(false);
+    v.loop->last = take(r, sizeof now);
+    *v.loop->last = now;
+    return v_bool(true);
+}
+
+static const struct entry loop_methods[] = {{"cycle", loop_cycle}, {"changed", loop_changed}};
+
+/* joiner(sep): nothing when called first, then the separator. */
+static struct value joiner_call(struct run *r, struct value v, const struct args *a)
+{
+    (void)a;
+    struct value *used = dict_find(v.dict, "used");
+    if (used)
+        return *dict_find(v.dict, "sep");
+    dict_set(r, v.dict, v_text("used"), v_bool(true));
+    return v_text("");
+}
+
+static const struct entry joiner_methods[] = {{"joiner", joiner_call}};
+
 static const struct entry *method_of(struct value v, const char *name)
 {
-    return v.type == V_STRING ? FIND(string_methods, name)
-           : v.type == V_LIST ? FIND(list_methods, name)
-           : v.type == V_DICT ? FIND(dict_methods, name)
-                              : NULL;
+    return v.type == V_STRING      ? FIND(string_methods, name)
+           : v.type == V_LIST      ? FIND(list_methods, name)
+           : v.type == V_DICT      ? FIND(dict_methods, name)
+           : v.type == V_LOOP      ? FIND(loop_methods, name)
+           : v.type == V_NAMESPACE ? FIND(joiner_methods, name)
+                                   : NULL;
 }
 
 bool is_method(struct value v, const char *name)
 {
-    return method_of(v, name) != NULL;
+    return v.type != V_NAMESPACE && method_of(v, name) != NULL;
 }
 
 struct value call_method(struct run *r, struct value self, const char *name,
@@ -133,94 +220,6 @@ struct value call_method(struct run *r, struct value self, const char *name,
     const struct args a = {args, n, kwargs};
     step(r, 1);
     return method_of(self, name)->fn(r, self, &a);
-}
-
-/* ---- tests ---- */
-
-static bool test_type(struct value v, const char *name, bool *known)
-{
-    /* As in Jinja2, what is undefined can be iterated over (it is empty). */
-    bool iterable =
-        v.type == V_LIST || v.type == V_STRING || v.type == V_DICT || v.type == V_UNDEFINED;
-    const struct {
-        const char *name;
-        bool yes;
-    } all[] = {
-        {"defined", v.type != V_UNDEFINED},
-        {"undefined", v.type == V_UNDEFINED},
-        {"none", v.type == V_NONE},
-        {"string", v.type == V_STRING},
-        {"mapping", v.type == V_DICT || v.type == V_NAMESPACE},
-        {"sequence", iterable},
-        {"iterable", iterable},
-        {"boolean", v.type == V_BOOL},
-        {"true", v.type == V_BOOL && v.b},
-        {"false", v.type == V_BOOL && !v.b},
-        {"number", is_number(v)},
-        {"integer", v.type == V_INT},
-        {"float", v.type == V_FLOAT},
-        {"callable", v.type >= V_MACRO},
-    };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (strcmp(all[i].name, name) == 0) {
-            *known = true;
-            return all[i].yes;
-        }
-    *known = false;
-    return false;
-}
-
-static bool test_number(struct run *r, struct value v, const char *name, const struct value *by,
-                        bool *known)
-{
-    bool odd = strcmp(name, "odd") == 0, even = strcmp(name, "even") == 0;
-    *known = odd || even || strcmp(name, "divisibleby") == 0;
-    if (!*known)
-        return false;
-    int64_t k = odd || even ? 2 : by && by->type == V_INT ? by->i : 0;
-    if (v.type != V_INT || !k)
-        fail(r, LODGE_ERR_INVALID, "'%s' needs integers", name);
-    return (v.i % k != 0) == odd;
-}
-
-bool apply_test(struct run *r, const char *name, struct value v, const struct value *args, size_t n)
-{
-    bool known, yes = test_type(v, name, &known);
-    if (!known)
-        yes = test_number(r, v, name, n ? args : NULL, &known);
-    if (known)
-        return yes;
-    static const struct {
-        const char *name;
-        int op;
-    } ops[] = {{"equalto", 0}, {"eq", 0},    {"==", 0},    {"sameas", 0}, {"ne", 1},  {"!=", 1},
-               {"lt", 2},      {"<", 2},     {"gt", 3},    {">", 3},      {"le", 4},  {"ge", 5},
-               {"in", 6},      {"lower", 7}, {"upper", 8}, {"filter", 9}, {"test", 9}};
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
-        if (strcmp(ops[i].name, name) != 0)
-            continue;
-        int op = ops[i].op;
-        if (op < 7 && !n)
-            fail(r, LODGE_ERR_INVALID, "test '%s' needs an argument", name);
-        if (op < 2)
-            return same(r, v, args[0]) == (op == 0);
-        if (op == 6) {
-            struct list *l = iterate(r, args[0]);
-            bool found = false;
-            for (size_t k = 0; k < l->n && !found; k++)
-                found = same(r, l->items[k], v);
-            return found;
-        }
-        if (op == 9)
-            return v.type == V_STRING && find(filters, sizeof filters / sizeof *filters, v.s.p);
-        if (op >= 7) {
-            struct value t = to_text(r, v);
-            return same(r, t, string_map_ascii(r, t, op == 7 ? tolower : toupper, false));
-        }
-        int c = order(r, v, args[0]);
-        return op == 2 ? c < 0 : op == 3 ? c > 0 : op == 4 ? c <= 0 : c >= 0;
-    }
-    fail(r, LODGE_ERR_INVALID, "no test named '%.60s'", name);
 }
 
 /* ---- functions ---- */
@@ -248,23 +247,43 @@ static struct value b_range(struct run *r, const struct args *a)
     return l;
 }
 
+/* From a dict, or a list of pairs, and keywords. */
+static struct value b_dict(struct run *r, const struct args *a)
+{
+    struct value d = v_dict(r);
+    if (a->n && a->v[0].type == V_DICT) {
+        d = f_copy(r, a->v[0], a);
+    } else if (a->n) {
+        struct list *pairs = iterate(r, a->v[0]);
+        for (size_t i = 0; i < pairs->n; i++) {
+            struct list *pair = iterate(r, pairs->items[i]);
+            if (pair->n != 2)
+                fail(r, LODGE_ERR_INVALID, "dict needs pairs");
+            dict_set(r, d.dict, pair->items[0], pair->items[1]);
+        }
+    }
+    for (size_t i = 0; i < a->kwargs->n; i++)
+        dict_set(r, d.dict, a->kwargs->pairs[i].key, a->kwargs->pairs[i].value);
+    return d;
+}
+
 static struct value b_namespace(struct run *r, const struct args *a)
 {
-    struct value ns = v_dict(r);
+    struct value ns = b_dict(r, a);
     ns.type = V_NAMESPACE;
-    if (a->n && a->v[0].type == V_DICT)
-        for (size_t i = 0; i < a->v[0].dict->n; i++)
-            dict_set(r, ns.dict, a->v[0].dict->pairs[i].key, a->v[0].dict->pairs[i].value);
-    for (size_t i = 0; i < a->kwargs->n; i++)
-        dict_set(r, ns.dict, a->kwargs->pairs[i].key, a->kwargs->pairs[i].value);
+    for (size_t i = 0; i < ns.dict->n; i++)
+        check_namespace_key(r, ns.dict->pairs[i].key);
     return ns;
 }
 
-static struct value b_dict(struct run *r, const struct args *a)
+static struct value b_joiner(struct run *r, const struct args *a)
 {
-    struct value d = b_namespace(r, a);
-    d.type = V_DICT;
-    return d;
+    struct value *sep = args_get(a, 0, "sep"), self = v_dict(r);
+    self.type = V_NAMESPACE;
+    dict_set(r, self.dict, v_text("sep"), sep ? *sep : v_text(", "));
+    struct bound *b = take(r, sizeof *b);
+    *b = (struct bound){self, "joiner"};
+    return (struct value){.type = V_METHOD, .bound = b};
 }
 
 static struct value b_raise(struct run *r, const struct args *a)
@@ -290,11 +309,8 @@ static struct value b_strftime(struct run *r, const struct args *a)
 static const struct {
     const char *name;
     struct value (*fn)(struct run *, const struct args *);
-} builtins[] = {{"range", b_range},
-                {"namespace", b_namespace},
-                {"dict", b_dict},
-                {"raise_exception", b_raise},
-                {"strftime_now", b_strftime}};
+} builtins[] = {{"range", b_range},   {"namespace", b_namespace},   {"dict", b_dict},
+                {"joiner", b_joiner}, {"raise_exception", b_raise}, {"strftime_now", b_strftime}};
 
 bool is_builtin(const char *name)
 {

@@ -49,7 +49,9 @@ struct value run_capture(struct run *r, const struct node *body)
 {
     struct out o = {0}, *old = r->out;
     r->out = &o;
+    scope_push(r);
     run_list(r, body);
+    scope_pop(r);
     r->out = old;
     return out_value(&o);
 }
@@ -76,26 +78,40 @@ struct list *iterate(struct run *r, struct value v)
     return l.list;
 }
 
-static void assign_targets(struct run *r, const struct node *targets, struct value v)
+void check_namespace_key(struct run *r, struct value key)
 {
-    if (!targets->next) {
-        scope_define(r, targets->name, v);
+    if (key.type == V_STRING && key.s.n && *key.s.p == '_')
+        fail(r, LODGE_ERR_INVALID, "a namespace's names cannot begin with an underscore");
+}
+
+/* To a name, a namespace's member, or item by item to a tuple of targets. */
+static void assign(struct run *r, const struct node *target, struct value v)
+{
+    if (target->kind == N_NAME) {
+        scope_define(r, target->name, v);
+        return;
+    }
+    if (target->kind == N_ATTR) {
+        struct value ns = eval(r, target->a);
+        if (ns.type != V_NAMESPACE)
+            fail(r, LODGE_ERR_INVALID, "only a namespace's attributes can be set");
+        check_namespace_key(r, v_text(target->name));
+        dict_set(r, ns.dict, v_text(target->name), v);
         return;
     }
     struct list *l = iterate(r, v);
     size_t i = 0;
-    for (const struct node *t = targets; t; t = t->next, i++) {
+    for (const struct node *t = target->list; t; t = t->next, i++) {
         if (i >= l->n)
             fail(r, LODGE_ERR_INVALID, "too few values to unpack (%zu)", l->n);
-        scope_define(r, t->name, l->items[i]);
+        assign(r, t, l->items[i]);
     }
     if (i != l->n)
         fail(r, LODGE_ERR_INVALID, "too many values to unpack (expected %zu)", i);
 }
 
-static void set_loop(struct run *r, struct list *items, size_t i)
+static void set_loop(struct run *r, struct loop *loop, struct list *items, size_t i)
 {
-    struct value loop = v_dict(r);
     int64_t n = (int64_t)items->n, k = (int64_t)i;
     const struct {
         const char *name;
@@ -108,14 +124,15 @@ static void set_loop(struct run *r, struct list *items, size_t i)
         {"first", v_bool(i == 0)},
         {"last", v_bool(k + 1 == n)},
         {"length", v_int(n)},
-        {"depth", v_int(1)},
-        {"depth0", v_int(0)},
+        {"depth", v_int(loop->depth0 + 1)},
+        {"depth0", v_int(loop->depth0)},
         {"previtem", i ? items->items[i - 1] : v_undefined("previtem")},
         {"nextitem", k + 1 < n ? items->items[i + 1] : v_undefined("nextitem")},
     };
+    loop->vars = v_dict(r).dict;
     for (size_t a = 0; a < sizeof all / sizeof *all; a++)
-        dict_set(r, loop.dict, v_text(all[a].name), all[a].v);
-    scope_define(r, "loop", loop);
+        dict_set(r, loop->vars, v_text(all[a].name), all[a].v);
+    scope_define(r, "loop", (struct value){.type = V_LOOP, .loop = loop});
 }
 
 /* The items that the loop's own condition keeps. */
@@ -126,7 +143,7 @@ static struct list *filtered(struct run *r, const struct node *n, struct list *i
     struct value kept = v_list(r, 0);
     for (size_t i = 0; i < items->n; i++) {
         scope_push(r);
-        assign_targets(r, n->list, items->items[i]);
+        assign(r, n->list, items->items[i]);
         if (is_true(eval(r, n->b)))
             list_push(r, kept.list, items->items[i]);
         scope_pop(r);
@@ -134,14 +151,16 @@ static struct list *filtered(struct run *r, const struct node *n, struct list *i
     return kept.list;
 }
 
-static void run_for(struct run *r, const struct node *n)
+static void run_items(struct run *r, const struct node *n, struct value over, int64_t depth0)
 {
-    struct list *items = filtered(r, n, iterate(r, eval(r, n->a)));
+    struct list *items = filtered(r, n, iterate(r, over));
+    struct loop *loop = take(r, sizeof *loop);
     size_t count = items->n;
+    *loop = (struct loop){.node = n->recursive ? n : NULL, .scope = r->scope, .depth0 = depth0};
     for (size_t i = 0; i < count; i++) {
         scope_push(r);
-        set_loop(r, items, i);
-        assign_targets(r, n->list, items->items[i]);
+        set_loop(r, loop, items, i);
+        assign(r, n->list, items->items[i]);
         run_list(r, n->body);
         scope_pop(r);
         bool stop = r->flow == FLOW_BREAK;
@@ -149,36 +168,23 @@ static void run_for(struct run *r, const struct node *n)
         if (stop)
             break;
     }
-    if (!count && n->other)
+    if (!count && n->other) {
+        scope_push(r);
         run_list(r, n->other);
+        scope_pop(r);
+    }
 }
 
-static void assign(struct run *r, const struct node *target, struct value v)
+struct value run_recursive(struct run *r, const struct loop *loop, struct value items)
 {
-    if (target->kind == N_NAME) {
-        scope_define(r, target->name, v);
-        return;
-    }
-    struct value ns = eval(r, target->a);
-    if (ns.type != V_NAMESPACE)
-        fail(r, LODGE_ERR_INVALID, "only a namespace's attributes can be set");
-    dict_set(r, ns.dict, v_text(target->name), v);
-}
-
-static void run_set(struct run *r, const struct node *n)
-{
-    struct value v = eval(r, n->a);
-    if (!n->list->next) {
-        assign(r, n->list, v);
-        return;
-    }
-    struct list *l = iterate(r, v);
-    size_t i = 0;
-    for (const struct node *t = n->list; t; t = t->next, i++) {
-        if (i >= l->n)
-            fail(r, LODGE_ERR_INVALID, "too few values to unpack (%zu)", l->n);
-        assign(r, t, l->items[i]);
-    }
+    struct out o = {0}, *old = r->out;
+    struct scope *scope = r->scope;
+    r->out = &o;
+    r->scope = loop->scope;
+    run_items(r, loop->node, items, loop->depth0 + 1);
+    r->scope = scope;
+    r->out = old;
+    return out_value(&o);
 }
 
 /* Evaluates a chain of filters whose innermost operand is `hole`, with `v` in its place. The tree
@@ -222,7 +228,7 @@ static void run_one(struct run *r, const struct node *n)
         out_put(r, r->out, v.s);
         break;
     case N_FOR:
-        run_for(r, n);
+        run_items(r, n, eval(r, n->a), 0);
         break;
     case N_IF:
         if (is_true(eval(r, n->a)))
@@ -231,7 +237,7 @@ static void run_one(struct run *r, const struct node *n)
             run_list(r, n->other);
         break;
     case N_SET:
-        run_set(r, n);
+        assign(r, n->list, eval(r, n->a));
         break;
     case N_SET_BLOCK:
         assign(r, n->list, filter_chain(r, n->a, n->b, run_capture(r, n->body)));

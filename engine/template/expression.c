@@ -1,6 +1,7 @@
 /* Expressions: operators, members and slices, calls of macros, methods and functions, and the
  * evaluation of every kind of expression's node. */
 #include "engine/template/eval.h"
+#include "engine/template/filters.h"
 
 #include <math.h>
 #include <string.h>
@@ -81,7 +82,7 @@ static struct value join_lists(struct run *r, struct value a, struct value b)
     return v;
 }
 
-static struct value repeat(struct run *r, struct value v, int64_t times)
+struct value repeat(struct run *r, struct value v, int64_t times)
 {
     struct out o = {0};
     if (v.type == V_STRING) {
@@ -90,13 +91,19 @@ static struct value repeat(struct run *r, struct value v, int64_t times)
         return out_value(&o);
     }
     struct value l = v_list(r, 0);
+    l.tuple = v.tuple;
     for (int64_t i = 0; i < times; i++)
         for (size_t k = 0; k < v.list->n; k++)
             list_push(r, l.list, v.list->items[k]);
     return l;
 }
 
-static struct value binary(struct run *r, enum op op, struct value a, struct value b)
+static bool is_whole(struct value v)
+{
+    return v.type == V_INT || v.type == V_BOOL;
+}
+
+struct value apply_operator(struct run *r, enum op op, struct value a, struct value b)
 {
     if (op == OP_CONCAT)
         return concat(r, to_text(r, a), to_text(r, b));
@@ -104,14 +111,17 @@ static struct value binary(struct run *r, enum op op, struct value a, struct val
         return arithmetic(r, op, a, b);
     if (op == OP_ADD && a.type == V_STRING && b.type == V_STRING)
         return concat(r, a, b);
-    if (op == OP_ADD && a.type == V_LIST && b.type == V_LIST)
+    if (op == OP_ADD && a.type == V_LIST && b.type == V_LIST && a.tuple == b.tuple)
         return join_lists(r, a, b);
-    if (op == OP_MUL && (a.type == V_STRING || a.type == V_LIST) && b.type == V_INT)
-        return repeat(r, a, b.i);
-    if (op == OP_MUL && (b.type == V_STRING || b.type == V_LIST) && a.type == V_INT)
-        return repeat(r, b, a.i);
-    if (op == OP_MOD && a.type == V_STRING)
-        fail(r, LODGE_ERR_INVALID, "'%%' formatting of strings is not supported");
+    if (op == OP_MUL && (a.type == V_STRING || a.type == V_LIST) && is_whole(b))
+        return repeat(r, a, (int64_t)number(b));
+    if (op == OP_MUL && (b.type == V_STRING || b.type == V_LIST) && is_whole(a))
+        return repeat(r, b, (int64_t)number(a));
+    if (op == OP_MOD && a.type == V_STRING) {
+        bool tuple = b.type == V_LIST && b.tuple;
+        const struct args args = {tuple ? b.list->items : &b, tuple ? b.list->n : 1, NULL};
+        return percent_format(r, a, &args);
+    }
     if (a.type == V_UNDEFINED || b.type == V_UNDEFINED)
         fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined",
              a.type == V_UNDEFINED ? a.name : b.name);
@@ -119,7 +129,7 @@ static struct value binary(struct run *r, enum op op, struct value a, struct val
          type_name(b));
 }
 
-static bool contains(struct run *r, struct value item, struct value in)
+bool contains(struct run *r, struct value item, struct value in)
 {
     if (in.type == V_STRING) {
         if (item.type != V_STRING)
@@ -164,15 +174,24 @@ static bool compare(struct run *r, enum op op, struct value a, struct value b)
 
 /* ---- members ---- */
 
-struct value get_attr(struct run *r, struct value v, const char *name, bool method_first)
+/* A method goes before a member of its name; x['name'] is the other way round. */
+struct value get_attr(struct run *r, struct value v, const char *name)
 {
     if (v.type == V_UNDEFINED)
         fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
-    struct value *member =
-        v.type == V_DICT || v.type == V_NAMESPACE ? dict_find(v.dict, name) : NULL;
+    struct dict *members = v.type == V_DICT || v.type == V_NAMESPACE ? v.dict
+                           : v.type == V_LOOP                        ? v.loop->vars
+                                                                     : NULL;
+    struct value *found = members ? dict_find(members, name) : NULL;
     bool method = is_method(v, name);
-    if (member && !(method && method_first))
-        return *member;
+    if (found && !method)
+        return *found;
+    if (v.type == V_LIST && v.group && strcmp(name, "grouper") == 0)
+        return v.list->items[0];
+    if (v.type == V_LIST && v.group && strcmp(name, "list") == 0)
+        return v.list->items[1];
+    if (v.type == V_MACRO && strcmp(name, "name") == 0)
+        return v_text(v.macro->node->name ? v.macro->node->name : "caller");
     if (!method)
         return v_undefined(name);
     struct bound *b = take(r, sizeof *b);
@@ -180,17 +199,17 @@ struct value get_attr(struct run *r, struct value v, const char *name, bool meth
     return (struct value){.type = V_METHOD, .bound = b};
 }
 
-static struct value get_item(struct run *r, struct value v, struct value key)
+struct value get_item(struct run *r, struct value v, struct value key)
 {
     if (v.type == V_UNDEFINED)
         fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
     if ((v.type == V_DICT || v.type == V_NAMESPACE)) {
-        struct value *member = dict_get(v.dict, key);
-        if (member)
-            return *member;
-    } else if (key.type == V_INT && (v.type == V_LIST || v.type == V_STRING)) {
+        struct value *found = dict_get(v.dict, key);
+        if (found)
+            return *found;
+    } else if (is_whole(key) && (v.type == V_LIST || v.type == V_STRING)) {
         int64_t n = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
-        int64_t i = key.i < 0 ? key.i + n : key.i;
+        int64_t at = (int64_t)number(key), i = at < 0 ? at + n : at;
         if (i < 0 || i >= n)
             return v_undefined("index");
         return v.type == V_LIST ? v.list->items[i]
@@ -200,7 +219,7 @@ static struct value get_item(struct run *r, struct value v, struct value key)
         char *name = take(r, key.s.n + 1);
         memcpy(name, key.s.p, key.s.n);
         name[key.s.n] = 0;
-        return get_attr(r, v, name, false);
+        return get_attr(r, v, name);
     }
     return v_undefined("index");
 }
@@ -226,7 +245,7 @@ static struct value slice(struct run *r, const struct node *n)
     if (v.type == V_UNDEFINED)
         fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
     if (v.type != V_LIST && v.type != V_STRING)
-        fail(r, LODGE_ERR_INVALID, "'%s' cannot be sliced", type_name(v));
+        return v_undefined("slice");
     int64_t len = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
     struct value by = n->c ? eval(r, n->c) : v_int(1);
     int64_t k = by.type == V_INT ? by.i : by.type == V_NONE ? 1 : 0;
@@ -253,10 +272,34 @@ static struct value slice(struct run *r, const struct node *n)
 
 /* ---- calls ---- */
 
+/* *items or **members: the count of positional arguments then. */
+static size_t spread(struct run *r, const struct node *node, struct value *args, size_t n,
+                     struct dict *kwargs)
+{
+    struct value v = eval(r, node->a);
+    if (node->name) {
+        if (v.type != V_DICT)
+            fail(r, LODGE_ERR_INVALID, "'**' needs a mapping, not '%s'", type_name(v));
+        for (size_t i = 0; i < v.dict->n; i++)
+            dict_set(r, kwargs, v.dict->pairs[i].key, v.dict->pairs[i].value);
+        return n;
+    }
+    struct list *l = iterate(r, v);
+    if (l->n > MAX_ARGS - n)
+        fail(r, LODGE_ERR_LIMIT, "too many arguments");
+    for (size_t i = 0; i < l->n; i++)
+        args[n++] = l->items[i];
+    return n;
+}
+
 size_t eval_args(struct run *r, const struct node *list, struct value *args, struct dict *kwargs)
 {
     size_t n = 0;
     for (; list; list = list->next) {
+        if (list->kind == N_SPREAD) {
+            n = spread(r, list, args, n, kwargs);
+            continue;
+        }
         if (list->kind == N_SET) {
             dict_set(r, kwargs, v_text(list->name), eval(r, list->a));
             continue;
@@ -275,6 +318,33 @@ struct value v_macro(struct run *r, const struct node *n)
     return (struct value){.type = V_MACRO, .macro = c};
 }
 
+/* Arguments that no parameter takes: varargs and kwargs, where the body names them. */
+static void define_rest(struct run *r, const struct node *m, const struct value *args, size_t n,
+                        size_t taken, const struct dict *kwargs)
+{
+    struct value rest = v_list(r, 0), named = v_dict(r);
+    const char *name = m->name ? m->name : "caller";
+    rest.tuple = true;
+    for (size_t i = taken; i < n; i++)
+        list_push(r, rest.list, args[i]);
+    for (size_t i = 0; i < kwargs->n; i++) {
+        struct value key = kwargs->pairs[i].key;
+        bool known = (m->catches & CATCHES_CALLER) && same(r, key, v_text("caller"));
+        for (const struct node *p = m->list; p && !known; p = p->next)
+            known = same(r, key, v_text(p->name));
+        if (!known && !(m->catches & CATCHES_KWARGS))
+            fail(r, LODGE_ERR_INVALID, "macro '%s' takes no keyword argument '%.*s'", name,
+                 (int)(key.s.n > 60 ? 60 : key.s.n), key.s.p);
+        if (!known)
+            dict_set(r, named.dict, key, kwargs->pairs[i].value);
+    }
+    if (rest.list->n && !(m->catches & CATCHES_VARARGS))
+        fail(r, LODGE_ERR_INVALID, "macro '%s' takes %zu arguments, %zu were given", name, taken,
+             n);
+    scope_define(r, "varargs", rest);
+    scope_define(r, "kwargs", named);
+}
+
 static struct value call_macro(struct run *r, const struct closure *macro, const struct value *args,
                                size_t n, struct dict *kwargs)
 {
@@ -291,11 +361,11 @@ static struct value call_macro(struct run *r, const struct closure *macro, const
                      : p->a  ? eval(r, p->a)
                              : v_undefined(p->name));
     }
-    if (i < n && m->kind == N_MACRO)
-        fail(r, LODGE_ERR_INVALID, "macro '%s' takes %zu arguments, %zu were given", m->name, i, n);
     struct value *caller = dict_find(kwargs, "caller");
     if (caller)
         scope_define(r, "caller", *caller);
+    if (n > i || kwargs->n || m->catches)
+        define_rest(r, m, args, n, i, kwargs);
     struct value v = run_capture(r, m->body);
     r->scope = old;
     r->flow = FLOW_NEXT;
@@ -314,6 +384,8 @@ struct value call_value(struct run *r, struct value fn, const struct value *args
         v = call_builtin(r, fn.name, args, n, kwargs);
     else if (fn.type == V_METHOD)
         v = call_method(r, fn.bound->self, fn.bound->name, args, n, kwargs);
+    else if (fn.type == V_LOOP && fn.loop->node && n == 1)
+        v = run_recursive(r, fn.loop, args[0]);
     else if (fn.type == V_UNDEFINED)
         fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", fn.name);
     else
@@ -326,8 +398,7 @@ struct value eval_call(struct run *r, const struct node *n, struct value *caller
 {
     struct value args[MAX_ARGS];
     struct dict *kwargs = v_dict(r).dict;
-    struct value fn =
-        n->a->kind == N_ATTR ? get_attr(r, eval(r, n->a->a), n->a->name, true) : eval(r, n->a);
+    struct value fn = eval(r, n->a);
     size_t count = eval_args(r, n->list, args, kwargs);
     if (caller)
         dict_set(r, kwargs, v_text("caller"), *caller);
@@ -414,7 +485,7 @@ static struct value eval_inner(struct run *r, const struct node *n)
     case N_DICT:
         return eval_dict(r, n);
     case N_ATTR:
-        return get_attr(r, eval(r, n->a), n->name, false);
+        return get_attr(r, eval(r, n->a), n->name);
     case N_INDEX:
         v = eval(r, n->body);
         return get_item(r, v, eval(r, n->a));
@@ -439,7 +510,7 @@ static struct value eval_inner(struct run *r, const struct node *n)
         return is_true(v) ? v : eval(r, n->b);
     case N_BINARY:
         v = eval(r, n->a);
-        return binary(r, n->op, v, eval(r, n->b));
+        return apply_operator(r, n->op, v, eval(r, n->b));
     case N_COMPARE:
         return eval_compare(r, n);
     case N_COND:

@@ -3,6 +3,7 @@
 #include "engine/template/filters.h"
 
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct value f_length(struct run *r, struct value v, const struct args *a)
@@ -120,97 +121,23 @@ struct value f_pop(struct run *r, struct value v, const struct args *a)
     return out;
 }
 
-/* A member by "a" or "a.b" of a dict; index by number. */
-static struct value member(struct run *r, struct value v, struct value path)
+struct value member(struct run *r, struct value v, struct value path)
 {
-    if (path.type == V_INT && v.type == V_LIST)
-        return path.i >= 0 && (size_t)path.i < v.list->n ? v.list->items[path.i]
-                                                         : v_undefined("index");
-    struct str s = need_string(r, path, "attribute");
-    while (s.n) {
-        const char *dot = memchr(s.p, '.', s.n);
-        size_t len = dot ? (size_t)(dot - s.p) : s.n;
-        struct value *m = v.type == V_DICT ? dict_get(v.dict, v_string(s.p, len)) : NULL;
-        if (!m)
-            return v_undefined("attribute");
-        v = *m;
-        s.p += len + (dot != NULL);
-        s.n -= len + (dot != NULL);
+    if (path.type != V_STRING)
+        return get_item(r, v, path);
+    while (path.s.n) {
+        const char *dot = memchr(path.s.p, '.', path.s.n);
+        size_t len = dot ? (size_t)(dot - path.s.p) : path.s.n;
+        struct value key = substring(path, 0, len);
+        bool digits = len > 0 && len < 10;
+        for (size_t i = 0; i < len; i++)
+            digits = digits && isdigit((unsigned char)key.s.p[i]);
+        if (v.type == V_UNDEFINED)
+            return v;
+        v = get_item(r, v, digits ? v_int(atoll(key.s.p)) : key);
+        path = substring(path, len + (dot != NULL), path.s.n);
     }
     return v;
-}
-
-struct sort_key {
-    struct value key, item;
-};
-
-static void merge_sort(struct run *r, struct sort_key *k, struct sort_key *tmp, size_t n, int sign)
-{
-    if (n < 2)
-        return;
-    size_t half = n / 2, i = 0, j = half, at = 0;
-    merge_sort(r, k, tmp, half, sign);
-    merge_sort(r, k + half, tmp, n - half, sign);
-    while (i < half || j < n) {
-        step(r, 1);
-        bool left = j == n || (i < half && sign * order(r, k[i].key, k[j].key) <= 0);
-        tmp[at++] = left ? k[i++] : k[j++];
-    }
-    memcpy(k, tmp, n * sizeof *k);
-}
-
-static struct value fold_case(struct run *r, struct value v, bool sensitive)
-{
-    return v.type == V_STRING && !sensitive ? string_map_ascii(r, v, tolower, false) : v;
-}
-
-struct value f_sort(struct run *r, struct value v, const struct args *a)
-{
-    struct value *rev = args_get(a, 0, "reverse"), *sens = args_get(a, 1, "case_sensitive"),
-                 *attr = args_get(a, 2, "attribute");
-    struct list *l = iterate(r, v);
-    struct sort_key *k = take(r, (l->n + 1) * sizeof *k), *tmp = take(r, (l->n + 1) * sizeof *k);
-    for (size_t i = 0; i < l->n; i++) {
-        struct value key =
-            attr && attr->type != V_NONE ? member(r, l->items[i], *attr) : l->items[i];
-        k[i] = (struct sort_key){fold_case(r, key, sens && is_true(*sens)), l->items[i]};
-    }
-    merge_sort(r, k, tmp, l->n, rev && is_true(*rev) ? -1 : 1);
-    struct value out = v_list(r, l->n);
-    for (size_t i = 0; i < l->n; i++)
-        list_push(r, out.list, k[i].item);
-    return out;
-}
-
-struct value f_dictsort(struct run *r, struct value v, const struct args *a)
-{
-    struct value *rev = args_get(a, 2, "reverse");
-    struct value pairs = f_items(r, v, a);
-    struct sort_key *k = take(r, (pairs.list->n + 1) * sizeof *k),
-                    *tmp = take(r, (pairs.list->n + 1) * sizeof *k);
-    for (size_t i = 0; i < pairs.list->n; i++)
-        k[i] = (struct sort_key){fold_case(r, pairs.list->items[i].list->items[0], false),
-                                 pairs.list->items[i]};
-    merge_sort(r, k, tmp, pairs.list->n, rev && is_true(*rev) ? -1 : 1);
-    for (size_t i = 0; i < pairs.list->n; i++)
-        pairs.list->items[i] = k[i].item;
-    return pairs;
-}
-
-struct value f_unique(struct run *r, struct value v, const struct args *a)
-{
-    (void)a;
-    struct list *l = iterate(r, v);
-    struct value out = v_list(r, 0);
-    for (size_t i = 0; i < l->n; i++) {
-        bool seen = false;
-        for (size_t k = 0; k < out.list->n && !seen; k++)
-            seen =
-                same(r, fold_case(r, out.list->items[k], false), fold_case(r, l->items[i], false));
-        if (!seen)
-            list_push(r, out.list, l->items[i]);
-    }
-    return out;
 }
 
 /* select, reject, selectattr, rejectattr: a test by name with its arguments. */
@@ -285,26 +212,70 @@ struct value f_map(struct run *r, struct value v, const struct args *a)
     return out;
 }
 
-static struct value extreme(struct run *r, struct value v, int sign)
+/* Rows of n; the last is filled up where a filling is given. */
+struct value f_batch(struct run *r, struct value v, const struct args *a)
 {
     struct list *l = iterate(r, v);
-    if (!l->n)
-        return v_undefined("extreme");
-    struct value best = l->items[0];
-    for (size_t i = 1; i < l->n; i++)
-        if (sign * order(r, l->items[i], best) > 0)
-            best = l->items[i];
-    return best;
+    struct value *n = args_get(a, 0, "linecount"), *fill = args_get(a, 1, "fill_with"),
+                 out = v_list(r, 0), row = v_none();
+    if (!n || n->type != V_INT || n->i < 1 || n->i > 100000)
+        fail(r, LODGE_ERR_INVALID, "batch needs a number of items");
+    for (size_t i = 0; i < l->n; i++) {
+        if (i % (size_t)n->i == 0) {
+            row = v_list(r, 0);
+            list_push(r, out.list, row);
+        }
+        list_push(r, row.list, l->items[i]);
+    }
+    while (l->n && fill && fill->type != V_NONE && row.list->n < (size_t)n->i)
+        list_push(r, row.list, *fill);
+    return out;
 }
 
-struct value f_max(struct run *r, struct value v, const struct args *a)
+/* n columns, the first ones longer by one. */
+struct value f_slice(struct run *r, struct value v, const struct args *a)
 {
-    (void)a;
-    return extreme(r, v, 1);
+    struct list *l = iterate(r, v);
+    struct value *n = args_get(a, 0, "slices"), *fill = args_get(a, 1, "fill_with"),
+                 out = v_list(r, 0);
+    if (!n || n->type != V_INT || n->i < 1 || n->i > 100000)
+        fail(r, LODGE_ERR_INVALID, "slice needs a number of columns");
+    size_t columns = (size_t)n->i, at = 0;
+    for (size_t c = 0; c < columns; c++) {
+        struct value column = v_list(r, 0);
+        for (size_t k = l->n / columns + (c < l->n % columns); k > 0; k--)
+            list_push(r, column.list, l->items[at++]);
+        if (fill && fill->type != V_NONE && c >= l->n % columns)
+            list_push(r, column.list, *fill);
+        list_push(r, out.list, column);
+    }
+    return out;
 }
 
-struct value f_min(struct run *r, struct value v, const struct args *a)
+struct value f_index_of(struct run *r, struct value v, const struct args *a)
 {
-    (void)a;
-    return extreme(r, v, -1);
+    struct value item = args_need(r, a, "index");
+    for (size_t i = 0; i < v.list->n; i++)
+        if (same(r, v.list->items[i], item))
+            return v_int((int64_t)i);
+    fail(r, LODGE_ERR_INVALID, "the item is not in the list");
+}
+
+struct value f_count_of(struct run *r, struct value v, const struct args *a)
+{
+    struct value item = args_need(r, a, "count");
+    int64_t n = 0;
+    for (size_t i = 0; i < v.list->n; i++)
+        n += same(r, v.list->items[i], item);
+    return v_int(n);
+}
+
+struct value f_copy(struct run *r, struct value v, const struct args *a)
+{
+    if (v.type == V_LIST)
+        return f_list(r, v, a);
+    struct value d = v_dict(r);
+    for (size_t i = 0; i < v.dict->n; i++)
+        dict_set(r, d.dict, v.dict->pairs[i].key, v.dict->pairs[i].value);
+    return d;
 }

@@ -1,7 +1,10 @@
 /* Filters of any value and of numbers: defaults, conversions, arithmetic, and escapes. */
 #include "engine/template/filters.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,44 +31,100 @@ struct value f_same(struct run *r, struct value v, const struct args *a)
 
 struct value f_tojson(struct run *r, struct value v, const struct args *a)
 {
-    struct value *indent = dict_find(a->kwargs, "indent");
-    if (!indent && a->n)
-        indent = args_get(a, 0, NULL);
-    return to_json(r, v,
-                   indent && indent->type == V_INT ? (int)(indent->i > 32 ? 32 : indent->i) : -1);
+    struct value *ascii = args_get(a, 0, "ensure_ascii"), *indent = args_get(a, 1, "indent"),
+                 *separators = args_get(a, 2, "separators"), *sort = args_get(a, 3, "sort_keys");
+    struct json_style style = {.indent = v_none(),
+                               .colon = v_text(": "),
+                               .sort_keys = sort && is_true(*sort),
+                               .ascii = ascii && is_true(*ascii)};
+    if (indent && indent->type == V_STRING)
+        style.indent = *indent;
+    else if (indent && is_number(*indent))
+        style.indent = repeat(r, v_text(" "), (int64_t)number(*indent));
+    style.comma = v_text(style.indent.type == V_STRING ? "," : ", ");
+    if (separators && separators->type == V_LIST && separators->list->n == 2) {
+        style.comma = to_text(r, separators->list->items[0]);
+        style.colon = to_text(r, separators->list->items[1]);
+    }
+    return to_json(r, v, &style);
+}
+
+/* A number's text without blanks around it and digits' underscores, zero-terminated; false when it
+ * is none. */
+static bool number_text(struct run *r, struct value v, char *out, size_t size)
+{
+    const struct args none = {.kwargs = v_dict(r).dict};
+    if (v.type != V_STRING)
+        return false;
+    v = f_trim(r, v, &none);
+    size_t n = 0;
+    for (size_t i = 0; i < v.s.n; i++) {
+        bool gap = v.s.p[i] == '_' && i && i + 1 < v.s.n && isalnum((unsigned char)v.s.p[i - 1]) &&
+                   isalnum((unsigned char)v.s.p[i + 1]);
+        if (n + 1 == size || !v.s.p[i])
+            return false;
+        if (!gap)
+            out[n++] = v.s.p[i];
+    }
+    out[n] = 0;
+    return n > 0;
+}
+
+static bool parse_integer(const char *text, int base, int64_t *out)
+{
+    char *end;
+    bool minus = *text == '-';
+    text += *text == '-' || *text == '+';
+    /* strtoll knows 0x; Python also 0b and 0o. */
+    if (*text == '0' &&
+        ((base == 2 && (text[1] | 32) == 'b') || (base == 8 && (text[1] | 32) == 'o')))
+        text += 2;
+    if (!isalnum((unsigned char)*text))
+        return false;
+    errno = 0;
+    long long n = strtoll(text, &end, base);
+    *out = minus ? -n : n;
+    return !*end && !errno;
+}
+
+static bool parse_real(const char *text, double *out)
+{
+    char *end;
+    if (strpbrk(text, "xX"))
+        return false;
+    *out = strtod(text, &end);
+    return !*end;
 }
 
 struct value f_int(struct run *r, struct value v, const struct args *a)
 {
-    struct value *d = args_get(a, 0, "default");
-    char text[64] = {0}, *end;
-    if (is_number(v)) {
-        double f = number(v);
-        return fabs(f) < 9e18 ? v_int(v.type == V_INT ? v.i : (int64_t)f) : v_int(0);
-    }
-    if (v.type == V_STRING && v.s.n && v.s.n < sizeof text) {
-        memcpy(text, v.s.p, v.s.n);
-        double f = strtod(text, &end);
-        if (!*end && isfinite(f) && fabs(f) < 9e18)
+    struct value *d = args_get(a, 0, "default"), *b = args_get(a, 1, "base");
+    char text[64];
+    int64_t i;
+    double f;
+    if (v.type == V_INT)
+        return v;
+    if (is_number(v))
+        return fabs(number(v)) < 9e18 ? v_int((int64_t)number(v)) : d ? *d : v_int(0);
+    if (number_text(r, v, text, sizeof text)) {
+        if (parse_integer(text, b && b->type == V_INT && b->i >= 2 && b->i <= 36 ? (int)b->i : 10,
+                          &i))
+            return v_int(i);
+        if (parse_real(text, &f) && isfinite(f) && fabs(f) < 9e18)
             return v_int((int64_t)f);
     }
-    (void)r;
     return d ? *d : v_int(0);
 }
 
 struct value f_float(struct run *r, struct value v, const struct args *a)
 {
     struct value *d = args_get(a, 0, "default");
-    char text[64] = {0}, *end;
-    (void)r;
+    char text[64];
+    double f;
     if (is_number(v))
         return v_float(number(v));
-    if (v.type == V_STRING && v.s.n && v.s.n < sizeof text) {
-        memcpy(text, v.s.p, v.s.n);
-        double f = strtod(text, &end);
-        if (!*end)
-            return v_float(f);
-    }
+    if (number_text(r, v, text, sizeof text) && parse_real(text, &f))
+        return v_float(f);
     return d ? *d : v_float(0);
 }
 
@@ -77,28 +136,55 @@ struct value f_abs(struct run *r, struct value v, const struct args *a)
     return v.type == V_FLOAT ? v_float(fabs(v.f)) : v_int(llabs(v.type == V_BOOL ? v.b : v.i));
 }
 
+/* The nearest decimal, exact halves to even, as the digits of the binary value say. */
+static double round_decimal(double v, int digits)
+{
+    char text[400];
+    if (digits < 0) {
+        double scale = pow(10, -digits);
+        return nearbyint(v / scale) * scale;
+    }
+    snprintf(text, sizeof text, "%.*f", digits, v);
+    return strtod(text, NULL);
+}
+
 struct value f_round(struct run *r, struct value v, const struct args *a)
 {
-    struct value *digits = args_get(a, 0, "precision");
-    if (!is_number(v))
-        fail(r, LODGE_ERR_INVALID, "round needs a number");
-    double scale = pow(10, digits && digits->type == V_INT ? (double)digits->i : 0);
-    return v_float(nearbyint(number(v) * scale) / scale);
+    struct value *digits = args_get(a, 0, "precision"), *how = args_get(a, 1, "method");
+    int64_t n = digits && digits->type == V_INT ? digits->i : 0;
+    char first = how && how->type == V_STRING && how->s.n ? *how->s.p : 'c';
+    if (!is_number(v) || n > 20 || n < -20)
+        fail(r, LODGE_ERR_INVALID, "round needs a number and a precision");
+    bool common = !how || how->s.n == 6;
+    if (!common && first != 'c' && first != 'f')
+        fail(r, LODGE_ERR_INVALID, "round's method is common, ceil or floor");
+    if (common && v.type != V_FLOAT)
+        return v_int((int64_t)round_decimal(number(v), (int)(n < 0 ? n : 0)));
+    if (common)
+        return v_float(round_decimal(number(v), (int)n));
+    double scale = pow(10, (double)n), f = number(v) * scale;
+    return v_float((first == 'c' ? ceil(f) : floor(f)) / scale);
 }
 
 struct value f_sum(struct run *r, struct value v, const struct args *a)
 {
-    (void)a;
+    struct value *attr = args_get(a, 0, "attribute"), *start = args_get(a, 1, "start");
     struct list *l = iterate(r, v);
-    double sum = 0;
-    bool real = false;
+    struct value sum = start ? *start : v_int(0);
     for (size_t i = 0; i < l->n; i++) {
-        if (!is_number(l->items[i]))
-            fail(r, LODGE_ERR_INVALID, "sum needs numbers");
-        real |= l->items[i].type == V_FLOAT;
-        sum += number(l->items[i]);
+        struct value item =
+            attr && attr->type != V_NONE ? member(r, l->items[i], *attr) : l->items[i];
+        sum = apply_operator(r, OP_ADD, sum, item);
     }
-    return real ? v_float(sum) : v_int((int64_t)sum);
+    return sum;
+}
+
+/* Data has no attributes, only items. */
+struct value f_attr(struct run *r, struct value v, const struct args *a)
+{
+    struct value name = args_need(r, a, "attr");
+    struct value *m = v.type == V_NAMESPACE ? dict_get(v.dict, name) : NULL;
+    return m ? *m : v_undefined("attr");
 }
 
 struct value f_escape(struct run *r, struct value v, const struct args *a)

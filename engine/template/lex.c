@@ -3,6 +3,8 @@
  * from the template's arena. */
 #include "engine/template/parser.h"
 
+#include "engine/template/letters.h"
+
 #include "base/utf8.h"
 
 #include <ctype.h>
@@ -61,26 +63,58 @@ const char *parser_copy(struct parser *p, const char *s, size_t n)
     return c;
 }
 
+/* A number of up to `most` digits; how many there are. */
+static size_t digits_at(const struct parser *p, size_t most, int base, uint32_t *value)
+{
+    size_t n = 0;
+    *value = 0;
+    for (; n < most && p->at + n < p->tag_end; n++) {
+        char c = p->s[p->at + n];
+        uint32_t d = isdigit((unsigned char)c)    ? (uint32_t)(c - '0')
+                     : isxdigit((unsigned char)c) ? (uint32_t)((c | 32) - 'a' + 10)
+                                                  : 99;
+        if (d >= (uint32_t)base)
+            break;
+        *value = *value * (uint32_t)base + d;
+    }
+    return n;
+}
+
+static size_t put_code_point(uint32_t cp, char *out)
+{
+    if ((cp >= 0xD800 && cp <= 0xDFFF) || cp > 0x10FFFF)
+        cp = LODGE_UTF8_REPLACEMENT;
+    return (size_t)lodge_utf8_encode(cp, (uint8_t *)out);
+}
+
+/* After a backslash; Python's escapes, of which \N{name} alone is refused. */
 static size_t escape(struct parser *p, char *out)
 {
+    static const char from[] = "nrtbfav\\'\"", to[] = "\n\r\t\b\f\a\v\\'\"";
+    uint32_t cp;
+    size_t octal = digits_at(p, 3, 8, &cp);
+    if (octal) {
+        p->at += octal;
+        return put_code_point(cp, out);
+    }
     char c = p->s[p->at++];
-    static const char from[] = "nrtbf\\'\"", to[] = "\n\r\t\b\f\\'\"";
     const char *known = memchr(from, c, sizeof from - 1);
-    size_t digits = c == 'u' ? 4 : c == 'x' ? 2 : 0;
+    size_t digits = c == 'U' ? 8 : c == 'u' ? 4 : c == 'x' ? 2 : 0;
     if (known) {
         *out = to[known - from];
         return 1;
     }
-    if (digits && p->at + digits <= p->tag_end) {
-        char hex[5] = {0}, *end;
-        memcpy(hex, p->s + p->at, digits);
-        uint32_t cp = (uint32_t)strtoul(hex, &end, 16);
-        if (*end)
+    if (c == '\n') {
+        p->line++;
+        return 0;
+    }
+    if (c == 'N')
+        parser_fail(p, "the escape '\\N' is not supported");
+    if (digits) {
+        if (digits_at(p, digits, 16, &cp) != digits)
             parser_fail(p, "broken \\%c escape", c);
         p->at += digits;
-        if (cp >= 0xD800 && cp <= 0xDFFF)
-            cp = LODGE_UTF8_REPLACEMENT;
-        return (size_t)lodge_utf8_encode(cp, (uint8_t *)out);
+        return put_code_point(cp, out);
     }
     out[0] = '\\';
     out[1] = c;
@@ -109,17 +143,28 @@ static void read_string(struct parser *p, char quote)
     p->word_n = n;
 }
 
-static void read_number(struct parser *p)
+/* 0x1F, 0o17, 0b101: the base that a prefix gives, or 0. */
+static int prefix_base(const struct parser *p)
 {
-    char text[64];
+    if (p->s[p->at] != '0' || p->at + 2 >= p->tag_end)
+        return 0;
+    char c = (char)(p->s[p->at + 1] | 32);
+    return c == 'x' ? 16 : c == 'o' ? 8 : c == 'b' ? 2 : 0;
+}
+
+/* Digits, with a fraction unless they stand behind a dot (of an index), into text. */
+static bool copy_number(struct parser *p, char *text, size_t size)
+{
     size_t n = 0;
-    bool real = false;
-    while (p->at < p->tag_end && n < sizeof text - 1) {
+    bool real = false, index = p->at > 0 && p->s[p->at - 1] == '.', prefix = prefix_base(p) != 0;
+    while (p->at < p->tag_end && n < size - 1) {
         char c = p->s[p->at];
-        bool dot = c == '.' && p->at + 1 < p->tag_end && isdigit((unsigned char)p->s[p->at + 1]);
-        bool exp = (c == 'e' || c == 'E') && n;
+        bool dot = !index && !real && c == '.' && p->at + 1 < p->tag_end &&
+                   isdigit((unsigned char)p->s[p->at + 1]);
+        bool exp = !prefix && (c == 'e' || c == 'E') && n;
         if (!isdigit((unsigned char)c) && c != '_' && !dot && !exp &&
-            !((c == '-' || c == '+') && n && (text[n - 1] | 0x20) == 'e'))
+            !(prefix && isalnum((unsigned char)c)) &&
+            !((c == '-' || c == '+') && n && !prefix && (text[n - 1] | 0x20) == 'e'))
             break;
         real |= dot || exp;
         if (c != '_')
@@ -127,11 +172,18 @@ static void read_number(struct parser *p)
         p->at++;
     }
     text[n] = 0;
-    char *end;
+    return real;
+}
+
+static void read_number(struct parser *p)
+{
+    char text[64], *end;
+    int base = prefix_base(p);
+    bool real = copy_number(p, text, sizeof text);
     errno = 0;
     p->tok = real ? T_FLOAT : T_INT;
     p->real = real ? strtod(text, &end) : 0;
-    p->integer = real ? 0 : strtoll(text, &end, 10);
+    p->integer = real ? 0 : strtoll(text + (base ? 2 : 0), &end, base ? base : 10);
     if (*end || errno == ERANGE)
         parser_fail(p, "broken number '%s'", text);
 }
@@ -239,27 +291,45 @@ void parser_count_lines(struct parser *p, size_t from, size_t to)
         p->line += p->s[i] == '\n';
 }
 
+static size_t skip_spaces(const struct parser *p, size_t from, size_t to)
+{
+    uint32_t cp;
+    while (from < to) {
+        size_t len = letter_at(p->s + from, to - from, &cp);
+        if (!letter_is_space(cp))
+            break;
+        from += len;
+    }
+    return from;
+}
+
+/* Begin of the white space that ends at `to`; of one line's, where `line`. */
+static size_t spaces_before(const struct parser *p, size_t from, size_t to, bool line)
+{
+    uint32_t cp;
+    while (to > from) {
+        size_t len = letter_before(p->s + from, to - from, &cp);
+        if (!letter_is_space(cp) || (line && cp == '\n'))
+            break;
+        to -= len;
+    }
+    return to;
+}
+
 struct node *parser_text_before(struct parser *p, size_t tag)
 {
     size_t from = p->at, to = tag;
     bool block = tag + 1 < p->n && p->s[tag + 1] != '{';
     char sign = tag + 2 < p->n ? p->s[tag + 2] : 0;
     if (p->trim_left)
-        while (from < to && isspace((unsigned char)p->s[from]))
-            from++;
+        from = skip_spaces(p, from, to);
     else if (p->trim_newline && from < to && p->s[from] == '\n')
         from++;
     if (tag < p->n && sign == '-') {
-        while (to > from && isspace((unsigned char)p->s[to - 1]))
-            to--;
+        to = spaces_before(p, from, to, false);
     } else if (block && tag < p->n && sign != '+') { /* lstrip_blocks: blanks that begin the line */
-        size_t begin = to;
-        while (begin > from && (p->s[begin - 1] == ' ' || p->s[begin - 1] == '\t'))
-            begin--;
-        bool line_start = begin > 0 ? p->s[begin - 1] == '\n' : true;
-        if (begin == from && from > 0 && p->s[from - 1] != '\n')
-            line_start = false;
-        if (line_start)
+        size_t begin = spaces_before(p, from, to, true);
+        if (begin == 0 || p->s[begin - 1] == '\n')
             to = begin;
     }
     parser_count_lines(p, p->at, tag);
@@ -276,12 +346,21 @@ void parser_open_tag(struct parser *p)
 {
     char c = p->s[p->at + 1];
     size_t inside = p->at + 2;
-    if (inside < p->n && (p->s[inside] == '-' || (p->s[inside] == '+' && c == '%')))
+    if (inside < p->n && (p->s[inside] == '-' || p->s[inside] == '+'))
         inside++;
     size_t close = find_close(p, inside, c);
-    p->tag_end = close > inside && p->s[close - 1] == '-' ? close - 1 : close;
+    char sign = close > inside ? p->s[close - 1] : 0;
+    p->tag_end = sign == '-' || (sign == '+' && c == '%') ? close - 1 : close;
     p->at = inside;
     parser_next(p);
+}
+
+/* Behind a tag's inside: its closing signs. */
+static void close_signs(struct parser *p, bool block)
+{
+    p->trim_left = p->s[p->at] == '-';
+    p->trim_newline = block && p->s[p->at] != '-' && p->s[p->at] != '+';
+    p->at += (p->s[p->at] == '-' || p->s[p->at] == '+') + 2u;
 }
 
 void parser_close_tag(struct parser *p, bool block)
@@ -289,20 +368,14 @@ void parser_close_tag(struct parser *p, bool block)
     if (p->tok != T_END)
         parser_fail(p, "unexpected '%s' in a tag", p->word);
     p->at = p->tag_end;
-    if (p->s[p->at] == '-') {
-        p->trim_left = true;
-        p->at++;
-    } else if (block) {
-        p->trim_newline = true;
-    }
-    p->at += 2;
+    close_signs(p, block);
 }
 
 void parser_skip_comment(struct parser *p)
 {
-    size_t close = find_close(p, p->at + 2, '#');
+    size_t inside = p->at + 2, close = find_close(p, inside, '#');
     parser_count_lines(p, p->at, close);
-    p->trim_left = close > p->at + 2 && p->s[close - 1] == '-';
-    p->trim_newline = !p->trim_left;
-    p->at = close + 2;
+    bool sign = close > inside && (p->s[close - 1] == '-' || p->s[close - 1] == '+');
+    p->at = close - sign;
+    close_signs(p, true);
 }

@@ -9,38 +9,68 @@
 #define MAX_SOURCE ((size_t)4 << 20)
 
 static struct node *statements(struct parser *p, const char *const *ends);
-
 static struct node *body_until(struct parser *p, const char *end)
 {
     const char *const ends[] = {end, NULL};
     return statements(p, ends);
 }
 
+/* name, name.member where `members`, or a tuple of targets with or without parentheses. */
+static struct node *parse_target(struct parser *p, bool members);
+
+static struct node *parse_one_target(struct parser *p, bool members)
+{
+    static const char *const reserved[] = {"true", "false", "none", "True", "False", "None",
+                                           "not",  "and",   "or",   "in",   "is",    "if"};
+    if (parser_accept(p, "(")) {
+        uint32_t depth = p->depth;
+        parser_enter(p);
+        struct node *inner = parse_target(p, members);
+        p->depth = depth;
+        parser_expect(p, ")");
+        return inner;
+    }
+    struct node *n = parser_node(p, N_NAME);
+    for (size_t i = 0; i < sizeof reserved / sizeof *reserved; i++)
+        if (parser_is(p, reserved[i]))
+            parser_fail(p, "cannot assign to '%s'", p->word);
+    n->name = parser_expect_name(p);
+    if (!members || !parser_accept(p, "."))
+        return n;
+    struct node *attr = parser_node(p, N_ATTR);
+    attr->a = n;
+    attr->name = parser_expect_name(p);
+    return attr;
+}
+
+static struct node *parse_target(struct parser *p, bool members)
+{
+    struct node *first = parse_one_target(p, members);
+    if (!parser_is(p, ","))
+        return first;
+    struct node *n = parser_node(p, N_TUPLE), **tail = &n->list;
+    node_append(&tail, first);
+    while (parser_accept(p, ",") && !parser_is(p, "in") && !parser_is(p, "=") && !parser_is(p, ")"))
+        node_append(&tail, parse_one_target(p, members));
+    return n;
+}
+
 static struct node *parse_for(struct parser *p)
 {
     static const char *const ends[] = {"else", "endfor", NULL};
-    struct node *n = parser_node(p, N_FOR), **tail = &n->list;
-    do {
-        struct node *target = parser_node(p, N_NAME);
-        bool group = parser_accept(p, "(");
-        target->name = parser_expect_name(p);
-        node_append(&tail, target);
-        while (group && parser_accept(p, ",")) {
-            target = parser_node(p, N_NAME);
-            target->name = parser_expect_name(p);
-            node_append(&tail, target);
-        }
-        if (group)
-            parser_expect(p, ")");
-    } while (parser_accept(p, ","));
+    struct node *n = parser_node(p, N_FOR);
+    n->list = parse_target(p, false);
+    if (n->list->kind == N_NAME && strcmp(n->list->name, "loop") == 0)
+        parser_fail(p, "'loop' cannot be the target of a loop");
     parser_expect(p, "in");
-    n->a = parse_or_expression(p);
+    n->a = parse_tuple_without_if(p);
     if (parser_accept(p, "if"))
         n->b = parse_expression(p);
-    if (parser_is(p, "recursive"))
-        parser_fail(p, "recursive loops are not supported");
+    n->recursive = parser_accept(p, "recursive");
     parser_close_tag(p, true);
+    p->loops++;
     n->body = statements(p, ends);
+    p->loops--;
     if (parser_accept(p, "else")) {
         parser_close_tag(p, true);
         n->other = body_until(p, "endfor");
@@ -55,7 +85,9 @@ static struct node *parse_if(struct parser *p)
     struct node *n = parser_node(p, N_IF);
     n->a = parse_tuple(p);
     parser_close_tag(p, true);
+    p->conditions++;
     n->body = statements(p, ends);
+    p->conditions--;
     if (parser_accept(p, "elif")) {
         uint32_t depth = p->depth;
         parser_enter(p);
@@ -65,7 +97,9 @@ static struct node *parse_if(struct parser *p)
     }
     if (parser_accept(p, "else")) {
         parser_close_tag(p, true);
+        p->conditions++;
         n->other = body_until(p, "endif");
+        p->conditions--;
     }
     parser_expect(p, "endif");
     return n;
@@ -73,18 +107,8 @@ static struct node *parse_if(struct parser *p)
 
 static struct node *parse_set(struct parser *p)
 {
-    struct node *n = parser_node(p, N_SET), **tail = &n->list;
-    do {
-        struct node *target = parser_node(p, N_NAME);
-        target->name = parser_expect_name(p);
-        if (parser_accept(p, ".")) {
-            struct node *attr = parser_node(p, N_ATTR);
-            attr->a = target;
-            attr->name = parser_expect_name(p);
-            target = attr;
-        }
-        node_append(&tail, target);
-    } while (parser_accept(p, ","));
+    struct node *n = parser_node(p, N_SET);
+    n->list = parse_target(p, true);
     if (parser_accept(p, "=")) {
         n->a = parse_tuple(p);
         return n;
@@ -117,14 +141,26 @@ static void parse_parameters(struct parser *p, struct node *n)
     }
 }
 
+/* The body of a macro or call block, which is no part of a loop around it. */
+static void parse_macro_body(struct parser *p, struct node *n, const char *end)
+{
+    uint32_t loops = p->loops;
+    p->loops = 0;
+    n->body = body_until(p, end);
+    p->loops = loops;
+    n->catches = (uint8_t)((node_mentions(n->body, "caller") ? CATCHES_CALLER : 0) |
+                           (node_mentions(n->body, "varargs") ? CATCHES_VARARGS : 0) |
+                           (node_mentions(n->body, "kwargs") ? CATCHES_KWARGS : 0));
+    parser_expect(p, end);
+}
+
 static struct node *parse_macro(struct parser *p)
 {
     struct node *n = parser_node(p, N_MACRO);
     n->name = parser_expect_name(p);
     parse_parameters(p, n);
     parser_close_tag(p, true);
-    n->body = body_until(p, "endmacro");
-    parser_expect(p, "endmacro");
+    parse_macro_body(p, n, "endmacro");
     if (p->tok == T_NAME)
         parser_next(p);
     return n;
@@ -139,8 +175,7 @@ static struct node *parse_call_block(struct parser *p)
     if (n->a->kind != N_CALL)
         parser_fail(p, "'call' needs a call");
     parser_close_tag(p, true);
-    n->body = body_until(p, "endcall");
-    parser_expect(p, "endcall");
+    parse_macro_body(p, n, "endcall");
     return n;
 }
 
@@ -175,13 +210,11 @@ static struct node *parse_with(struct parser *p)
     return n;
 }
 
-/* {% raw %} .. {% endraw %}: text as it is. */
+/* {% raw %} .. {% endraw %}: text as it is; the tags' own whitespace control holds. */
 static struct node *parse_raw(struct parser *p)
 {
     parser_close_tag(p, false);
-    p->trim_left = false;
-    size_t from = p->at;
-    for (size_t at = parser_find_tag(p, from); at < p->n; at = parser_find_tag(p, at + 1)) {
+    for (size_t at = parser_find_tag(p, p->at); at < p->n; at = parser_find_tag(p, at + 1)) {
         size_t i = at + 2;
         if (p->s[at + 1] != '%')
             continue;
@@ -189,10 +222,11 @@ static struct node *parse_raw(struct parser *p)
             i++;
         if (p->n - i < 6 || strncmp(p->s + i, "endraw", 6) != 0)
             continue;
-        struct node *n = parser_node(p, N_TEXT);
-        n->constant = v_string(parser_copy(p, p->s + from, at - from), at - from);
-        parser_count_lines(p, from, at);
-        p->at = at;
+        struct node *n = parser_text_before(p, at);
+        if (!n) {
+            n = parser_node(p, N_TEXT);
+            n->constant = v_string("", 0);
+        }
         parser_open_tag(p);
         parser_next(p);
         return n;
@@ -212,11 +246,15 @@ static struct node *parse_generation(struct parser *p)
 
 static struct node *parse_break(struct parser *p)
 {
+    if (!p->loops)
+        parser_fail(p, "'break' outside a loop");
     return parser_node(p, N_BREAK);
 }
 
 static struct node *parse_continue(struct parser *p)
 {
+    if (!p->loops)
+        parser_fail(p, "'continue' outside a loop");
     return parser_node(p, N_CONTINUE);
 }
 
@@ -243,6 +281,11 @@ static struct node *statement(struct parser *p)
             parser_close_tag(p, true);
             return n;
         }
+    static const char *const known[] = {"include", "import", "from",  "extends",
+                                        "block",   "do",     "trans", "autoescape"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (parser_is(p, known[i]))
+            parser_fail(p, "the statement '%s' is not supported in chat templates", p->word);
     parser_fail(p, "unknown statement '%s'", p->word);
 }
 
@@ -291,6 +334,21 @@ static struct node *statements(struct parser *p, const char *const *ends)
     return first;
 }
 
+/* \r\n and \r become \n, as Jinja2 does; the source itself where there are none. */
+static const char *plain_newlines(struct lodge_template *t, const char *source, size_t *n)
+{
+    char *copy = memchr(source, '\r', *n) ? lodge_arena_alloc(&t->arena, *n) : NULL;
+    size_t out = 0;
+    if (!copy)
+        return source;
+    for (size_t i = 0; i < *n; i++) {
+        copy[out++] = source[i] == '\r' ? '\n' : source[i];
+        i += source[i] == '\r' && i + 1 < *n && source[i + 1] == '\n';
+    }
+    *n = out;
+    return copy;
+}
+
 int lodge_template_parse(const char *source, size_t n, struct lodge_template **out,
                          struct lodge_error *e)
 {
@@ -305,6 +363,7 @@ int lodge_template_parse(const char *source, size_t n, struct lodge_template **o
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the template");
     }
     lodge_arena_init(&t->arena, (size_t)512 << 20);
+    source = plain_newlines(t, source, &n);
     if (n && source[n - 1] == '\n') /* one trailing newline is dropped */
         n--;
     *p = (struct parser){.t = t, .s = source, .n = n, .line = 1, .fault.e = e};
@@ -328,27 +387,4 @@ void lodge_template_destroy(struct lodge_template *t)
         return;
     lodge_arena_finish(&t->arena);
     free(t);
-}
-
-/* ---- words ---- */
-
-static bool mentions(const struct node *n, const char *word, uint32_t depth)
-{
-    for (; n && depth < 4 * MAX_NESTING; n = n->next) {
-        const struct value *v = &n->constant;
-        if ((n->name && strcmp(n->name, word) == 0) ||
-            ((n->kind == N_CONST || n->kind == N_TEXT) && v->type == V_STRING && v->s.p &&
-             strstr(v->s.p, word)))
-            return true;
-        if (mentions(n->a, word, depth + 1) || mentions(n->b, word, depth + 1) ||
-            mentions(n->c, word, depth + 1) || mentions(n->list, word, depth + 1) ||
-            mentions(n->body, word, depth + 1) || mentions(n->other, word, depth + 1))
-            return true;
-    }
-    return false;
-}
-
-bool lodge_template_mentions(const struct lodge_template *t, const char *word)
-{
-    return mentions(t->root, word, 0);
 }

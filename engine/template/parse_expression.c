@@ -17,6 +17,16 @@ static struct node *arguments(struct parser *p)
 {
     struct node *first = NULL, **tail = &first;
     while (!parser_accept(p, ")")) {
+        if (parser_is(p, "*") || parser_is(p, "**")) {
+            struct node *rest = parser_node(p, N_SPREAD);
+            rest->name = parser_is(p, "**") ? "**" : NULL;
+            parser_next(p);
+            rest->a = parse_expression(p);
+            node_append(&tail, rest);
+            if (!parser_is(p, ")"))
+                parser_expect(p, ",");
+            continue;
+        }
         struct node *arg = parse_expression(p);
         if (arg->kind == N_NAME && parser_is(p, "=")) {
             parser_next(p);
@@ -173,6 +183,8 @@ struct node *parse_filter(struct parser *p, struct node *of)
     struct node *n = parser_node(p, N_FILTER);
     n->a = of;
     n->name = parser_expect_name(p);
+    if (!p->conditions && !is_filter(n->name))
+        parser_fail(p, "no filter named '%.60s'", n->name);
     if (parser_accept(p, "("))
         n->list = arguments(p);
     return n;
@@ -185,14 +197,18 @@ static struct node *test(struct parser *p, struct node *of)
     struct node *n = parser_node(p, N_TEST);
     n->a = of;
     n->name = parser_expect_name(p);
+    if (!p->conditions && !is_test(n->name))
+        parser_fail(p, "no test named '%.60s'", n->name);
     if (parser_accept(p, "("))
         n->list = arguments(p);
     else if (p->tok == T_STRING || p->tok == T_INT || p->tok == T_FLOAT || parser_is(p, "[") ||
              parser_is(p, "{") ||
              (p->tok == T_NAME && !parser_is(p, "else") && !parser_is(p, "or") &&
-              !parser_is(p, "and") && !parser_is(p, "is") && !parser_is(p, "if") &&
-              !parser_is(p, "in") && !parser_is(p, "not") && !parser_is(p, "recursive")))
+              !parser_is(p, "and") && !parser_is(p, "if") && !parser_is(p, "in") &&
+              !parser_is(p, "not") && !parser_is(p, "recursive")))
         n->list = postfix(p, primary(p));
+    if (parser_is(p, "is"))
+        parser_fail(p, "tests cannot be chained with 'is'");
     if (!negated)
         return n;
     struct node *not = parser_node(p, N_NOT);
@@ -358,21 +374,33 @@ struct node *parse_expression(struct parser *p)
         struct node *cond = parser_node(p, N_COND);
         cond->b = n;
         cond->a = parse_or_expression(p);
+        p->conditions++;
         cond->c = parser_accept(p, "else") ? parse_expression(p) : NULL;
+        p->conditions--;
         n = cond;
     }
     p->depth = depth;
     return n;
 }
 
-struct node *parse_tuple(struct parser *p)
+static struct node *tuple_of(struct parser *p, struct node *(*item)(struct parser *))
 {
-    struct node *first = parse_expression(p);
+    struct node *first = item(p);
     if (!parser_is(p, ","))
         return first;
     struct node *n = parser_node(p, N_TUPLE), **tail = &n->list;
     node_append(&tail, first);
     while (parser_accept(p, ",") && p->tok != T_END && !parser_is(p, "in"))
-        node_append(&tail, parse_expression(p));
+        node_append(&tail, item(p));
     return n;
+}
+
+struct node *parse_tuple(struct parser *p)
+{
+    return tuple_of(p, parse_expression);
+}
+
+struct node *parse_tuple_without_if(struct parser *p)
+{
+    return tuple_of(p, parse_or_expression);
 }

@@ -21,7 +21,9 @@ struct parser {
     size_t tag_end; /* end of the tag's inside */
     uint32_t line;
     uint32_t depth;
-    bool trim_left; /* the text that follows loses its leading whitespace */
+    uint32_t loops;      /* for statements around this place, in the same macro */
+    uint32_t conditions; /* what may not be reached: names need not be known there */
+    bool trim_left;      /* the text that follows loses its leading whitespace */
     bool trim_newline;
     /* Token. */
     enum tok tok;
@@ -67,7 +69,12 @@ struct node *parse_expression(struct parser *p);
 struct node *parse_or_expression(struct parser *p);
 /* expression [, expression]*: more than one make a tuple. */
 struct node *parse_tuple(struct parser *p);
+/* The same of or-expressions: what a for statement goes over. */
+struct node *parse_tuple_without_if(struct parser *p);
 /* After "|": a filter's name and arguments, applied to `of`. */
 struct node *parse_filter(struct parser *p, struct node *of);
+
+/* questions.c. Does a name or string literal of these nodes, or below them, hold this word? */
+bool node_mentions(const struct node *n, const char *word);
 
 #endif

@@ -54,5 +54,7 @@ int lodge_template_render(const struct lodge_template *t, const json_t *vars,
 
 /* Does this name or string literal occur in the template? */
 bool lodge_template_mentions(const struct lodge_template *t, const char *word);
+/* Does a for statement go over a member of this name, or over a variable that was set from one? */
+bool lodge_template_iterates(const struct lodge_template *t, const char *member);
 
 #endif

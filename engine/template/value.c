@@ -1,8 +1,8 @@
-/* Values: making, comparing and printing them, to and from JSON, strings with the marks of whose
+/* Values: making, comparing and printing them, strings with the marks of whose
  * text they are, and how a run fails, counts its steps and takes memory. */
 #include "engine/template/value.h"
 
-#include "base/utf8.h"
+#include "engine/template/letters.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -131,7 +131,7 @@ bool same(struct run *r, struct value a, struct value b)
     case V_STRING:
         return same_string(a.s, b.s);
     case V_LIST:
-        if (a.list->n != b.list->n || ++r->depth > r->limits->max_depth)
+        if (a.tuple != b.tuple || a.list->n != b.list->n || ++r->depth > r->limits->max_depth)
             return false;
         for (size_t i = 0; i < a.list->n; i++)
             if (!same(r, a.list->items[i], b.list->items[i])) {
@@ -219,9 +219,9 @@ bool is_true(struct value v)
 
 const char *type_name(struct value v)
 {
-    static const char *const names[] = {"undefined", "None",  "bool",     "int",
-                                        "float",     "str",   "list",     "dict",
-                                        "namespace", "macro", "function", "method"};
+    static const char *const names[] = {"undefined", "None",     "bool",  "int",       "float",
+                                        "str",       "list",     "dict",  "namespace", "loop",
+                                        "macro",     "function", "method"};
     return v.type == V_LIST && v.tuple ? "tuple" : names[v.type];
 }
 
@@ -234,7 +234,7 @@ int order(struct run *r, struct value a, struct value b)
         int c = memcmp(a.s.p, b.s.p, n);
         return c ? c : (a.s.n > b.s.n) - (a.s.n < b.s.n);
     }
-    if (a.type == V_LIST && b.type == V_LIST) {
+    if (a.type == V_LIST && b.type == V_LIST && a.tuple == b.tuple) {
         for (size_t i = 0; i < a.list->n && i < b.list->n; i++) {
             int c = order(r, a.list->items[i], b.list->items[i]);
             if (c)
@@ -355,32 +355,34 @@ static void put_text(struct run *r, struct out *o, const char *s)
     out_put(r, o, v_text(s).s);
 }
 
-/* Python's quoting: single quotes unless the text has them and no double ones. */
-static void put_repr_string(struct run *r, struct out *o, struct str s)
+/* A character that repr() does not show. */
+static struct value escaped(struct run *r, uint32_t cp)
 {
-    bool single = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n);
+    return cp == '\n'     ? v_text("\\n")
+           : cp == '\r'   ? v_text("\\r")
+           : cp == '\t'   ? v_text("\\t")
+           : cp < 0x100   ? printed(r, "\\x%02x", (unsigned)cp)
+           : cp < 0x10000 ? printed(r, "\\u%04x", (unsigned)cp)
+                          : printed(r, "\\U%08x", (unsigned)cp);
+}
+
+/* Python's quoting: single quotes unless the text has them and no double ones. */
+static void put_repr_string(struct run *r, struct out *o, struct value v)
+{
+    bool single = memchr(v.s.p, '\'', v.s.n) && !memchr(v.s.p, '"', v.s.n);
     char quote = single ? '"' : '\'';
     out_put(r, o, v_string(&quote, 1).s);
-    for (size_t i = 0; i < s.n; i++) {
-        struct value c = substring((struct value){.type = V_STRING, .s = s}, i, i + 1);
-        unsigned char ch = (unsigned char)s.p[i];
-        if (ch == (unsigned char)quote || ch == '\\')
+    uint32_t cp = 0;
+    for (size_t i = 0, len; i < v.s.n; i += len) {
+        len = letter_at(v.s.p + i, v.s.n - i, &cp);
+        if (cp == (unsigned char)quote || cp == '\\')
             put_text(r, o, "\\");
-        if (ch == '\n')
-            put_text(r, o, "\\n");
-        else if (ch == '\r')
-            put_text(r, o, "\\r");
-        else if (ch == '\t')
-            put_text(r, o, "\\t");
-        else if (ch < 0x20 || ch == 0x7F)
-            out_put(r, o, printed(r, "\\x%02x", ch).s);
-        else
-            out_put(r, o, c.s);
+        out_put(r, o, letter_is_printable(cp) ? substring(v, i, i + len).s : escaped(r, cp).s);
     }
     out_put(r, o, v_string(&quote, 1).s);
 }
 
-static void enter(struct run *r)
+void enter(struct run *r)
 {
     step(r, 1);
     if (++r->depth > r->limits->max_depth)
@@ -391,7 +393,7 @@ static void put_repr(struct run *r, struct out *o, struct value v)
 {
     enter(r);
     if (v.type == V_STRING) {
-        put_repr_string(r, o, v.s);
+        put_repr_string(r, o, v);
     } else if (v.type == V_LIST) {
         put_text(r, o, v.tuple ? "(" : "[");
         for (size_t i = 0; i < v.list->n; i++) {
@@ -441,125 +443,5 @@ struct value to_text(struct run *r, struct value v)
         return repr(r, v);
     default:
         return printed(r, "<%s>", type_name(v));
-    }
-}
-
-/* ---- JSON ---- */
-
-static void put_json_string(struct run *r, struct out *o, struct str s)
-{
-    static const char plain[] = "\"\\\n\r\t\b\f", letter[] = "\"\\nrtbf";
-    put_text(r, o, "\"");
-    size_t from = 0;
-    struct value whole = {.type = V_STRING, .s = s};
-    for (size_t i = 0; i < s.n; i++) {
-        unsigned char ch = (unsigned char)s.p[i];
-        if (ch >= 0x20 && ch != '"' && ch != '\\')
-            continue;
-        out_put(r, o, substring(whole, from, i).s);
-        from = i + 1;
-        const char *at = memchr(plain, ch, sizeof plain - 1);
-        if (at)
-            out_put(r, o, printed(r, "\\%c", letter[at - plain]).s);
-        else
-            out_put(r, o, printed(r, "\\u%04x", ch).s);
-    }
-    out_put(r, o, substring(whole, from, s.n).s);
-    put_text(r, o, "\"");
-}
-
-static void new_line(struct run *r, struct out *o, int indent, uint32_t level)
-{
-    if (indent < 0)
-        return;
-    put_text(r, o, "\n");
-    for (uint32_t i = 0; i < level * (uint32_t)indent; i++)
-        put_text(r, o, " ");
-}
-
-static void put_json(struct run *r, struct out *o, struct value v, int indent, uint32_t level)
-{
-    enter(r);
-    const char *comma = indent < 0 ? ", " : ",";
-    if (v.type == V_STRING) {
-        put_json_string(r, o, v.s);
-    } else if (v.type == V_LIST) {
-        put_text(r, o, "[");
-        for (size_t i = 0; i < v.list->n; i++) {
-            put_text(r, o, i ? comma : "");
-            new_line(r, o, indent, level + 1);
-            put_json(r, o, v.list->items[i], indent, level + 1);
-        }
-        if (v.list->n)
-            new_line(r, o, indent, level);
-        put_text(r, o, "]");
-    } else if (v.type == V_DICT) {
-        put_text(r, o, "{");
-        for (size_t i = 0; i < v.dict->n; i++) {
-            put_text(r, o, i ? comma : "");
-            new_line(r, o, indent, level + 1);
-            put_json_string(r, o, to_text(r, v.dict->pairs[i].key).s);
-            put_text(r, o, ": ");
-            put_json(r, o, v.dict->pairs[i].value, indent, level + 1);
-        }
-        if (v.dict->n)
-            new_line(r, o, indent, level);
-        put_text(r, o, "}");
-    } else if (v.type == V_NONE) {
-        put_text(r, o, "null");
-    } else if (v.type == V_BOOL) {
-        put_text(r, o, v.b ? "true" : "false");
-    } else if (is_number(v)) {
-        out_put(r, o, to_text(r, v).s);
-    } else {
-        fail(r, LODGE_ERR_INVALID, "'%s' is not JSON serializable", type_name(v));
-    }
-    r->depth--;
-}
-
-struct value to_json(struct run *r, struct value v, int indent)
-{
-    struct out o = {0};
-    put_json(r, &o, v, indent, 0);
-    return out_value(&o);
-}
-
-struct value from_json(struct run *r, const json_t *j, bool user, uint32_t depth)
-{
-    if (depth > r->limits->max_depth)
-        fail(r, LODGE_ERR_LIMIT, "the messages are nested too deep");
-    switch (json_typeof(j)) {
-    case JSON_STRING: {
-        struct value v = v_string(json_string_value(j), json_string_length(j));
-        v.s.user = user;
-        return v;
-    }
-    case JSON_INTEGER:
-        return v_int(json_integer_value(j));
-    case JSON_REAL:
-        return v_float(json_real_value(j));
-    case JSON_TRUE:
-    case JSON_FALSE:
-        return v_bool(json_is_true(j));
-    case JSON_ARRAY: {
-        struct value v = v_list(r, json_array_size(j));
-        for (size_t i = 0; i < json_array_size(j); i++)
-            list_push(r, v.list, from_json(r, json_array_get(j, i), user, depth + 1));
-        return v;
-    }
-    case JSON_OBJECT: {
-        struct value v = v_dict(r);
-        const char *key;
-        json_t *item;
-        json_object_foreach((json_t *)(uintptr_t)j, key, item)
-        {
-            struct value k = v_text(key);
-            k.s.user = user;
-            dict_set(r, v.dict, k, from_json(r, item, user, depth + 1));
-        }
-        return v;
-    }
-    default:
-        return v_none();
     }
 }

@@ -22,6 +22,7 @@ enum vtype {
     V_LIST,
     V_DICT,
     V_NAMESPACE, /* a dict whose members can be set */
+    V_LOOP,      /* `loop` of a for statement */
     V_MACRO,
     V_BUILTIN, /* function of the environment */
     V_METHOD,  /* method bound to its object */
@@ -37,7 +38,8 @@ struct str {
 
 struct value {
     enum vtype type;
-    bool tuple; /* a LIST that prints as a tuple */
+    bool tuple; /* a LIST that is a tuple */
+    bool group; /* a tuple of groupby: its items are also .grouper and .list */
     union {
         bool b;
         int64_t i;
@@ -46,6 +48,7 @@ struct value {
         struct list *list;
         struct dict *dict;
         const struct closure *macro;
+        struct loop *loop;
         const char *name; /* BUILTIN; UNDEFINED: what was looked up */
         struct bound *bound;
     };
@@ -63,6 +66,15 @@ struct pair {
 struct dict {
     struct pair *pairs;
     size_t n, room;
+};
+
+/* State of a for statement. */
+struct loop {
+    struct dict *vars;       /* of the iteration */
+    const struct node *node; /* of a recursive one, else NULL */
+    struct scope *scope;     /* where the statement stands */
+    int64_t depth0;
+    struct value *last; /* what loop.changed saw, or NULL */
 };
 
 struct bound {
@@ -103,7 +115,8 @@ enum node_kind {
     N_FILTER_BLOCK,
     N_BREAK,
     N_CONTINUE,
-    N_WITH
+    N_WITH,
+    N_SPREAD /* an argument *a, or **a where `name` is set */
 };
 
 enum op {
@@ -125,9 +138,13 @@ enum op {
     OP_NOT_IN
 };
 
+enum { CATCHES_CALLER = 1, CATCHES_VARARGS = 2, CATCHES_KWARGS = 4 };
+
 /* One node for all kinds: children by role. */
 struct node {
     enum node_kind kind;
+    uint8_t catches; /* MACRO, CALL_BLOCK: which of these its body names */
+    bool recursive;  /* FOR */
     uint32_t line;
     struct node *next; /* sibling in a list */
     const char *name;  /* name, attribute, filter, test, keyword argument */
@@ -207,7 +224,14 @@ int order(struct run *r, struct value a, struct value b);
 /* str(): strings keep their marks. */
 struct value to_text(struct run *r, struct value v);
 struct value repr(struct run *r, struct value v);
-struct value to_json(struct run *r, struct value v, int indent);
+/* How JSON is written. */
+struct json_style {
+    struct value indent; /* a string, or none: all in one line */
+    struct value comma, colon;
+    bool sort_keys, ascii;
+};
+/* json.c */
+struct value to_json(struct run *r, struct value v, const struct json_style *style);
 struct value from_json(struct run *r, const json_t *j, bool user, uint32_t depth);
 const char *type_name(struct value v);
 /* Part [from, to) of a string. */
@@ -220,17 +244,32 @@ size_t offset_of(struct str s, int64_t i);
 void out_put(struct run *r, struct out *o, struct str s);
 struct value out_value(struct out *o);
 
+/* One level deeper, which fails past the limit; the end restores r->depth. */
+void enter(struct run *r);
+/* filters_order.c. The members of a dict in the order of their keys. */
+const struct dict *sorted_by_key(struct run *r, struct value v);
+/* filters_format.c. Python's % operator over positional values, or the members of kwargs. */
+struct args;
+struct value percent_format(struct run *r, struct value format, const struct args *a);
+
 /* expression.c */
+struct value get_item(struct run *r, struct value v, struct value key);
+struct value apply_operator(struct run *r, enum op op, struct value a, struct value b);
+struct value repeat(struct run *r, struct value v, int64_t times);
+bool contains(struct run *r, struct value item, struct value in);
 struct value eval(struct run *r, const struct node *n);
 struct value call_value(struct run *r, struct value fn, const struct value *args, size_t n,
                         struct dict *kwargs);
-struct value get_attr(struct run *r, struct value v, const char *name, bool method_first);
+struct value get_attr(struct run *r, struct value v, const char *name);
 
-/* eval.c */
+/* eval.c. A namespace's names do not begin with an underscore. */
+void check_namespace_key(struct run *r, struct value key);
 /* Items to iterate: a list; the keys of a dict; the characters of a string. */
 struct list *iterate(struct run *r, struct value v);
+/* loop(items): the body of a recursive for statement over these items, as text. */
+struct value run_recursive(struct run *r, const struct loop *loop, struct value items);
 
-/* builtins.c */
+/* builtins.c, tests.c */
 struct value apply_filter(struct run *r, const char *name, struct value v, const struct value *args,
                           size_t n, struct dict *kwargs);
 bool apply_test(struct run *r, const char *name, struct value v, const struct value *args,
@@ -239,6 +278,8 @@ bool is_method(struct value v, const char *name);
 struct value call_method(struct run *r, struct value self, const char *name,
                          const struct value *args, size_t n, struct dict *kwargs);
 bool is_builtin(const char *name);
+bool is_filter(const char *name);
+bool is_test(const char *name);
 struct value call_builtin(struct run *r, const char *name, const struct value *args, size_t n,
                           struct dict *kwargs);
 

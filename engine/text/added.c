@@ -54,11 +54,14 @@ static uint32_t lower(const struct lodge_tokenizer *t, uint32_t low, uint32_t hi
     return low;
 }
 
+/* Unicode's \w: alphabetic characters (circled letters are), marks, digits, connectors, joiners. */
 static bool is_word(uint32_t cp)
 {
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return cp == '_' || (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NO) ||
-           c == UTF8PROC_CATEGORY_PC;
+    bool circled = (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+                   (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
+           cp == 0x200C || cp == 0x200D || circled;
 }
 
 static bool word_before(const char *s, size_t at)
@@ -112,27 +115,25 @@ bool space_at(const char *s, size_t n, size_t at, size_t *len)
     return k > 0 && is_space(cp);
 }
 
-const struct added_token *next_added(const struct lodge_tokenizer *t, const char *s, size_t n,
-                                     size_t from, bool normalized, bool special, size_t *begin,
-                                     size_t *end)
+bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, size_t from,
+                bool normalized, bool special, struct added_match *m)
 {
     for (size_t at = from, len; t->n_added && at < n; at++) {
         const struct added_token *a = match_at(t, s, n, at, normalized, special);
         if (!a)
             continue;
-        *begin = at;
-        *end = at + a->text.n;
-        while (a->rstrip && *end < n && space_at(s, n, *end, &len))
-            *end += len;
-        while (a->lstrip && *begin > from) {
-            size_t p = *begin - 1;
+        *m = (struct added_match){a, at, at, at + a->text.n};
+        while (a->rstrip && m->end < n && space_at(s, n, m->end, &len))
+            m->end += len;
+        while (a->lstrip && m->begin > from) {
+            size_t p = m->begin - 1;
             while (p > from && ((uint8_t)s[p] & 0xC0) == 0x80)
                 p--;
-            if (!space_at(s, n, p, &len) || p + len != *begin)
+            if (!space_at(s, n, p, &len) || p + len != m->begin)
                 break;
-            *begin = p;
+            m->begin = p;
         }
-        return a;
+        return true;
     }
-    return NULL;
+    return false;
 }

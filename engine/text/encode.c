@@ -29,12 +29,19 @@ bool lodge_tokens_push(struct lodge_tokens *t, uint32_t id)
 struct job {
     const struct lodge_tokenizer *t;
     struct merger *merger;
+    struct lattice *lattice;
     struct lodge_buf norm; /* scratch: a normalised run */
     struct lodge_buf run;  /* scratch: what is pre-tokenised */
     size_t max_tokens;
     bool at_start; /* nothing of the input was encoded yet */
     struct lodge_tokens *out;
 };
+
+static int encode_piece(struct job *j, const char *s, size_t n)
+{
+    return j->t->unigram ? unigram_piece(j->t, j->lattice, s, n, j->out)
+                         : merge_piece(j->t, j->merger, s, n, j->out);
+}
 
 /* Text without added tokens, already normalised. */
 static int encode_run(struct job *j, const char *s, size_t n)
@@ -48,8 +55,8 @@ static int encode_run(struct job *j, const char *s, size_t n)
     int err = split(j->t, &j->run, j->at_start, &pieces);
     j->at_start = false;
     for (size_t i = 0; i < pieces.n && !err; i++) {
-        err = merge_piece(j->t, j->merger, j->run.data + pieces.list[i].begin,
-                          pieces.list[i].end - pieces.list[i].begin, j->out);
+        err = encode_piece(j, j->run.data + pieces.list[i].begin,
+                           pieces.list[i].end - pieces.list[i].begin);
         if (!err && j->out->n > j->max_tokens)
             err = LODGE_ERR_LIMIT;
     }
@@ -69,14 +76,14 @@ static int encode_raw_run(struct job *j, const char *s, size_t n, bool special)
     if (!n)
         return 0;
     int err = normalize(j->t, s, n, &j->norm);
-    size_t at = 0, begin, end;
-    const struct added_token *a;
+    size_t at = 0;
+    struct added_match m;
     const char *norm = lodge_buf_text(&j->norm);
-    while (!err && (a = next_added(j->t, norm, j->norm.n, at, true, special, &begin, &end))) {
-        err = encode_run(j, norm + at, begin - at);
+    while (!err && next_added(j->t, norm, j->norm.n, at, true, special, &m)) {
+        err = encode_run(j, norm + at, m.begin - at);
         if (!err)
-            err = push_added(j, a);
-        at = end;
+            err = push_added(j, m.token);
+        at = m.end;
     }
     return err ? err : encode_run(j, norm + at, j->norm.n - at);
 }
@@ -84,14 +91,14 @@ static int encode_raw_run(struct job *j, const char *s, size_t n, bool special)
 /* First pass: added tokens that are compared as written. */
 static int encode_text(struct job *j, const char *s, size_t n, bool special)
 {
-    size_t at = 0, begin, end;
-    const struct added_token *a;
+    size_t at = 0;
+    struct added_match m;
     int err = 0;
-    while (!err && (a = next_added(j->t, s, n, at, false, special, &begin, &end))) {
-        err = encode_raw_run(j, s + at, begin - at, special);
+    while (!err && next_added(j->t, s, n, at, false, special, &m)) {
+        err = encode_raw_run(j, s + at, m.begin - at, special);
         if (!err)
-            err = push_added(j, a);
-        at = end;
+            err = push_added(j, m.token);
+        at = m.end;
     }
     return err ? err : encode_raw_run(j, s + at, n - at, special);
 }
@@ -104,7 +111,8 @@ static int job_start(struct job *j, const struct lodge_tokenizer *t, size_t n, s
     lodge_buf_init(&j->norm, n * 20 + 4096);
     lodge_buf_init(&j->run, n * 60 + 8192);
     j->merger = merger_create();
-    return j->merger ? 0 : LODGE_ERR_NOMEM;
+    j->lattice = lattice_create();
+    return j->merger && j->lattice ? 0 : LODGE_ERR_NOMEM;
 }
 
 static void job_finish(struct job *j)
@@ -112,6 +120,7 @@ static void job_finish(struct job *j)
     lodge_buf_finish(&j->norm);
     lodge_buf_finish(&j->run);
     merger_destroy(j->merger);
+    lattice_destroy(j->lattice);
 }
 
 static int explain(int err, size_t max_tokens, struct lodge_error *e)
@@ -169,19 +178,21 @@ int lodge_tokenizer_encode(const struct lodge_tokenizer *t, const char *text, si
     return explain(err, max_tokens, e);
 }
 
-/* Does a control token of the whole text lie, in part at least, in a user part? */
+/* Does a control token of the whole text lie, in part at least, in a user part? The white space it
+ * swallows may. */
 static bool user_has_special(const struct lodge_tokenizer *t, const char *text,
                              const struct lodge_text_part *parts, size_t n_parts, size_t n)
 {
-    size_t at = 0, begin, end, k = 0;
-    const struct added_token *a;
-    while ((a = next_added(t, text, n, at, false, true, &begin, &end))) {
-        while (k < n_parts && parts[k].end <= begin)
+    size_t at = 0, k = 0;
+    struct added_match m;
+    while (next_added(t, text, n, at, false, true, &m)) {
+        size_t end = m.text + m.token->text.n;
+        while (k < n_parts && parts[k].end <= m.text)
             k++;
-        for (size_t i = k; a->special && i < n_parts && parts[i].begin < end; i++)
+        for (size_t i = k; m.token->special && i < n_parts && parts[i].begin < end; i++)
             if (parts[i].user)
                 return true;
-        at = end;
+        at = m.end;
     }
     return false;
 }

@@ -28,6 +28,29 @@ struct pair_map {
     size_t mask;
 };
 
+/* Byte strings -> ids; see trie.c. Node 0 is the root. */
+#define TRIE_NONE UINT32_MAX
+struct trie {
+    struct trie_node {
+        uint32_t child; /* the first of n children, sorted by byte */
+        uint32_t id;    /* TRIE_NONE: no key ends here */
+        uint16_t n;
+        uint8_t byte;
+    } * nodes;
+};
+struct trie_key {
+    struct lodge_span text;
+    uint32_t id;
+};
+
+/* A vocabulary whose pieces have scores (log-probabilities) and are chosen by their sum. */
+struct unigram {
+    struct trie trie;
+    double *scores; /* of every token */
+    double unknown_score;
+    bool single; /* sums are rounded to single precision */
+};
+
 struct token {
     struct lodge_span text;  /* spelling */
     struct lodge_span bytes; /* what it stands for */
@@ -46,12 +69,17 @@ enum norm_kind {
     NORM_REPLACE,
     NORM_UNICODE, /* NFC and friends: flags of utf8proc in `arg` */
     NORM_LOWER,
-    NORM_STRIP, /* arg: 1 left, 2 right */
+    NORM_STRIP,  /* arg: 1 left, 2 right */
+    NORM_REGEX,  /* matches of `regex` become `to` */
+    NORM_MAP,    /* arg: 1 longest keys, 0 as the tokenizers library */
+    NORM_SPACES, /* sentencepiece's: runs of blanks become one, none at the ends */
 };
 struct norm_step {
     enum norm_kind kind;
     int arg;
     struct lodge_span from, to;
+    pcre2_code *regex;
+    const struct charsmap *map;
 };
 
 enum split_kind {
@@ -87,8 +115,9 @@ struct lodge_tokenizer {
     struct span_map by_text;  /* spelling -> id, all tokens */
     struct span_map by_piece; /* what merging sees: bytes (byte level) or spelling -> id */
     struct pair_map merges;
-    bool byte_level; /* symbols are bytes; else characters */
-    bool by_score;   /* merge by score of the merged token instead of ranked pairs */
+    struct unigram *unigram; /* or NULL: pieces are merged */
+    bool byte_level;         /* symbols are bytes; else characters */
+    bool by_score;           /* merge by score of the merged token instead of ranked pairs */
     bool byte_fallback, fuse_unk, ignore_merges;
     int64_t unk, bos, eos;
     int32_t byte_id[256];      /* <0xHH>, -1 when absent */
@@ -131,6 +160,26 @@ int index_added(struct lodge_tokenizer *t, struct lodge_error *e);
 /* normalize.c: out is cleared and filled. NOMEM or LIMIT. */
 int normalize(const struct lodge_tokenizer *t, const char *s, size_t n, struct lodge_buf *out);
 
+/* charsmap.c. Copies a compiled character map; NULL when it is broken, or without memory. */
+const struct charsmap *charsmap_create(struct lodge_arena *a, const void *data, size_t n);
+/* Appends the mapped text: the longest key at every position, as sentencepiece does. */
+void charsmap_longest(const struct charsmap *m, const char *s, size_t n, struct lodge_buf *out);
+/* The same as the tokenizers library does: short grapheme clusters whole, else each character;
+ * the shortest key counts. */
+void charsmap_clusters(const struct charsmap *m, const char *s, size_t n, struct lodge_buf *out);
+
+/* trie.c. Sorts the keys; of equal ones the largest id stays. Depth and time are bounded by the
+ * keys' bytes. false without memory. */
+bool trie_build(struct trie *t, struct lodge_arena *a, struct trie_key *keys, uint32_t n);
+/* The child of a node for a byte, 0 when there is none. */
+uint32_t trie_step(const struct trie *t, uint32_t node, uint8_t byte);
+
+/* regex.c */
+/* Compiles a pattern as tokenizer files mean it; UNSUPPORTED where that is not certain. */
+int compile_regex(const char *pattern, size_t n, pcre2_code **out, struct lodge_error *e);
+/* Bound of one match's work over a text of n bytes, so that a pattern cannot backtrack for ever. */
+uint32_t match_limit(size_t n);
+
 /* split.c */
 struct piece {
     size_t begin, end;
@@ -142,7 +191,21 @@ struct pieces {
 /* Cuts text (which it may rewrite) into pieces. at_start: the text begins the whole input. */
 int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start,
           struct pieces *out);
-int compile_regex(const char *pattern, size_t n, pcre2_code **out, struct lodge_error *e);
+
+/* pre.c. Normaliser and pre-tokenizer by the name that GGUF files give them. */
+int set_pre_tokenizer(struct lodge_tokenizer *t, const char *name, bool *add_bos,
+                      struct lodge_error *e);
+extern const char gpt2_pattern[];
+
+/* unigram.c */
+struct lattice; /* scratch memory of one encoding */
+struct lattice *lattice_create(void);
+void lattice_destroy(struct lattice *l);
+int unigram_piece(const struct lodge_tokenizer *t, struct lattice *l, const char *s, size_t n,
+                  struct lodge_tokens *out);
+/* Makes the tokenizer choose by score. usable: which tokens text may become. NOMEM. */
+int index_unigram(struct lodge_tokenizer *t, const double *scores, const bool *usable, bool single,
+                  struct lodge_error *e);
 
 /* merge.c */
 struct merger; /* scratch memory of one encoding */
@@ -152,11 +215,19 @@ void merger_destroy(struct merger *m);
 int merge_piece(const struct lodge_tokenizer *t, struct merger *m, const char *s, size_t n,
                 struct lodge_tokens *out);
 
+/* What is no token: its bytes, or the unknown token, once for a run where it fuses. */
+bool emit_unknown(const struct lodge_tokenizer *t, const char *s, uint32_t n, bool *was_unk,
+                  struct lodge_tokens *out);
+
 /* added.c: next added token in s[from..n) among those with `normalized` as given, and without the
- * special ones unless `special`; its bounds with swallowed spaces. NULL when there is none. */
-const struct added_token *next_added(const struct lodge_tokenizer *t, const char *s, size_t n,
-                                     size_t from, bool normalized, bool special, size_t *begin,
-                                     size_t *end);
+ * special ones unless `special`; false when there is none. */
+struct added_match {
+    const struct added_token *token;
+    size_t text;       /* where its own text begins */
+    size_t begin, end; /* with the white space it swallows */
+};
+bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, size_t from,
+                bool normalized, bool special, struct added_match *m);
 bool is_space(uint32_t cp);
 /* Is there white space at s[at]? *len: bytes of the character. */
 bool space_at(const char *s, size_t n, size_t at, size_t *len);

@@ -1,46 +1,9 @@
 /* A tokenizer from what a GGUF file holds. */
 #include "engine/text/internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
-
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3                                                                                     \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"                      \
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define QWEN2                                                                                      \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"                           \
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define TEKKEN                                                                                     \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"   \
-    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"   \
-    "\\p{N}|"                                                                                      \
-    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-static const struct pre {
-    const char *names[4];
-    const char *pattern;
-    bool digits; /* each digit cut out first */
-    bool nfc;
-    bool ignore_merges;
-    bool add_bos;
-} pres[] = {
-    {{"llama-bpe", "llama3", "llama-v3"}, LLAMA3, .ignore_merges = true, .add_bos = true},
-    {{"qwen2", "qwen25", "deepseek-r1-qwen"}, QWEN2, .nfc = true},
-    {{"smollm"}, GPT2, .digits = true},
-    {{"gpt-2", "gpt2"}, GPT2},
-    {{"tekken"}, TEKKEN, .ignore_merges = true, .add_bos = true},
-};
-
-static const struct pre *find_pre(const char *name)
-{
-    for (size_t i = 0; i < sizeof pres / sizeof *pres; i++)
-        for (int k = 0; k < 4 && pres[i].names[k]; k++)
-            if (strcmp(pres[i].names[k], name) == 0)
-                return &pres[i];
-    return NULL;
-}
 
 static int copy_tokens(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
                        struct lodge_error *e)
@@ -96,41 +59,58 @@ static int copy_merges(struct lodge_tokenizer *t, const struct lodge_vocab_sourc
     return err;
 }
 
-static int set_byte_level(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
-                          bool *add_bos, struct lodge_error *e)
+static const char mark[] = "\xE2\x96\x81"; /* sentencepiece's blank */
+
+static void add_norm(struct lodge_tokenizer *t, struct norm_step s)
 {
-    const struct pre *pre = src->pre ? find_pre(src->pre) : NULL;
-    if (!pre)
-        return lodge_fail(e, LODGE_ERR_UNSUPPORTED,
-                          "the GGUF pre-tokenizer '%s' is not known; guessing would garble text. "
-                          "Known: llama-bpe, qwen2, smollm, gpt-2, tekken; a Hugging Face "
-                          "directory of this model carries the pattern itself",
-                          src->pre ? src->pre : "(none)");
-    t->byte_level = true;
-    t->ignore_merges = pre->ignore_merges;
-    *add_bos = pre->add_bos;
-    if (pre->nfc)
-        t->norms[t->n_norms++] =
-            (struct norm_step){.kind = NORM_UNICODE, .arg = UTF8PROC_STABLE | UTF8PROC_COMPOSE};
-    if (pre->digits)
-        t->splits[t->n_splits++] =
-            (struct split_step){.kind = SPLIT_DIGITS, .behavior = BEHAVIOR_ISOLATED, .arg = 1};
-    struct split_step *s = &t->splits[t->n_splits++];
-    *s = (struct split_step){.kind = SPLIT_REGEX, .behavior = BEHAVIOR_ISOLATED};
-    return compile_regex(pre->pattern, strlen(pre->pattern), &s->regex, e);
+    t->norms[t->n_norms++] = s;
 }
 
-static void set_sentencepiece(struct lodge_tokenizer *t, const struct lodge_vocab_source *src)
+/* What sentencepiece does to a text before it is cut. */
+static void set_blanks(struct lodge_tokenizer *t, bool prefix)
 {
-    static const char mark[] = "\xE2\x96\x81";
-    t->by_score = true;
-    t->byte_fallback = true;
-    bool prefix = src->add_space_prefix != 0;
     t->strips_space = prefix;
     if (prefix)
-        t->norms[t->n_norms++] = (struct norm_step){.kind = NORM_PREPEND, .to = {mark, 3}};
-    t->norms[t->n_norms++] =
-        (struct norm_step){.kind = NORM_REPLACE, .from = {" ", 1}, .to = {mark, 3}};
+        add_norm(t, (struct norm_step){.kind = NORM_PREPEND, .to = {mark, 3}});
+    add_norm(t, (struct norm_step){.kind = NORM_REPLACE, .from = {" ", 1}, .to = {mark, 3}});
+}
+
+static int set_unigram_norms(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
+                             struct lodge_error *e)
+{
+    struct norm_step map = {.kind = NORM_MAP, .arg = 1};
+    if (src->charsmap.n) {
+        map.map = charsmap_create(&t->arena, src->charsmap.data, src->charsmap.n);
+        if (!map.map)
+            return lodge_fail(e, LODGE_ERR_FORMAT,
+                              "tokenizer.ggml.precompiled_charsmap is broken; convert the model "
+                              "again");
+        add_norm(t, map);
+    }
+    if (src->remove_extra_spaces > 0)
+        add_norm(t, (struct norm_step){.kind = NORM_SPACES});
+    set_blanks(t, src->add_space_prefix != 0);
+    return 0;
+}
+
+/* Normal pieces are chosen by their scores. */
+static int set_scores(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
+                      struct lodge_error *e)
+{
+    double *scores = calloc(t->n_tokens + 1, sizeof *scores);
+    bool *usable = calloc(t->n_tokens + 1, sizeof *usable);
+    int err = scores && usable ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the vocabulary");
+    for (uint32_t i = 0; i < t->n_tokens && !err; i++) {
+        scores[i] = src->scores[i];
+        usable[i] = !src->types || src->types[i] == 1;
+        if (!isfinite(scores[i]))
+            err = lodge_fail(e, LODGE_ERR_FORMAT, "the score of token %u is not a number", i);
+    }
+    if (!err)
+        err = index_unigram(t, scores, usable, true, e);
+    free(scores);
+    free(usable);
+    return err;
 }
 
 static int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n)
@@ -150,41 +130,74 @@ static int64_t valid_id(const struct lodge_vocab_source *src, int64_t id)
     return id >= 0 && id < src->n_tokens ? id : -1;
 }
 
-static int fill(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
-                struct lodge_error *e)
+enum vocab_kind { RANKED, SCORED, UNIGRAM };
+
+static int kind_of(const char *model, enum vocab_kind *kind, struct lodge_error *e)
 {
-    bool spm = strcmp(src->model, "llama") == 0;
-    if (!spm && strcmp(src->model, "gpt2") != 0)
-        return lodge_fail(e, LODGE_ERR_UNSUPPORTED,
-                          "GGUF tokenizer model '%s' is not supported "
-                          "(gpt2 and llama are)",
-                          src->model);
-    bool add_bos = spm;
-    if (spm)
-        set_sentencepiece(t, src);
-    int err = spm ? 0 : set_byte_level(t, src, &add_bos, e);
-    if (!err)
-        err = copy_tokens(t, src, e);
-    if (!err)
-        err = index_added(t, e);
-    if (!err)
-        err = index_tokens(t, e);
-    if (!err && !spm)
-        err = copy_merges(t, src, e);
-    if (err)
-        return err;
-    t->bos = valid_id(src, src->bos);
-    t->eos = valid_id(src, src->eos);
-    t->unk = valid_id(src, src->unk);
-    if (src->add_bos >= 0)
-        add_bos = src->add_bos;
+    static const char *const names[] = {"gpt2", "llama", "t5"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(model, names[i]) == 0) {
+            *kind = (enum vocab_kind)i;
+            return 0;
+        }
+    return lodge_fail(e, LODGE_ERR_UNSUPPORTED,
+                      "GGUF tokenizer model '%.60s' is not supported (gpt2, llama and t5 are)",
+                      model);
+}
+
+/* How text is prepared, by the kind of vocabulary. */
+static int set_steps(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
+                     enum vocab_kind kind, bool *add_bos, struct lodge_error *e)
+{
+    t->byte_level = kind == RANKED;
+    t->by_score = kind == SCORED;
+    t->byte_fallback = kind != RANKED;
+    *add_bos = kind == SCORED;
+    if (kind == RANKED)
+        return set_pre_tokenizer(t, src->pre, add_bos, e);
+    if (kind == UNIGRAM)
+        return set_unigram_norms(t, src, e);
+    set_blanks(t, src->add_space_prefix != 0);
+    return 0;
+}
+
+static int set_ids(struct lodge_tokenizer *t, const struct lodge_vocab_source *src, bool add_bos,
+                   bool add_eos, struct lodge_error *e)
+{
+    add_bos = src->add_bos >= 0 ? src->add_bos : add_bos;
+    add_eos = src->add_eos >= 0 ? src->add_eos : add_eos;
     if (set_affix(t, add_bos, t->bos, &t->prefix, &t->n_prefix) ||
-        set_affix(t, src->add_eos > 0, t->eos, &t->suffix, &t->n_suffix))
+        set_affix(t, add_eos, t->eos, &t->suffix, &t->n_suffix))
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the tokenizer");
     add_known_ends(t);
     add_end(t, valid_id(src, src->eot));
     add_end(t, valid_id(src, src->eom));
     return 0;
+}
+
+static int fill(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
+                struct lodge_error *e)
+{
+    enum vocab_kind kind = RANKED;
+    bool add_bos = false;
+    int err = kind_of(src->model, &kind, e);
+    if (!err && kind == UNIGRAM && !src->scores)
+        err = lodge_fail(e, LODGE_ERR_FORMAT, "the t5 vocabulary has no tokenizer.ggml.scores");
+    if (!err)
+        err = set_steps(t, src, kind, &add_bos, e);
+    if (err)
+        return err;
+    t->bos = valid_id(src, src->bos);
+    t->eos = valid_id(src, src->eos);
+    t->unk = valid_id(src, src->unk);
+    err = copy_tokens(t, src, e);
+    if (!err)
+        err = index_added(t, e);
+    if (!err)
+        err = index_tokens(t, e);
+    if (!err)
+        err = kind == RANKED ? copy_merges(t, src, e) : kind == UNIGRAM ? set_scores(t, src, e) : 0;
+    return err ? err : set_ids(t, src, add_bos, kind == UNIGRAM, e);
 }
 
 int lodge_tokenizer_from_vocab(const struct lodge_vocab_source *src, struct lodge_tokenizer **out,

@@ -173,9 +173,8 @@ static bool merge_all(const struct lodge_tokenizer *t, struct merger *m, const c
     return true;
 }
 
-/* A symbol that is no token: its bytes, or the unknown token. */
-static bool emit_unknown(const struct lodge_tokenizer *t, const char *s, uint32_t n, bool *was_unk,
-                         struct lodge_tokens *out)
+bool emit_unknown(const struct lodge_tokenizer *t, const char *s, uint32_t n, bool *was_unk,
+                  struct lodge_tokens *out)
 {
     bool all = t->byte_fallback;
     for (uint32_t i = 0; i < n && all; i++)

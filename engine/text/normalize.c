@@ -146,6 +146,57 @@ static void strip_spaces(struct lodge_buf *in, int sides, struct lodge_buf *out)
     lodge_buf_append(out, s + begin, end - begin);
 }
 
+static int replace_matches(struct lodge_buf *in, const struct norm_step *step,
+                           struct lodge_buf *out)
+{
+    pcre2_match_data *md = pcre2_match_data_create(1, NULL);
+    pcre2_match_context *limits = pcre2_match_context_create(NULL);
+    const char *s = lodge_buf_text(in);
+    size_t copied = 0, at = 0;
+    int rc = md && limits ? 1 : LODGE_ERR_NOMEM;
+    if (limits)
+        pcre2_set_match_limit(limits, match_limit(in->n));
+    while (rc >= 0 && at < in->n && md && limits) {
+        rc = pcre2_match(step->regex, (PCRE2_SPTR)s, in->n, at, PCRE2_NO_UTF_CHECK, md, limits);
+        const PCRE2_SIZE *v = pcre2_get_ovector_pointer(md);
+        if (rc < 0 || v[1] == v[0]) /* an empty match separates nothing */
+            break;
+        lodge_buf_append(out, s + copied, v[0] - copied);
+        lodge_buf_append(out, step->to.data, step->to.n);
+        copied = at = v[1];
+    }
+    lodge_buf_append(out, s + copied, in->n - copied);
+    pcre2_match_context_free(limits);
+    pcre2_match_data_free(md);
+    return !md || !limits                        ? LODGE_ERR_NOMEM
+           : rc < 0 && rc != PCRE2_ERROR_NOMATCH ? LODGE_ERR_LIMIT
+                                                 : 0;
+}
+
+/* Blanks at the ends go, runs of them become one; a written U+2581 at the end is a blank too. */
+static void merge_spaces(struct lodge_buf *in, struct lodge_buf *out)
+{
+    const char *s = lodge_buf_text(in);
+    bool after_space = true;
+    for (size_t i = 0; i < in->n; i++) {
+        if (s[i] != ' ' || !after_space)
+            lodge_buf_append(out, s + i, 1);
+        after_space = s[i] == ' ';
+    }
+    for (bool more = true; more && !out->failed;) {
+        more = false;
+        if (out->n && out->data[out->n - 1] == ' ') {
+            out->n--;
+            more = true;
+        } else if (out->n >= 3 && memcmp(out->data + out->n - 3, "\xE2\x96\x81", 3) == 0) {
+            out->n -= 3;
+            more = true;
+        }
+    }
+    if (out->data)
+        out->data[out->n] = 0;
+}
+
 static int apply(const struct norm_step *step, struct lodge_buf *in, struct lodge_buf *out)
 {
     switch (step->kind) {
@@ -164,6 +215,15 @@ static int apply(const struct norm_step *step, struct lodge_buf *in, struct lodg
         return 0;
     case NORM_STRIP:
         strip_spaces(in, step->arg, out);
+        return 0;
+    case NORM_REGEX:
+        return replace_matches(in, step, out);
+    case NORM_MAP:
+        (step->arg ? charsmap_longest : charsmap_clusters)(step->map, lodge_buf_text(in), in->n,
+                                                           out);
+        return 0;
+    case NORM_SPACES:
+        merge_spaces(in, out);
         return 0;
     }
     return LODGE_ERR_INTERNAL;

@@ -7,11 +7,6 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* Bounds the work of one match attempt, so that a pattern cannot backtrack for ever. A white-space
- * run of the whole text is walked back once by `\s*[\r\n]+`, which is linear and must pass. */
-#define MATCH_LIMIT 1000000u
-#define MATCH_LIMIT_PER_BYTE 8u
-
 static bool add(struct pieces *p, size_t begin, size_t end)
 {
     if (begin == end)
@@ -166,28 +161,45 @@ static int split_metaspace(const struct split_step *step, const char *s, struct 
     return ok && add(out, begin, p.end) ? 0 : LODGE_ERR_NOMEM;
 }
 
-/* Steps that change the text come first in every known file, when there is one piece. */
-static int rewrite(const struct split_step *step, struct lodge_buf *text, bool at_start)
+static bool begins_with(const char *s, size_t n, struct lodge_span with)
 {
-    if (!text->n)
-        return 0;
+    return n >= with.n && memcmp(s, with.data, with.n) == 0;
+}
+
+/* A piece with its blanks replaced, and one in front where the step wants it. origin: the piece
+ * begins the whole input. */
+static void rewrite_piece(const struct split_step *step, const char *s, size_t n, bool origin,
+                          struct lodge_buf *out)
+{
+    if (step->kind == SPLIT_PREFIX_SPACE) {
+        if (s[0] != ' ')
+            lodge_buf_append(out, " ", 1);
+        lodge_buf_append(out, s, n);
+        return;
+    }
+    const struct lodge_span *r = &step->replacement;
+    bool has = s[0] == ' ' || begins_with(s, n, *r);
+    if (!has && (step->scheme == PREPEND_ALWAYS || (step->scheme == PREPEND_FIRST && origin)))
+        lodge_buf_append(out, r->data, r->n);
+    for (size_t i = 0; i < n; i++)
+        if (s[i] == ' ')
+            lodge_buf_append(out, r->data, r->n);
+        else
+            lodge_buf_append(out, s + i, 1);
+}
+
+/* A step that changes the text of the pieces: the text becomes that of all pieces in a row. */
+static int rewrite(const struct split_step *step, struct lodge_buf *text, bool at_start,
+                   struct pieces *now)
+{
     struct lodge_buf next;
     lodge_buf_init(&next, text->cap_bytes);
-    if (step->kind == SPLIT_PREFIX_SPACE) {
-        if (text->data[0] != ' ')
-            lodge_buf_append(&next, " ", 1);
-        lodge_buf_append(&next, text->data, text->n);
-    } else {
-        const struct lodge_span *r = &step->replacement;
-        bool has =
-            text->data[0] == ' ' || (text->n >= r->n && memcmp(text->data, r->data, r->n) == 0);
-        if (!has && (step->scheme == PREPEND_ALWAYS || (step->scheme == PREPEND_FIRST && at_start)))
-            lodge_buf_append(&next, r->data, r->n);
-        for (size_t i = 0; i < text->n; i++)
-            if (text->data[i] == ' ')
-                lodge_buf_append(&next, r->data, r->n);
-            else
-                lodge_buf_append(&next, text->data + i, 1);
+    for (size_t k = 0; k < now->n; k++) {
+        struct piece *p = &now->list[k];
+        size_t begin = next.n;
+        rewrite_piece(step, text->data + p->begin, p->end - p->begin, at_start && p->begin == 0,
+                      &next);
+        *p = (struct piece){begin, next.n};
     }
     lodge_buf_finish(text);
     *text = next;
@@ -212,42 +224,44 @@ static int split_piece(const struct split_step *step, const char *s, struct piec
     return LODGE_ERR_INTERNAL;
 }
 
-static int run_steps(const struct lodge_tokenizer *t, const char *s, pcre2_match_data *md,
-                     pcre2_match_context *limits, struct pieces *now)
+static int run_step(const struct split_step *step, const char *s, pcre2_match_data *md,
+                    pcre2_match_context *limits, struct pieces *now)
 {
     int err = 0;
-    for (uint32_t i = 0; i < t->n_splits && !err; i++) {
-        struct pieces next = {0};
-        for (size_t k = 0; k < now->n && !err; k++)
-            err = split_piece(&t->splits[i], s, now->list[k], md, limits, &next);
-        free(now->list);
-        *now = next;
-    }
+    struct pieces next = {0};
+    for (size_t k = 0; k < now->n && !err; k++)
+        err = split_piece(step, s, now->list[k], md, limits, &next);
+    free(now->list);
+    *now = next;
     return err;
 }
 
-static uint32_t match_limit(size_t n)
+static int run_steps(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start,
+                     pcre2_match_data *md, pcre2_match_context *limits, struct pieces *now)
 {
-    size_t limit = MATCH_LIMIT + MATCH_LIMIT_PER_BYTE * n;
-    return limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX;
+    int err = 0;
+    for (uint32_t i = 0; i < t->n_splits && now->n && !err; i++) {
+        const struct split_step *step = &t->splits[i];
+        bool changes = step->kind == SPLIT_METASPACE || step->kind == SPLIT_PREFIX_SPACE;
+        at_start = at_start && now->list[0].begin == 0;
+        if (changes)
+            err = rewrite(step, text, at_start, now);
+        if (!err)
+            err = run_step(step, lodge_buf_text(text), md, limits, now);
+    }
+    return err;
 }
 
 int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start,
           struct pieces *out)
 {
-    int err = 0;
-    for (uint32_t i = 0; i < t->n_splits && !err; i++)
-        if (t->splits[i].kind == SPLIT_METASPACE || t->splits[i].kind == SPLIT_PREFIX_SPACE)
-            err = rewrite(&t->splits[i], text, at_start);
     *out = (struct pieces){0};
-    if (err)
-        return err;
-    pcre2_match_data *md = pcre2_match_data_create(32, NULL);
+    pcre2_match_data *md = pcre2_match_data_create(1, NULL);
     pcre2_match_context *limits = pcre2_match_context_create(NULL);
     if (limits)
         pcre2_set_match_limit(limits, match_limit(text->n));
     bool ok = md && limits && add(out, 0, text->n);
-    err = ok ? run_steps(t, lodge_buf_text(text), md, limits, out) : LODGE_ERR_NOMEM;
+    int err = ok ? run_steps(t, text, at_start, md, limits, out) : LODGE_ERR_NOMEM;
     pcre2_match_context_free(limits);
     pcre2_match_data_free(md);
     if (err) {
@@ -255,21 +269,4 @@ int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start
         *out = (struct pieces){0};
     }
     return err;
-}
-
-int compile_regex(const char *pattern, size_t n, pcre2_code **out, struct lodge_error *e)
-{
-    int code;
-    PCRE2_SIZE at;
-    *out = pcre2_compile((PCRE2_SPTR)pattern, n, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
-    if (!*out) {
-        char reason[200];
-        pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
-        return lodge_fail(e, LODGE_ERR_UNSUPPORTED,
-                          "pre-tokenizer pattern cannot be compiled at offset %zu: %s", (size_t)at,
-                          reason);
-    }
-    /* Without a JIT (hardened kernels) the interpreter is used; results are the same. */
-    pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
-    return 0;
 }

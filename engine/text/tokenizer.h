@@ -1,8 +1,9 @@
-/* Tokenizer: text to token ids and back, for byte-level BPE and SentencePiece-style BPE.
+/* Tokenizer: text to token ids and back, for byte-level BPE, SentencePiece-style BPE and Unigram.
  *
  * Encoding runs in the order of Hugging Face's tokenizers library: cut out added tokens, normalise
  * the rest, pre-tokenise, merge each piece, post-process. Merging is a heap over linked symbols,
- * n log n at worst on any text. Broken UTF-8 in the input is replaced by U+FFFD first.
+ * n log n at worst on any text; Unigram is Viterbi over a trie, n times the longest piece. Broken
+ * UTF-8 in the input is replaced by U+FFFD first.
  *
  * Immutable after creation: any thread may encode and decode at any time.
  * Source: the tokenizer.json format (Hugging Face tokenizers), GGUF's tokenizer.ggml.* keys.
@@ -23,16 +24,18 @@ struct lodge_tokenizer;
 /* What a GGUF file says about its vocabulary. Spans stay owned by the file and may go away after
  * creation. */
 struct lodge_vocab_source {
-    const char *model; /* "gpt2" (byte-level BPE) or "llama" (SentencePiece BPE) */
+    const char *model; /* "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "t5" (Unigram) */
     const char *pre;   /* name of the pre-tokenizer pattern, gpt2 only; may be NULL */
     uint32_t n_tokens;
     const struct lodge_span *tokens;
-    const float *scores;  /* "llama": priority of merging into this token */
+    const float *scores;  /* "llama": priority of merging into this token; "t5": log-probability */
     const int32_t *types; /* 1 normal 2 unknown 3 control 4 user-defined 5 unused 6 byte; or NULL */
     uint32_t n_merges;
     const struct lodge_span *merges;           /* "left right" */
     int64_t bos, eos, unk, pad, eot, eom;      /* -1: absent */
     int8_t add_bos, add_eos, add_space_prefix; /* -1: the model's default */
+    int8_t remove_extra_spaces;                /* "t5"; -1: no */
+    struct lodge_span charsmap;                /* "t5": its character map, or empty */
 };
 
 /* FORMAT or UNSUPPORTED name the component or token that cannot be used. */
@@ -98,7 +101,11 @@ int64_t lodge_tokenizer_bos(const struct lodge_tokenizer *t); /* -1: none */
 int64_t lodge_tokenizer_eos(const struct lodge_tokenizer *t);
 /* Does this id end a text? */
 bool lodge_tokenizer_ends(const struct lodge_tokenizer *t, uint32_t id);
-/* All such ids. */
+/* Makes an id one that ends a text. Only before the tokenizer is shared. */
+void lodge_tokenizer_add_end(struct lodge_tokenizer *t, uint32_t id);
+/* The added token that a text begins with, behind white space; -1 when there is none. */
+int64_t lodge_tokenizer_leading_token(const struct lodge_tokenizer *t, const char *text, size_t n);
+/* All ids that end a text. */
 const uint32_t *lodge_tokenizer_ends_list(const struct lodge_tokenizer *t, uint32_t *n);
 /* The decoder drops one space at the very start of a text (SentencePiece). */
 bool lodge_tokenizer_strips_space(const struct lodge_tokenizer *t);

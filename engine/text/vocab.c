@@ -209,11 +209,42 @@ void add_end(struct lodge_tokenizer *t, int64_t id)
         t->ends[t->n_ends++] = (uint32_t)id;
 }
 
+void lodge_tokenizer_add_end(struct lodge_tokenizer *t, uint32_t id)
+{
+    add_end(t, id);
+}
+
+int64_t lodge_tokenizer_leading_token(const struct lodge_tokenizer *t, const char *text, size_t n)
+{
+    size_t at = 0, len;
+    struct added_match m;
+    while (at < n && space_at(text, n, at, &len))
+        at += len;
+    for (int normalized = 0; normalized < 2; normalized++)
+        if (next_added(t, text, n, at, normalized, true, &m) && m.text == at)
+            return m.token->id;
+    return -1;
+}
+
 void add_known_ends(struct lodge_tokenizer *t)
 {
-    static const char *const known[] = {"<|eot_id|>",    "<|im_end|>",    "<|end|>",
-                                        "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
-                                        "<|eom_id|>"};
+    static const char *const known[] = {
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "<|end_of_text|>",
+        "[EOT]",
+        "<|return|>",
+        "<end_of_utterance>",
+        "<|endofturn|>",
+        "<|END_OF_TURN_TOKEN|>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         int64_t id = span_map_get(&t->by_text, known[i], strlen(known[i]));
         if (id >= 0 && is_added(t, (uint32_t)id))
@@ -283,6 +314,8 @@ void lodge_tokenizer_destroy(struct lodge_tokenizer *t)
         return;
     for (uint32_t i = 0; i < t->n_splits; i++)
         pcre2_code_free(t->splits[i].regex);
+    for (uint32_t i = 0; i < t->n_norms; i++)
+        pcre2_code_free(t->norms[i].regex);
     lodge_arena_finish(&t->arena);
     free(t);
 }

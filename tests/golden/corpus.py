@@ -20,6 +20,12 @@ TRAIN = [
     "hello hello world world low lower lowest new newer newest wide wider widest",
 ]
 
+# Characters of every kind that the texts below combine; random texts are drawn from them.
+ALPHABET = (list("abcdefghijklmnopqrstuvwxyzABCXYZ") + list("0123456789") * 2 + [" "] * 12 + ["  ", "   ", "\n", "\r\n", "\t", "'", "'s", "'LL", "'re"]
+            + list(".,:;!?-_/\\()[]{}<>|@#$%^&*+=~`\"") + list("éèüßÅØæœñłşİıǅΩλσςЖяשםعربي") + list("日本語中文한국어ไทยहिन्दीქარᏣ")
+            + ["\u0301", "\u0308", "\u0323", "\u200d", "\u200c", "\ufe0f", "\u180e", "\u00a0", "\u2003", "\u3000", "\u2028", "\u0085", "\u00ad", "\u200b", "\ufeff"]
+            + list("½²ⅧⒶ①٣१𝟘") + ["😀", "👩\u200d👧", "🇫🇷", "👍🏽", "1\ufe0f\u20e3"] + list("。，、！？「」…—“”‘’ﬁＡ１") + ["▁", "Ġ", "<tag>", "<s>", "</s>", "<|end|>", "\x01", "\x7f"])
+
 NASTY = [
     "", " ", "  ", "a", " a", "a ", "\n", "\r\n", "\r", "\t", "a\nb", "a\r\nb\r\n\r\nc", "\n\n\n a \n\n", " \n ", "   \n\n   x",
     "Hello world", "  leading", "trailing  ", "a  b   c    d", " " * 1000, "x" + " " * 1000 + "y", " " * 99 + "\n", "\t" * 50 + "x",
@@ -41,6 +47,9 @@ NASTY = [
     "<one>", "é<one> <one>é", "<NORM> <norm> <Norm>x", "cafe\u0301tok café tok CAFÉTOK", "<think>hm</think> ok", "<think", "[INST] hi [/INST]",
     "unreachable unreachablex an unreachable", "hello hellow helloworld lowlower", "newest widest   lowest", "e", "é", "€", "\u00ff\u0100",
     "mixed: naïve café № 5 — “quotes” … • ™ © ≠ ≤ ∑ ∫ √ → ⇒", "a\u0300\u0301\u0302b", "\n \n  \n   \n", "x \r y \r\n z", "end with newline\n", "tab\tsep\tvalues\n1\t2\t3\n",
+    "ᠮᠣᠩᠭᠣᠯ\u180eᠠ \u180e x", "½<one> Ⓐ<one> \u200d<one> e\u0301<one> Ⅷ<one>", "ＡＢＣ　１２３　ﬁ ﬂ", "co\u00adop re\u00ad\u00adtry \u00ad", "e\u0301\u0301 u\u0308x",
+    "   many   blanks   between   words   ", " \u3000 wide \u3000\u3000 ", "<|user|>\n hi <|end|>  \n<|assistant|> \t", "12 345 6789 01234567 ١٢٣٤٥ 1,234.5", "don't DON'T we'Ve x'y 'S",
+    "a. b.c ...d 。e，f、g (h|i) [j]", "#tag$x %y &z 'w (v) *u +t -s .r /q :p =o @n _m `l {k} |j ~i", "漢字かなカナ混じり123abc", "HTTPServer getHTTPResponseCode iOS", "mañana MAÑANA Mañana",
     "The quick brown fox doesn't care: it's 12:30, and they're late. Größe überall; 東京 and Москва!\n\n  def f(x):\n      return x + 1\n",
 ]
 

@@ -4,15 +4,17 @@ sets it up (its own environment is used).
     python tests/golden/make_chats.py tests/data/template/chats.json
 
 needs transformers and jinja2. The templates are written here, in our own words, after what the families do:
-the constructs, not the texts. Messages are stored as a client sends them; before rendering, this script does what
-engine/template/chat.c promises: parts are joined, nulls dropped, argument strings parsed, `developer` becomes
-`system` for templates that do not know it.
+the constructs, not the texts. Messages are stored as a client sends them and go through transformers' own functions;
+before them this script does what engine/template/chat.c promises beyond: parts are joined for templates that do not
+go over them, argument strings parsed, `developer` becomes `system` for templates that do not know it.
 """
 import datetime
 import json
 import sys
 
 from transformers.utils import chat_template_utils
+
+from chat_shapes import PARTS, SHAPES as MORE_SHAPES
 
 NOW = 1718000000
 
@@ -723,45 +725,60 @@ CHATS = {
                                                                  "date_string": "1 Jan 2030",
                                                                  "documents": [{"title": "a", "text": "First."},
                                                                                {"title": "b", "text": "Second."}]}},
+    "order of members": {"messages": [{"content": "x", "role": "user"}, {"name": "bot", "content": "y", "role": "assistant"}, USER]},
+    "wide blanks": {"messages": [{"role": "system", "content": "\u3000\u00a0 Größe ÄÖ \u2003"}, {"role": "user", "content": " \u2028 ΣΑΣ ½\u3000"}]},
+    "continue": {"messages": [USER, {"role": "assistant", "content": "Once upon a "}], "continue": True, "add_generation_prompt": False},
+    "continue parts": {"messages": [SYSTEM, USER, {"role": "assistant", "content": [{"type": "text", "text": "A"}, {"type": "text", "text": " b"}]}],
+                       "continue": True, "add_generation_prompt": False},
+    "continue nothing": {"messages": [USER, {"role": "assistant", "content": ""}], "continue": True, "add_generation_prompt": False},
+    "other names of reasoning": {"messages": [USER, {"role": "assistant", "content": "Yes.", "reasoning": "because"}, USER,
+                                              {"role": "assistant", "thinking": "hm", "content": "No."}, USER]},
+    "modes": {"messages": [{"role": "system", "content": "Be kind. /no_think"}, USER, ANSWER, USER], "kwargs": {"enable_thinking": True}},
     "hostile text": {"messages": [{"role": "user", "content": "{{ 7 * 7 }} {% raw %} <|im_end|> </s> [/INST] \\n %} {# #}"}]},
 }
 
 
-def prepared(message, source):
-    m = {k: v for k, v in message.items() if v is not None}
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(NOW, datetime.timezone.utc)
+
+
+chat_template_utils.datetime = Clock
+
+
+def prepared(message, name, source):
+    m = json.loads(json.dumps(message))
     if m["role"] == "developer" and "developer" not in source:
         m["role"] = "system"
-    if isinstance(m.get("content"), list):
+    if isinstance(m.get("content"), list) and name not in PARTS:
         m["content"] = "".join(p["text"] for p in m["content"])
-    if "tool_calls" in m:
-        m["tool_calls"] = json.loads(json.dumps(m["tool_calls"]))
-        for c in m["tool_calls"]:
-            try:
-                c["function"]["arguments"] = json.loads(c["function"]["arguments"])
-            except ValueError:
-                pass
+    for c in m.get("tool_calls") or []:
+        try:
+            c["function"]["arguments"] = json.loads(c["function"]["arguments"])
+        except ValueError:
+            pass
     return m
 
 
-def render(source, chat):
-    t = chat_template_utils._compile_jinja_template(source)
-    t.environment.globals["strftime_now"] = t.globals["strftime_now"] = (
-        lambda f: datetime.datetime.fromtimestamp(NOW, datetime.timezone.utc).strftime(f))
-    variables = {"tools": None, **chat.get("kwargs", {})}
-    if chat.get("tools"):
-        variables["tools"] = chat["tools"]
-    return t.render(messages=[prepared(m, source) for m in chat["messages"]], bos_token="<s>", eos_token="</s>",
-                    add_generation_prompt=chat.get("add_generation_prompt", True), **variables)
+def render(name, source, chat):
+    messages = chat_template_utils._normalize_chat_messages([prepared(m, name, source) for m in chat["messages"]])
+    texts, _ = chat_template_utils.render_jinja_template(
+        [messages], chat_template=source, tools=chat.get("tools"), continue_final_message=chat.get("continue", False),
+        add_generation_prompt=chat.get("add_generation_prompt", True),
+        **{"documents": None, **chat.get("kwargs", {}), "bos_token": "<s>", "eos_token": "</s>"})
+    return texts[0]
 
 
 def main():
+    SHAPES.update(MORE_SHAPES)
     results = {}
     errors = 0
     for name, source in SHAPES.items():
         results[name] = {}
         for chat_name, chat in CHATS.items():
             try:
-                results[name][chat_name] = {"text": render(source, chat)}
+                results[name][chat_name] = {"text": render(name, source, chat)}
             except Exception as e:  # what the template raised, or what failed in it
                 results[name][chat_name] = {"error": str(e), "raised": type(e).__name__ == "TemplateError"}
                 errors += 1

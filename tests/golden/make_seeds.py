@@ -127,6 +127,10 @@ def model_configs(models, out):
 def small_tokenizer(doc):
     """The same components over a vocabulary of a few dozen tokens."""
     model = doc["model"]
+    if model["type"] == "Unigram":
+        model["vocab"] = model["vocab"][:60]
+        doc["added_tokens"] = [a for a in doc["added_tokens"] if a["id"] < 60]
+        return doc
     special = {a["content"] for a in doc["added_tokens"]}
     keep = [t for t in model["vocab"] if t in special or len(t) == 1 or t.startswith("<0x4")][:90]
     keep += [t for t in model["vocab"] if t not in keep][:12]

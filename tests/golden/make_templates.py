@@ -1,11 +1,10 @@
-"""Golden data for the chat-template interpreter: small templates rendered by Jinja2 as transformers
-configures it. Made with jinja2 3.1. Usage: make_templates.py > tests/data/template/golden.json"""
+"""Golden data for the chat-template interpreter: small templates rendered by Jinja2 in the environment of
+transformers. Needs both. Usage: make_templates.py > tests/data/template/golden.json"""
 import json
 
-from jinja2 import nodes  # noqa: F401  (fails early without jinja2)
-from jinja2.exceptions import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers.utils import chat_template_utils
+
+from template_snippets import ALL
 
 SNIPPETS = [
     "{{ 1 + 2 * 3 }}", "{{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ -7 % 3 }}", "{{ 7 / 2 }}", "{{ 2 ** 5 }}",
@@ -67,17 +66,10 @@ VARS = {"a": "abc", "bos_token": "<s>", "eos_token": "</s>", "add_generation_pro
 
 
 def main():
-    def raise_exception(text):
-        raise TemplateError(text)
-
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    env.filters["tojson"] = lambda x, ensure_ascii=False, indent=None, separators=None, sort_keys=False: json.dumps(
-        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    env.globals["raise_exception"] = raise_exception
     cases = []
-    for source in SNIPPETS:
+    for source in SNIPPETS + ALL:
         try:
-            cases.append({"template": source, "text": env.from_string(source).render(**VARS)})
+            cases.append({"template": source, "text": chat_template_utils._compile_jinja_template(source).render(**VARS)})
         except Exception as e:
             cases.append({"template": source, "error": type(e).__name__})
     print(json.dumps({"vars": VARS, "cases": cases}, ensure_ascii=False, indent=0))

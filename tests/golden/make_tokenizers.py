@@ -5,25 +5,32 @@ SentencePiece vocabularies in GGUF, the sentencepiece library) makes of a nasty 
 
 needs tokenizers, sentencepiece, transformers and gguf. Each vocabulary is trained here on the sentences of corpus.py.
 Writes NAME.json (tokenizer.json), NAME.gguf (the same vocabulary as tokenizer.ggml.*, no tensors) and
-golden.json: the texts once, then per vocabulary the ids of every text
-    ids     added tokens recognised (library default)
-    plain   special ones taken as text (encode_special_tokens)
-    whole   with BOS and EOS as the post-processor says
-and id sequences with the text they decode to. With MODEL.gguf (the model of `lodge-up`) its vocabulary is
+golden.json: the texts once, then per vocabulary checksums (CRC-32) of the ids of every text
+    special  added tokens recognised (library default)
+    plain    special ones taken as text (encode_special_tokens)
+    random   the same of random texts
+    broken   the same of broken UTF-8
+the ids that the post-processor adds (affix), and id sequences with the text they decode to; and, per name of tokenizer.ggml.pre, checksums of the ids that one
+vocabulary gives behind that pre-tokenizer. With MODEL.gguf (the model of `lodge-up`) its vocabulary is
 compared too, under the name "default-model"; the test skips that part without LODGE_TEST_MODEL.
 """
+import base64
 import io
 import json
 import os
+import random
 import shutil
+import struct
 import sys
+import tempfile
+import zlib
 
 import gguf
 import numpy as np
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from corpus import BROKEN, NASTY, TRAIN
+from corpus import ALPHABET, BROKEN, NASTY, TRAIN
 from gguf_vocab import tokenizer_of
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -32,6 +39,17 @@ QWEN2 = LLAMA3.replace("{1,3}", "")
 TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
           r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|"
           r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+GPT4O = "|".join([p + CONTRACTIONS + "?" for p in TEKKEN.split("|")[:2]] + [
+    r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"])
+QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+SEED_CODER = QWEN2.replace(r"\p{N}|", r"\p{N}{1}|").replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")
+BAILING = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
+           r"\s+(?!\S)|\s+")
+BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+DEEPSEEK3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+             r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+RANDOM = ["".join(random.Random(i).choices(ALPHABET, k=1 + i % 48)) for i in range(240)]
 BEGIN, END = "<|begin|>", "<|end|>"
 
 
@@ -162,6 +180,13 @@ def metaspace(sp):
     return t
 
 
+def phi3(sp):
+    """As llama2, with turn tokens that swallow the white space behind them."""
+    t = llama2(sp)
+    t.add_special_tokens([special(s, rstrip=True) for s in ("<|user|>", "<|assistant|>", "<|end|>")])
+    return t
+
+
 def gemma(sp):
     t = sp_model(sp)
     t.normalizer = normalizers.Replace(" ", "▁")
@@ -169,6 +194,107 @@ def gemma(sp):
     t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     t.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("▁▁▁", normalized=False)])
     return t
+
+
+# ---- Unigram ---------------------------------------------------------------------------------------
+
+# Rules of our own in the place of NFKC: wide forms, ligatures, marks, blanks; nothing for a soft hyphen.
+RULES = {"Ａ": "A", "Ｂ": "B", "Ｃ": "C", "１": "1", "ﬁ": "fi", "ﬂ": "fl", "\u212b": "Å", "Ⅷ": "VIII", "½": "1⁄2", "…": "...",
+         "e\u0301": "é", "u\u0308": "ü", "a\u0308": "ä", "\u0301": "´", "\t": " ", "\n": " ", "\r": " ", "\r\n": " ",
+         "\u3000": " ", "\u00a0": " ", "\u2003": " ", "\u2028": " ", "\u00ad": "", "\ufeff": "", "\uac01": "가ㄱ", "ẞ": "ß"}
+
+
+def train_unigram(rules, **more):
+    out = io.BytesIO()
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as f:
+        points = lambda s: " ".join(f"{ord(c):X}" for c in s)
+        f.writelines(f"{points(a)}\t{points(b)}\n" for a, b in rules.items())
+        f.flush()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TRAIN * 3), model_writer=out, model_type="unigram", vocab_size=640,
+            character_coverage=0.985, max_sentence_length=10000, minloglevel=2, hard_vocab_limit=False,
+            **({"normalization_rule_tsv": f.name} if rules else {"normalization_rule_name": "identity"}), **more)
+    return sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+
+
+def charsmap_of(sp):
+    """normalizer_spec.precompiled_charsmap: field 2 of field 3 of the model, in protobuf's wire format."""
+    def fields(data):
+        at = 0
+        while at < len(data):
+            key, at = varint(data, at)
+            if key & 7 == 0:
+                value, at = varint(data, at)
+            elif key & 7 == 5:
+                value, at = data[at:at + 4], at + 4
+            else:
+                n, at = varint(data, at)
+                value, at = data[at:at + n], at + n
+            yield key >> 3, value
+
+    def varint(data, at):
+        value = shift = 0
+        while True:
+            value |= (data[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if data[at - 1] < 128:
+                return value, at
+
+    spec = next(v for k, v in fields(sp.serialized_model_proto()) if k == 3)
+    return next((v for k, v in fields(spec) if k == 2), b"")
+
+
+def unigram_model(sp, byte_fallback=False):
+    return Tokenizer(models.Unigram([(sp.id_to_piece(i), sp.get_score(i)) for i in range(sp.get_piece_size())],
+                                    unk_id=sp.unk_id(), byte_fallback=byte_fallback))
+
+
+def unigram(sp):
+    """T5 and its kin: a character map, blanks merged, words cut at blanks."""
+    t = unigram_model(sp)
+    t.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap_of(sp)), normalizers.Strip(left=False, right=True),
+                                         normalizers.Replace(Regex(" {2,}"), "▁")])
+    t.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    t.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    t.add_special_tokens([special("<unk>"), special("<s>"), special("</s>")])
+    t.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", sp.eos_id())])
+    return t
+
+
+def unigram_words(sp):
+    """The older spelling: white space cut out, then a blank before each word."""
+    t = unigram(sp)
+    t.normalizer = normalizers.Precompiled(charsmap_of(sp))
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    return t
+
+
+def unigram_bytes(sp):
+    """Whole documents, with bytes for what is unknown."""
+    t = unigram_bytes_plain(sp)
+    t.add_tokens([AddedToken("<tag>", normalized=False), AddedToken("<one>", single_word=True, normalized=False)])
+    return t
+
+
+def unigram_bytes_plain(sp):
+    t = unigram_model(sp, byte_fallback=True)
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    t.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(replacement="▁", prepend_scheme="first")])
+    t.add_special_tokens([special("<unk>"), special("<s>"), special("</s>")])
+    t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", sp.bos_id())])
+    return t
+
+
+def without_control_pieces(t):
+    """For user text: control tokens are neither matched nor pieces of the lattice."""
+    doc = json.loads(t.to_str())
+    hidden = {a["content"] for a in doc["added_tokens"] if a["special"]}
+    doc["added_tokens"] = [a for a in doc["added_tokens"] if not a["special"]]
+    if doc["model"]["type"] == "Unigram":
+        doc["model"]["vocab"] = [[chr(0xF0000 + i) if p in hidden else p, s] for i, (p, s) in enumerate(doc["model"]["vocab"])]
+        doc["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(doc))
 
 
 def added():
@@ -221,11 +347,12 @@ def gguf_of(path, t, pre, **extra):
                 merges=[" ".join(m) for m in doc["model"]["merges"]], **extra)
 
 
-def gguf_of_sp(path, sp):
+def gguf_of_sp(path, sp, model="llama", **extra):
     n = sp.get_piece_size()
     types = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(n)]
-    write_vocab(path, "llama", "default", [sp.id_to_piece(i) for i in range(n)], types,
-                scores=[float(sp.get_score(i)) for i in range(n)], bos_token_id=1, eos_token_id=2, unk_token_id=0)
+    write_vocab(path, model, "default", [sp.id_to_piece(i) for i in range(n)], types,
+                scores=[float(sp.get_score(i)) for i in range(n)], bos_token_id=1, eos_token_id=2, unk_token_id=0,
+                **extra)
 
 
 # ---- golden ----------------------------------------------------------------------------------------------
@@ -268,27 +395,73 @@ def sp_bytes(t, strips):
     return text
 
 
-def entry(name, file, t, rng, bytes_of=None, gguf_twin=False, spm=None):
+def checksum(ids):
+    return zlib.crc32(struct.pack(f"<{len(ids)}I", *ids))
+
+
+def entry(name, file, t, rng, bytes_of=None):
     default = [t.encode(s, add_special_tokens=False).ids for s in NASTY]
     whole = [t.encode(s, add_special_tokens=True).ids for s in NASTY]
-    t.encode_special_tokens = True
-    plain = [t.encode(s, add_special_tokens=False).ids for s in NASTY]
-    broken = [t.encode(b.decode("utf-8", "replace"), add_special_tokens=False).ids for b in BROKEN]
-    t.encode_special_tokens = False
-    e = {"name": name, "file": file, "size": t.get_vocab_size(), "ids": default,
-         "plain": {str(i): p for i, p in enumerate(plain) if p != default[i]}, "broken": broken,
-         "affix": [whole[0], []] if all(w == whole[0] + d for w, d in zip(whole, default)) else None,
+    free = without_control_pieces(t) if json.loads(t.to_str())["model"]["type"] == "Unigram" else t
+    free.encode_special_tokens = True
+    sums = lambda texts: [checksum(free.encode(s, add_special_tokens=False).ids) for s in texts]
+    plain, drawn, broken = sums(NASTY), sums(RANDOM), sums(b.decode("utf-8", "replace") for b in BROKEN)
+    free.encode_special_tokens = False
+    e = {"name": name, "file": file, "size": t.get_vocab_size(), "special": [checksum(d) for d in default],
+         "plain": plain, "broken": broken, "random": drawn, "affix": whole[0],
          "decode": decodings(t, rng, default, bytes_of)}
-    assert e["affix"] is not None
+    assert all(w in (whole[0] + d, d + whole[0]) for w, d in zip(whole, default))
     return e
 
 
 def sp_entry(name, file, sp, t, rng):
     """A GGUF file with scores: sentencepiece itself says how text is cut; control tokens are never recognised."""
     e = entry(name, file, t, rng, sp_bytes(t, True))
-    ids = [sp.encode(s) for s in NASTY]
-    return {**e, "ids": None, "plain": {str(i): x for i, x in enumerate(ids)},
-            "broken": [sp.encode(b.decode("utf-8", "replace")) for b in BROKEN]}
+    sums = lambda texts: [checksum(sp.encode(s)) for s in texts]
+    return {**e, "special": None, "plain": sums(NASTY), "random": sums(RANDOM),
+            "broken": sums(b.decode("utf-8", "replace") for b in BROKEN)}
+
+
+# ---- pre-tokenizers by name ------------------------------------------------------------------------------
+
+
+def named_pre_tokenizers():
+    """What each name of tokenizer.ggml.pre stands for in tokenizer.json: (names, NFC, steps)."""
+    regex = lambda *patterns: [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns]
+    digits = [pre_tokenizers.Digits(individual_digits=True)]
+    gpt2 = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    return [
+        (["llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2", "dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], False, regex(LLAMA3)),
+        (["qwen2", "qwen25", "deepseek-r1-qwen", "megrez"], True, regex(QWEN2)), (["grok-2"], False, regex(QWEN2)),
+        (["qwen35"], True, regex(QWEN35)), (["smollm", "starcoder", "refact"], False, digits + gpt2),
+        (["command-r"], True, digits + gpt2), (["gpt-2", "gpt2", "phi-2", "roberta-bpe"], False, gpt2),
+        (["olmo", "mpt"], True, gpt2), (["tekken"], False, regex(TEKKEN)), (["gpt-4o", "llama4"], False, regex(GPT4O)),
+        (["seed-coder"], False, regex(SEED_CODER)), (["bailingmoe", "bailingmoe2", "llada-moe"], False, regex(BAILING)),
+        (["bloom", "poro-chat", "gpt3-finnish"], False, regex(BLOOM)), (["viking"], False, regex(BLOOM, r"\p{N}")),
+        (["deepseek-coder"], False, regex(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+") + digits),
+        (["deepseek-v3", "hunyuan-dense", "joyai-llm"], False, regex(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3)),
+        # Not names of GGUF: what PCRE2 and Oniguruma read differently.
+        ([], False, regex(r"\w+|\s$|^\W", r"\p{Han}+|\p{Hiragana}")), ([], False, [pre_tokenizers.Whitespace()]),
+    ]
+
+
+def pre_entries(out):
+    """One vocabulary, trained on whole lines so that merges cross every border a pre-tokenizer may cut at."""
+    t = byte_level([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)], size=700)
+    t.encode_special_tokens = True
+    with open(f"{out}/lines.json", "w") as f:
+        json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
+    entries = []
+    for names, nfc, steps in named_pre_tokenizers():
+        if not isinstance(steps[-1], pre_tokenizers.ByteLevel):
+            steps = steps + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        t.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        t.normalizer = normalizers.NFC() if nfc else normalizers.Sequence([])
+        t.encode_special_tokens = True
+        doc = json.loads(t.to_str())
+        entries.append({"names": names, "normalizer": doc["normalizer"], "pre_tokenizer": doc["pre_tokenizer"],
+                        "ids": [checksum(t.encode(s).ids) for s in NASTY + RANDOM]})
+    return {"file": "lines.json", "entries": entries}
 
 
 def main():
@@ -310,16 +483,27 @@ def main():
             entries.append({"name": name + " in GGUF", "file": f"{name}.gguf", "same_as": len(entries) - 1})
     sp = train_sentencepiece()
     for name, make, strips in (("llama2", llama2, True), ("mistral", mistral, True), ("metaspace", metaspace, True),
-                               ("gemma", gemma, False)):
+                               ("phi3", phi3, True), ("gemma", gemma, False)):
         t = make(sp)
         with open(f"{out}/{name}.json", "w") as f:
             json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
         entries.append(entry(name, f"{name}.json", t, rng, sp_bytes(t, strips)))
     gguf_of_sp(f"{out}/llama2.gguf", sp)
     entries.append(sp_entry("llama2 in GGUF", "llama2.gguf", sp, llama2(sp), rng))
+    mapped, bytes_too = train_unigram(RULES), train_unigram({}, byte_fallback=True, remove_extra_whitespaces=False)
+    for name, make, sp, bytes_of in (("unigram", unigram, mapped, None), ("unigram-words", unigram_words, mapped, None),
+                                     ("unigram-bytes", unigram_bytes, bytes_too, lambda t: sp_bytes(t, True))):
+        t = make(sp)
+        with open(f"{out}/{name}.json", "w") as f:
+            json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
+        entries.append(entry(name, f"{name}.json", t, rng, bytes_of and bytes_of(t)))
+    gguf_of_sp(f"{out}/unigram.gguf", mapped, "t5", precompiled_charsmap=charsmap_of(mapped), remove_extra_whitespaces=True)
+    entries.append(sp_entry("unigram in GGUF", "unigram.gguf", mapped, unigram(mapped), rng))
+    gguf_of_sp(f"{out}/unigram-bytes.gguf", bytes_too, "t5", add_eos_token=False, add_bos_token=True)
+    entries.append(sp_entry("unigram-bytes in GGUF", "unigram-bytes.gguf", bytes_too, unigram_bytes_plain(bytes_too), rng))
     if len(sys.argv) > 2:
         entries.append(entry("default-model", None, tokenizer_of(gguf.GGUFReader(sys.argv[2])), rng))
-    doc = {"texts": NASTY, "broken": [b.hex() for b in BROKEN]}
+    doc = {"texts": NASTY, "random": RANDOM, "broken": [b.hex() for b in BROKEN], "pre": pre_entries(out)}
     with open(f"{out}/golden.json", "w") as f:
         f.write(json.dumps(doc, ensure_ascii=True)[:-1] + ', "vocabularies": [\n')
         f.write(",\n".join(json.dumps(e, ensure_ascii=True, separators=(",", ":")) for e in entries) + "\n]}\n")

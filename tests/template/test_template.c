@@ -76,6 +76,7 @@ static int render_chat(const struct lodge_template *t, const json_t *chat,
         .n_bos = 3,
         .n_eos = 4,
         .add_generation_prompt = !json_is_false(json_object_get(chat, "add_generation_prompt")),
+        .continue_final_message = json_is_true(json_object_get(chat, "continue")),
         .now = (time_t)json_integer_value(json_object_get(chats, "now"))};
     return lodge_chat_render(t, &p, out, e);
 }
@@ -144,7 +145,7 @@ static const char *const hostile[] = {
     "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x * 2 %}{% endfor %}"
     "{{ ns.x }}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "{% macro m() %}{% call m() %}x{% endcall %}{% endmacro %}{{ m() }}",
+    "{% macro m() %}{{ caller }}{% call m() %}x{% endcall %}{% endmacro %}{{ m() }}",
     "{% macro m() %}{{ caller() }}{% endmacro %}{% macro n() %}{% call m() %}{{ n() }}{% endcall "
     "%}"
     "{% endmacro %}{{ n() }}",
@@ -173,6 +174,36 @@ START_TEST(limits_hold)
         render(text, json_object_get(golden, "vars"), &lodge_template_default_limits, &out, &e);
     ck_assert_msg(err == LODGE_ERR_LIMIT && strstr(e.text, "too "), "%s: %s", text, e.text);
     ck_assert(strstr(e.text, "template line"));
+}
+END_TEST
+
+/* What Jinja2 knows and this server does not is refused by name, with its line. */
+static const struct {
+    const char *source, *named;
+} refused[] = {
+    {"a\n{% include 'x' %}", "line 2: the statement 'include' is not supported"},
+    {"{% import 'x' as y %}", "'import'"},
+    {"{% block a %}x{% endblock %}", "'block'"},
+    {"{% autoescape true %}x{% endautoescape %}", "'autoescape'"},
+    {"\n\n{{ 'x' | urlize }}", "line 3: no filter named 'urlize'"},
+    {"{{ [1] | random }}", "no filter named 'random'"},
+    {"{{ 'x' | wordwrap(3) }}", "no filter named 'wordwrap'"},
+    {"{{ 1 is nosuch }}", "line 1: no test named 'nosuch'"},
+    {"{{ '\\N{BULLET}' }}", "the escape '\\N'"},
+    {"\n{{ cycler('a') }}", "line 2: 'cycler' is undefined"},
+    {"\n{{ 'x'.casefold() }}", "line 2: 'casefold' is undefined"},
+    {"{% if true %}\n{{ 'x' | urlize }}{% endif %}", "line 2: no filter named 'urlize'"},
+    {"{{ x[1, 2] }}", "subscripts"},
+};
+
+START_TEST(refuses_by_name_and_line)
+{
+    struct lodge_rendered out = {0};
+    struct lodge_error e = {0};
+    int err = render(refused[_i].source, json_object_get(golden, "vars"),
+                     &lodge_template_default_limits, &out, &e);
+    ck_assert(err == LODGE_ERR_FORMAT || err == LODGE_ERR_INVALID);
+    ck_assert_msg(strstr(e.text, refused[_i].named), "%s: %s", refused[_i].source, e.text);
 }
 END_TEST
 
@@ -216,6 +247,7 @@ int main(int argc, char **argv)
     tcase_add_test(t, real_shapes_equal_jinja);
     tcase_add_test(t, user_text_is_marked);
     tcase_add_loop_test(t, limits_hold, 0, sizeof hostile / sizeof *hostile);
+    tcase_add_loop_test(t, refuses_by_name_and_line, 0, sizeof refused / sizeof *refused);
     tcase_add_test(t, nesting_is_limited);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
