@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define MOST_KEYS 6u
+
 struct in {
     const struct lodge_gguf *g;
     const struct lodge_tensor_source *src;
@@ -53,6 +55,67 @@ static int get_per_layer(const struct in *in, const char *name, uint32_t *out)
     return 0;
 }
 
+/* ---- family ---- */
+
+/* Keys after the architecture's name that are read, or that change nothing here. */
+static const char *const known_keys[] = {
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "attention.sliding_window_pattern",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.freq_base_swa",
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "vocab_size",
+};
+
+static bool same(const char *text, struct lodge_span s)
+{
+    return text && strlen(text) == s.n && memcmp(text, s.data, s.n) == 0;
+}
+
+static bool is_known(struct lodge_span key)
+{
+    for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++)
+        if (same(known_keys[i], key))
+            return true;
+    for (size_t i = 0; i < lodge_n_shape_numbers; i++)
+        if (lodge_shape_numbers[i].traits && same(lodge_shape_numbers[i].gguf, key))
+            return true;
+    return false;
+}
+
+/* Adds the first few keys of an unknown architecture that no family reads to the error's text. */
+static void add_keys(const struct in *in, struct lodge_span arch)
+{
+    uint32_t n = 0;
+    for (uint64_t i = 0; i < in->g->n_values && n < MOST_KEYS; i++) {
+        struct lodge_span key = in->g->values[i].key;
+        if (key.n <= arch.n || memcmp(key.data, arch.data, arch.n) != 0 || key.data[arch.n] != '.')
+            continue;
+        struct lodge_span rest = {key.data + arch.n + 1, key.n - arch.n - 1};
+        if (!is_known(rest))
+            lodge_error_append(in->e, "%s%.*s", n++ ? ", " : "; not understood of the metadata: ",
+                               (int)(rest.n > 40 ? 40 : rest.n), rest.data);
+    }
+}
+
 static int set_family(struct in *in, struct lodge_model_shape *s)
 {
     struct lodge_span a = {0};
@@ -73,6 +136,7 @@ static int set_family(struct in *in, struct lodge_model_shape *s)
     lodge_fail(in->e, LODGE_ERR_UNSUPPORTED,
                "architecture '%.*s' is not supported; this build serves %s",
                (int)(a.n > 60 ? 60 : a.n), a.data, known);
+    add_keys(in, a);
     lodge_error_add_tensors(in->src, in->e);
     return LODGE_ERR_UNSUPPORTED;
 }
