@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "engine/files/model_file.h"
 #include "engine/sched.h"
+#include "engine/step_cost.h"
 #include "engine/template/chat.h"
 
 #include <pthread.h>
@@ -47,7 +48,6 @@ struct lodge_engine {
     struct lodge_buf messages; /* taken from the inbox */
     bool any_event;
     uint64_t last_step_ns;
-    double token_ns; /* of a prompt token lately; 0: not known */
     struct lodge_step_cost step_cost;
 
     pthread_t thread;

@@ -400,15 +400,25 @@ static struct lodge_seq *next_prefill(const struct lodge_sched *s, struct lodge_
                                                  : next_unplanned(s, after, preemptions, false);
 }
 
+/* Tokens that the step may come to with prompts. */
+static uint32_t most_with_prompts(const struct lodge_sched *s)
+{
+    uint32_t left = s->limits.max_step_tokens - s->n_step_tokens;
+    bool bounded = s->n_rows && s->prompt_tokens && s->prompt_tokens < left;
+    return s->n_step_tokens + (bounded ? s->prompt_tokens : left);
+}
+
 static void plan_prefills(struct lodge_sched *s)
 {
     uint64_t preemptions = s->preemptions;
+    uint32_t most = most_with_prompts(s);
     struct lodge_seq *q = next_prefill(s, NULL, preemptions);
-    while (q && s->n_step_tokens < s->limits.max_step_tokens) {
+    while (q && s->n_step_tokens < most) {
         preemptions = s->preemptions;
         bool others = next_prefill(s, q, preemptions) != NULL;
-        uint32_t room = room_for(s, q);
+        uint32_t room = room_for(s, q), left = most - s->n_step_tokens;
         uint32_t n = s->n_step_tokens, tenant = q->tenant;
+        room = room < left ? room : left;
         if (room)
             plan_row(s, q, chunk(s, q, room, others));
         else

@@ -2,7 +2,8 @@
  *
  * Iteration level: every step is planned anew from the running sequences. One token each for
  * those that decode, then prompt chunks in the order of admission while the token budget lasts; a
- * prompt too long for the rest of the budget takes half of it while others wait for theirs.
+ * prompt too long for the rest of the budget takes half of it while others wait for theirs. Beside
+ * replies prompts get no more tokens than keep the step short (step_cost.h).
  *
  * The queue's order is the policy's (sched_queue.h). Under `priority` it is priority, then arrival;
  * under `fcfs` arrival; under `fair` tiers, then tenants by what they were served (fair.h). Nobody
@@ -147,6 +148,8 @@ struct lodge_sched {
     uint64_t planned_ns;                       /* when the last plan was made */
     struct lodge_planned *rows;                /* of the next step */
     uint32_t n_rows, n_step_tokens, n_step_ranks;
+    uint32_t prompt_tokens; /* of prompts in a step that has replies, at most; set by the owner, 0:
+                               no bound */
     uint64_t running_ranks; /* sum of lora_width over those that run */
     uint32_t n_deferred;    /* passed over in the last plan: their adapters are not in the pool */
     struct lodge_page_copy *copies; /* each holds a reference on the page it reads */

@@ -2,44 +2,6 @@
 
 #include <string.h>
 
-/* ---- what a token costs ---- */
-
-#define SMALL_STEP 64u
-#define FIRST_TOKEN_COST (1.0 / 8) /* before any guess was made */
-#define RETURN (1.0 / 1024)
-
-static double blend(double old, double value, double weight)
-{
-    return old > 0 ? old + (value - old) * weight : value;
-}
-
-void lodge_step_cost_observe(struct lodge_step_cost *c, uint32_t n_tokens, uint32_t n_guesses,
-                             double ns)
-{
-    if (n_tokens > SMALL_STEP)
-        return;
-    if (!n_guesses) {
-        /* A step that others disturbed says little. */
-        double most = 2 * c->plain_ns;
-        c->plain_ns = blend(c->plain_ns, most > 0 && ns > most ? most : ns, 1.0 / 16);
-        /* What once seemed too dear to be tried is tried again some day. */
-        double dear = c->guess_ns - FIRST_TOKEN_COST * c->plain_ns;
-        c->guess_ns -= dear > 0 ? dear * RETURN : 0;
-        return;
-    }
-    if (!(c->plain_ns > 0))
-        return;
-    double each = (ns - c->plain_ns) / n_guesses, known = lodge_step_cost_token(c) * c->plain_ns;
-    each = each > 2 * known ? 2 * known : each < known / 2 ? known / 2 : each;
-    c->guess_ns = blend(known, each, n_guesses > 8 ? 0.25 : n_guesses / 32.0);
-}
-
-double lodge_step_cost_token(const struct lodge_step_cost *c)
-{
-    double part = c->plain_ns > 0 ? c->guess_ns / c->plain_ns : 0;
-    return !(part > 0) ? FIRST_TOKEN_COST : part < 0.005 ? 0.005 : part;
-}
-
 /* ---- whether it pays ---- */
 
 #define GUESS_DECAY 0.97

@@ -7,9 +7,9 @@
  * row's bits do not depend on what else a step computes, and a draw depends on seed, position and
  * logits alone, replies are bit for bit what they are without drafts.
  *
- * A guess costs what one more token adds to a step, which is learned from the steps that ran, and
- * saves a token's step if it is right, which is learned from the sequence's own guesses. Where it
- * does not pay, no draft is made; a sequence that never hits tries once in a while.
+ * A guess costs what one more token adds to a step (step_cost.h), and saves a token's step if it is
+ * right, which is learned from the sequence's own guesses. Where it does not pay, no draft is made;
+ * a sequence that never hits tries once in a while.
  *
  * Source: Saxena 2023, prompt lookup decoding; Yang et al. 2023, LLMA.
  * Pure; owner: the engine thread.
@@ -21,17 +21,6 @@
 #include <stdint.h>
 
 #define LODGE_MAX_DRAFT 15u
-
-/* What decoding steps take of late, and what a guess adds to one. */
-struct lodge_step_cost {
-    double plain_ns, guess_ns; /* 0: not known */
-};
-
-/* A step of n_tokens took so long, n_guesses of them guesses. Steps with prompts do not count. */
-void lodge_step_cost_observe(struct lodge_step_cost *c, uint32_t n_tokens, uint32_t n_guesses,
-                             double ns);
-/* One guess as a part of a step without any. */
-double lodge_step_cost_token(const struct lodge_step_cost *c);
 
 /* Guesses by how many tokens before them had matched. */
 enum lodge_match { LODGE_MATCH_SHORT, LODGE_MATCH_MIDDLE, LODGE_MATCH_LONG, LODGE_MATCH_COUNT };
@@ -50,7 +39,7 @@ struct lodge_guesses {
 uint32_t lodge_draft(const uint32_t *text, uint32_t n, uint32_t n_output, const uint32_t *hint,
                      uint32_t n_hint, uint32_t most, uint32_t *draft, enum lodge_match *how);
 /* Tokens that a draft should have, at most `most`, in a step that n_seqs sequences share. `token`
- * is lodge_step_cost_token. 0 brings the next attempt nearer. */
+ * is lodge_step_cost_guess. 0 brings the next attempt nearer. */
 uint32_t lodge_guesses_length(struct lodge_guesses *g, enum lodge_match how, double token,
                               uint32_t n_seqs, uint32_t most);
 /* That draft was checked with n tokens, of which n_right were right before the first wrong one. */

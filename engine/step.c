@@ -100,22 +100,20 @@ static uint32_t pages_held(const struct lodge_engine *en, const struct lodge_seq
     return n;
 }
 
-#define PROMPT_STEP_TOKENS 64u /* a step of so many tokens is bound by their number */
 /* Memory to memory, and files in the page cache with packing. */
 #define COPY_BYTES_PER_NS 8.0
 #define LOAD_BYTES_PER_NS 0.5
 
 /* What getting back a page of keys or of an adapter costs, for eviction. The price of a token is
  * measured; those of bytes need only the right order. */
-static void learn_costs(struct lodge_engine *en, uint32_t n_tokens, double ns)
+static void learn_costs(struct lodge_engine *en)
 {
-    if (!en->residency || n_tokens < PROMPT_STEP_TOKENS)
+    if (!en->residency || !(en->step_cost.prompt_ns > 0))
         return;
-    double token = ns / n_tokens, page = (double)en->adapters.page_cells * LODGE_CELL_BYTES;
-    en->token_ns = en->token_ns > 0 ? en->token_ns * 0.9 + token * 0.1 : token;
+    double page = (double)en->adapters.page_cells * LODGE_CELL_BYTES;
     const struct lodge_residency_cost cost = {.upload_page = page / COPY_BYTES_PER_NS,
                                               .load_page = page / LOAD_BYTES_PER_NS,
-                                              .token = en->token_ns};
+                                              .token = en->step_cost.prompt_ns};
     lodge_residency_set_cost(en->residency, &cost);
 }
 
@@ -134,12 +132,16 @@ static uint64_t adapter_bytes(struct lodge_engine *en, uint64_t step)
     return sum;
 }
 
-static uint32_t guesses_of(const struct lodge_step *s)
+static struct lodge_step_size size_of(const struct lodge_step *s)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_rows; i++)
-        n += s->rows[i].n_draft;
-    return n;
+    struct lodge_step_size z = {0};
+    for (uint32_t i = 0; i < s->n_rows; i++) {
+        const struct lodge_row *row = &s->rows[i];
+        uint32_t own = row->n_tokens - row->n_draft;
+        z.n_guesses += row->n_draft;
+        *(own == 1 ? &z.n_decodes : &z.n_prompt) += own;
+    }
+    return z;
 }
 
 static void count_step(struct lodge_engine *en, const struct lodge_step *s,
@@ -153,8 +155,9 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     st->adapter_rank_bytes = adapter_bytes(en, st->n_steps);
     double ns = (double)(res->end_ns - res->begin_ns);
     en->last_step_ns = res->end_ns - res->begin_ns + 1;
-    learn_costs(en, s->n_tokens, ns);
-    lodge_step_cost_observe(&en->step_cost, s->n_tokens, guesses_of(s), ns);
+    const struct lodge_step_size size = size_of(s);
+    lodge_step_cost_observe(&en->step_cost, &size, ns);
+    learn_costs(en);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)
         q->req->page_ns += ns * pages_held(en, q);
@@ -240,7 +243,7 @@ static bool may_guess(const struct lodge_engine *en, const struct lodge_seq *q)
 
 static void guess(struct lodge_engine *en)
 {
-    double token = lodge_step_cost_token(&en->step_cost);
+    double token = lodge_step_cost_guess(&en->step_cost);
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next) {
         const struct lodge_id_list *hint = &q->req->r.prediction;
         uint32_t left = q->max_output - q->n_output;
@@ -259,6 +262,7 @@ static void guess(struct lodge_engine *en)
 bool lodge_engine_step(struct lodge_engine *en)
 {
     guess(en);
+    en->sched.prompt_tokens = lodge_step_cost_prompt_tokens(&en->step_cost);
     lodge_sched_plan(&en->sched, lodge_now_ns());
     for (uint32_t i = 0; i < en->sched.n_rows; i++)
         if (!en->sched.rows[i].seq->req->started) {

@@ -4,6 +4,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <xmmintrin.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 static size_t padded(uint32_t n)
@@ -76,6 +79,30 @@ static struct features detect(void)
 }
 #endif
 
+#elif defined(__aarch64__)
+
+#define FLUSH_TO_ZERO (1u << 24) /* of FPCR: operands and results */
+
+static unsigned set_fpcr(uint64_t value)
+{
+    uint64_t old;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(value));
+    return (unsigned)old;
+}
+
+unsigned lodge_cpu_flush_denormals(void)
+{
+    uint64_t old;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    return set_fpcr(old | FLUSH_TO_ZERO);
+}
+
+void lodge_cpu_restore_denormals(unsigned state)
+{
+    set_fpcr(state);
+}
+
 #else
 
 unsigned lodge_cpu_flush_denormals(void)
@@ -112,7 +139,12 @@ static unsigned list_rungs(struct rung out[MAX_RUNGS])
     out[3] = (struct rung){"avx512", NULL, false};
 #endif
     out[0] = (struct rung){"ref", lodge_kernels_fill_ref, true};
+#ifdef LODGE_HAVE_ARM_RUNGS
+    out[4] = (struct rung){"neon-dotprod", lodge_kernels_fill_neon_dotprod,
+                           (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0};
+#else
     out[4] = (struct rung){"neon-dotprod", NULL, false};
+#endif
     out[5] = (struct rung){"neon-i8mm", NULL, false};
     return MAX_RUNGS;
 }

@@ -197,9 +197,9 @@ struct lodge_cpu_kernels {
     struct lodge_row_ops row; /* over logits */
 };
 
-/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", or NULL for the best that the
- * CPU and the operating system allow. RESOURCE names what is missing; INVALID lists the known
- * rungs. */
+/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod", or NULL for
+ * the best that the CPU and the operating system allow. RESOURCE names what is missing; INVALID
+ * lists the known rungs. */
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
 
 /* The rungs' own fill functions; each overwrites what it has. Call only on a CPU that has it. */
@@ -207,6 +207,7 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx2(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512_vnni(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_neon_dotprod(struct lodge_cpu_kernels *k);
 
 /* Flush-to-zero and denormals-are-zero for the calling thread; returns the former state. */
 unsigned lodge_cpu_flush_denormals(void);

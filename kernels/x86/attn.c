@@ -42,7 +42,7 @@ INLINE void scores(const struct page *p, uint32_t n_pairs, struct queries *g, co
         const char *next = p->next + (size_t)t * n_pairs * 8;
         for (uint32_t d = 0; d < n_pairs; d += 2, next += SIDE * 16) {
             for (uint32_t line = 0; p->next && line < SIDE / 4; line++)
-                _mm_prefetch(next + line * 64, _MM_HINT_T0);
+                fetch_near(next + line * 64);
             dot_block(p->keys + 4 * (size_t)t + (size_t)d * 4 * PAGE, 4 * PAGE, 2, NULL, g->q + d,
                       n_pairs, 1, acc, m, 2);
         }

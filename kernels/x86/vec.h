@@ -1,5 +1,6 @@
-/* What the x86 rungs share: the kernels of rows.c, float.c and attn.c are written once over the
- * vector `vec` of LANES floats, which each rung defines (vec_avx2.h, vec_avx512.h), and compiled
+/* What the SIMD rungs share: the kernels of rows.c, float.c, attn.c and lora.c are written once
+ * over the vector `vec` of LANES floats, which each rung defines (vec_avx2.h, vec_avx512.h, and
+ * kernels/arm/vec_neon.h), and compiled
  * once per rung with its flags. Included by files of the rungs only.
  */
 #ifndef LODGE_KERNELS_X86_VEC_H
@@ -8,19 +9,38 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
 
-#include <immintrin.h>
 #include <math.h>
 #include <string.h>
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
+#include <immintrin.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 
 /* Rows of a matrix that stand side by side in a sub-panel: two vectors. */
 #define SIDE (2 * LANES)
 
+#if defined(__aarch64__)
+#include "kernels/arm/vec_neon.h"
+#else
+/* What will be read soon: into the first cache, or the second. */
+INLINE void fetch_near(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T0);
+}
+
+INLINE void fetch_far(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
+
 #ifdef __AVX512F__
 #include "kernels/x86/vec_avx512.h"
 #else
 #include "kernels/x86/vec_avx2.h"
+#endif
 #endif
 
 /* The 16 lanes of an ordered sum, and the 32 tokens of a page, in vectors. */
@@ -102,7 +122,7 @@ INLINE void fetch_step(struct ahead *a)
 {
     const char *to = a->at + a->step < a->end ? a->at + a->step : a->end;
     for (; a->at < to; a->at += 64)
-        _mm_prefetch(a->at, _MM_HINT_T1);
+        fetch_far(a->at);
 }
 
 void RUNG(float)(struct lodge_cpu_kernels *k);

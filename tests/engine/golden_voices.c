@@ -21,8 +21,8 @@
 #include <stdlib.h>
 
 #define WORSE_ALL 1.15
-#define WORSE_ONE 1.5
-#define EFFECT 3.0 /* of a voice on log-probabilities, in errors of the engine */
+#define WORSE_ONE 1.75 /* of few places: how the noise falls counts */
+#define EFFECT 3.0     /* of a voice on log-probabilities, in errors of the engine */
 
 /* Sums over places; the oracle's errors likewise. */
 struct sums {

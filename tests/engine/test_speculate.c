@@ -1,5 +1,6 @@
 /* Guessing against its definition, and what it costs text that never repeats. */
 #include "engine/speculate.h"
+#include "engine/step_cost.h"
 
 #include "tests/engine/test_engine_random.h"
 
@@ -117,16 +118,50 @@ START_TEST(right_guesses_grow)
 }
 END_TEST
 
+static void observe(struct lodge_step_cost *c, uint32_t decodes, uint32_t guesses, uint32_t prompt,
+                    double ns)
+{
+    const struct lodge_step_size s = {decodes, guesses, prompt};
+    lodge_step_cost_observe(c, &s, ns);
+}
+
 START_TEST(costs_are_learned)
 {
     struct lodge_step_cost c = {0};
+    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c), UINT32_MAX);
     for (int i = 0; i < 100; i++)
-        lodge_step_cost_observe(&c, 1, 0, 4e6);
-    for (int i = 0; i < 100; i++)
-        lodge_step_cost_observe(&c, 1 + i % 8, i % 8, 4e6 + 1e6 * (i % 8));
-    ck_assert_double_eq_tol(lodge_step_cost_token(&c), 0.25, 0.01);
-    lodge_step_cost_observe(&c, 400, 8, 1e9); /* a prompt */
-    ck_assert_double_eq_tol(lodge_step_cost_token(&c), 0.25, 0.01);
+        observe(&c, 1, 0, 0, 40e6);
+    for (uint32_t i = 0; i < 100; i++)
+        observe(&c, 1, i % 8, 0, 40e6 + 10e6 * (i % 8));
+    ck_assert_double_eq_tol(lodge_step_cost_guess(&c), 0.25, 0.01);
+    for (uint32_t i = 0; i < 40; i++)
+        observe(&c, i % 2, 0, 100 + i, 1e6 * (100 + i) + i % 2 * 40e6);
+    ck_assert_double_eq_tol(c.prompt_ns, 1e6, 1e4);
+    ck_assert_double_eq_tol(lodge_step_cost_guess(&c), 0.25, 0.01);
+    /* Twice the step: 40 ms more. */
+    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c), 39);
+    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c), 41);
+    for (int i = 0; i < 200; i++) /* short steps may grow to 50 ms */
+        observe(&c, 1, 0, 0, 10e6);
+    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c), 38);
+    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c), 41);
+    for (int i = 0; i < 200; i++)
+        observe(&c, 1, 0, 64, 10e6 + 64 * 50e6);
+    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c), LODGE_STEP_PROMPT_TOKENS);
+}
+END_TEST
+
+START_TEST(dear_guesses_are_tried_again)
+{
+    struct lodge_step_cost c = {0};
+    for (int i = 0; i < 100; i++) {
+        observe(&c, 1, 0, 0, 1e6);
+        observe(&c, 1, 8, 0, 100e6);
+    }
+    ck_assert_double_gt(lodge_step_cost_guess(&c), 5);
+    for (int i = 0; i < 10000; i++)
+        observe(&c, 1, 0, 0, 1e6);
+    ck_assert_double_lt(lodge_step_cost_guess(&c), 0.2);
 }
 END_TEST
 
@@ -139,6 +174,7 @@ int main(void)
     tcase_add_test(t, never_right_costs_little);
     tcase_add_test(t, right_guesses_grow);
     tcase_add_test(t, costs_are_learned);
+    tcase_add_test(t, dear_guesses_are_tried_again);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

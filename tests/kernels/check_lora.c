@@ -30,7 +30,7 @@ static void seed(void)
     state = text ? strtoull(text, NULL, 10) : 20261128;
 }
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512"};
+static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod"};
 
 static void *make(size_t n, size_t size)
 {

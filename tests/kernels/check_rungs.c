@@ -29,9 +29,9 @@ static void seed(void)
     state = text ? strtoull(text, NULL, 10) : 20261124;
 }
 
-#define MAX_RUNGS 4
+#define MAX_RUNGS 5
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512"};
+static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod"};
 
 /* Rungs of this machine; the first is the reference. */
 static int rungs(struct lodge_cpu_kernels k[MAX_RUNGS])

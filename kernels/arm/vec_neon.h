@@ -1,0 +1,326 @@
+/* Vectors of the NEON rungs: 8 floats in two registers. Included by vec.h; the same vocabulary as
+ * vec_avx2.h, with the same results for every input, NaN included. */
+
+#define RUNG(name) lodge_neon_dotprod_##name
+#define RUNG_FILL lodge_kernels_fill_neon_dotprod
+#define RUNG_NAME "neon-dotprod"
+#define LANES 8
+#define MAX_ROWS 6 /* of activations that a kernel keeps in 32 registers, two vectors each */
+
+typedef struct {
+    float32x4_t v[2];
+} vec;
+
+#define EACH_HALF(expression)                                                                      \
+    vec out;                                                                                       \
+    for (int h = 0; h < 2; h++)                                                                    \
+        out.v[h] = (expression);                                                                   \
+    return out
+
+INLINE void fetch_near(const void *p)
+{
+    __builtin_prefetch(p, 0, 3);
+}
+
+INLINE void fetch_far(const void *p)
+{
+    __builtin_prefetch(p, 0, 2);
+}
+
+INLINE vec v_set(float x)
+{
+    EACH_HALF(vdupq_n_f32(x));
+}
+
+INLINE vec v_load(const float *x)
+{
+    EACH_HALF(vld1q_f32(x + 4 * h));
+}
+
+INLINE void v_store(float *x, vec v)
+{
+    vst1q_f32(x, v.v[0]);
+    vst1q_f32(x + 4, v.v[1]);
+}
+
+/* The first `left` floats, zeros after them. */
+INLINE vec v_load_tail(const float *x, uint32_t left)
+{
+    float room[LANES] = {0};
+    if (left >= LANES)
+        return v_load(x);
+    memcpy(room, x, left * sizeof *x);
+    return v_load(room);
+}
+
+INLINE void v_store_tail(float *x, uint32_t left, vec v)
+{
+    float room[LANES];
+    if (left >= LANES) {
+        v_store(x, v);
+        return;
+    }
+    v_store(room, v);
+    memcpy(x, room, left * sizeof *x);
+}
+
+/* Numbers of the lanes of half h, the first of all being `lane`. */
+INLINE int32x4_t lane_numbers(uint32_t lane, int h)
+{
+    static const int32_t first[4] = {0, 1, 2, 3};
+    return vaddq_s32(vdupq_n_s32((int32_t)lane + 4 * h), vld1q_s32(first));
+}
+
+/* Lanes [a, b) of v when its first lane is `lane`; `other` elsewhere. */
+INLINE vec v_between(vec v, uint32_t lane, uint32_t a, uint32_t b, vec other)
+{
+    EACH_HALF(vbslq_f32(vandq_u32(vcgeq_s32(lane_numbers(lane, h), vdupq_n_s32((int32_t)a)),
+                                  vcltq_s32(lane_numbers(lane, h), vdupq_n_s32((int32_t)b))),
+                        v.v[h], other.v[h]));
+}
+
+/* The first `left` lanes of v, `other` after them. */
+INLINE vec v_first(vec v, uint32_t left, vec other)
+{
+    return v_between(v, 0, 0, left < LANES ? left : LANES, other);
+}
+
+INLINE vec v_add(vec a, vec b)
+{
+    EACH_HALF(vaddq_f32(a.v[h], b.v[h]));
+}
+
+INLINE vec v_sub(vec a, vec b)
+{
+    EACH_HALF(vsubq_f32(a.v[h], b.v[h]));
+}
+
+INLINE vec v_mul(vec a, vec b)
+{
+    EACH_HALF(vmulq_f32(a.v[h], b.v[h]));
+}
+
+INLINE vec v_div(vec a, vec b)
+{
+    EACH_HALF(vdivq_f32(a.v[h], b.v[h]));
+}
+
+INLINE vec v_fma(vec a, vec b, vec c)
+{
+    EACH_HALF(vfmaq_f32(c.v[h], a.v[h], b.v[h]));
+}
+
+INLINE float32x4_t greater4(float32x4_t a, float32x4_t b)
+{
+    return vbslq_f32(vcgtq_f32(a, b), a, b);
+}
+
+/* The second where the first is NaN. */
+INLINE vec v_max(vec a, vec b)
+{
+    EACH_HALF(greater4(a.v[h], b.v[h]));
+}
+
+INLINE vec v_min(vec a, vec b)
+{
+    EACH_HALF(vbslq_f32(vcltq_f32(a.v[h], b.v[h]), a.v[h], b.v[h]));
+}
+
+INLINE vec v_abs(vec a)
+{
+    EACH_HALF(vabsq_f32(a.v[h]));
+}
+
+INLINE vec v_negate(vec a)
+{
+    EACH_HALF(vnegq_f32(a.v[h]));
+}
+
+/* Nearest integer, even on ties. */
+INLINE vec v_round(vec a)
+{
+    EACH_HALF(vrndnq_f32(a.v[h]));
+}
+
+/* 2^n for integral n in -126 .. 127. */
+INLINE vec v_pow2(vec n)
+{
+    EACH_HALF(vreinterpretq_f32_s32(
+        vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[h]), vdupq_n_s32(127)), 23)));
+}
+
+/* v where x > bound, else 0 (NaN is not above). */
+INLINE vec v_where_above(vec x, vec bound, vec v)
+{
+    EACH_HALF(vreinterpretq_f32_u32(
+        vandq_u32(vcgtq_f32(x.v[h], bound.v[h]), vreinterpretq_u32_f32(v.v[h]))));
+}
+
+INLINE float v_most(vec v)
+{
+    float32x4_t a = greater4(v.v[0], v.v[1]);
+    a = greater4(a, vextq_f32(a, a, 2));
+    return vgetq_lane_f32(greater4(a, vextq_f32(a, a, 1)), 0);
+}
+
+/* lodge_ref_tree16. */
+INLINE float tree16(const vec lanes[2])
+{
+    vec a = v_add(lanes[0], lanes[1]);
+    float32x4_t b = vaddq_f32(a.v[0], a.v[1]);
+    float32x2_t c = vadd_f32(vget_low_f32(b), vget_high_f32(b));
+    return vget_lane_f32(c, 0) + vget_lane_f32(c, 1);
+}
+
+/* Sums of neighbouring lanes, the even one first: 8 floats. */
+INLINE void store_pair_sums(float *to, const vec lanes[2])
+{
+    vst1q_f32(to, vpaddq_f32(lanes[0].v[0], lanes[0].v[1]));
+    vst1q_f32(to + 4, vpaddq_f32(lanes[1].v[0], lanes[1].v[1]));
+}
+
+/* 16 lanes of doubles. */
+typedef struct {
+    float64x2_t v[8];
+} sum16;
+
+INLINE void sum16_add(sum16 *s, const vec x[2])
+{
+    for (int q = 0; q < 4; q++) {
+        float32x4_t four = x[q / 2].v[q % 2];
+        s->v[2 * q] = vaddq_f64(s->v[2 * q], vcvt_f64_f32(vget_low_f32(four)));
+        s->v[2 * q + 1] = vaddq_f64(s->v[2 * q + 1], vcvt_high_f64_f32(four));
+    }
+}
+
+INLINE double sum16_total(const sum16 *s)
+{
+    float64x2_t half[2];
+    for (int h = 0; h < 2; h++)
+        half[h] = vaddq_f64(vaddq_f64(s->v[h], s->v[h + 4]), vaddq_f64(s->v[h + 2], s->v[h + 6]));
+    float64x2_t b = vaddq_f64(half[0], half[1]);
+    return vgetq_lane_f64(b, 0) + vgetq_lane_f64(b, 1);
+}
+
+/* Numbers stored as fp16, widened. */
+INLINE vec load_half(const uint8_t *p)
+{
+    EACH_HALF(vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p + 8 * h))));
+}
+
+/* ---- bf16 ---- */
+
+/* A pair of activations, widened: what a multiply-add broadcasts. */
+typedef struct {
+    float even, odd;
+} pair;
+/* LANES pairs of weights. */
+typedef struct {
+    uint32x4_t v[2];
+} pairs;
+
+INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
+{
+    pairs out;
+    for (int h = 0; h < 2; h++)
+        out.v[h] = vandq_u32(vreinterpretq_u32_u8(vld1q_u8(p + 16 * h)), vdupq_n_u32(mask));
+    return out;
+}
+
+/* Two pairs of activations in turn. */
+INLINE pairs load_quad(const uint16_t *x)
+{
+    uint64_t four;
+    memcpy(&four, x, 8);
+    uint32x4_t both = vreinterpretq_u32_u64(vdupq_n_u64(four));
+    return (pairs){{both, both}};
+}
+
+/* The second elements of pairs, widened, and the first. */
+INLINE vec odd_of(pairs p)
+{
+    EACH_HALF(vreinterpretq_f32_u32(vandq_u32(p.v[h], vdupq_n_u32(0xFFFF0000u))));
+}
+
+INLINE vec even_of(pairs p)
+{
+    EACH_HALF(vreinterpretq_f32_u32(vshlq_n_u32(p.v[h], 16)));
+}
+
+INLINE vec dot_pairs(vec acc, pairs w, pairs x)
+{
+    acc = v_fma(odd_of(w), odd_of(x), acc);
+    return v_fma(even_of(w), even_of(x), acc);
+}
+
+INLINE void dot_odd(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                    const unsigned vectors)
+{
+    vec a = odd_of(w0), b = odd_of(w1);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        vec x = v_set(t[i * row].odd);
+        acc[i][0] = v_fma(a, x, acc[i][0]);
+        if (vectors > 1)
+            acc[i][1] = v_fma(b, x, acc[i][1]);
+    }
+}
+
+INLINE void dot_even(vec acc[][2], pairs w0, pairs w1, const pair *t, size_t row, const unsigned m,
+                     const unsigned vectors)
+{
+    vec a = even_of(w0), b = even_of(w1);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        vec x = v_set(t[i * row].even);
+        acc[i][0] = v_fma(a, x, acc[i][0]);
+        if (vectors > 1)
+            acc[i][1] = v_fma(b, x, acc[i][1]);
+    }
+}
+
+/* lodge_float_bf16, four lanes. */
+INLINE uint16x4_t bf16_of(float32x4_t x)
+{
+    uint32x4_t u = vreinterpretq_u32_f32(x), top = vshrq_n_u32(u, 16);
+    uint32x4_t odd = vandq_u32(top, vdupq_n_u32(1));
+    uint32x4_t r = vshrq_n_u32(vaddq_u32(u, vaddq_u32(odd, vdupq_n_u32(0x7FFF))), 16);
+    uint32x4_t number = vceqq_f32(x, x);
+    uint32x4_t tiny = vceqzq_u32(vandq_u32(u, vdupq_n_u32(0x7F800000)));
+    r = vbslq_u32(number, r, vorrq_u32(top, vdupq_n_u32(0x40)));
+    return vmovn_u32(vbslq_u32(tiny, vandq_u32(top, vdupq_n_u32(0x8000)), r));
+}
+
+INLINE void store_bf16(uint16_t *to, vec x)
+{
+    vst1_u16(to, bf16_of(x.v[0]));
+    vst1_u16(to + 4, bf16_of(x.v[1]));
+}
+
+/* n rounded numbers, n a multiple of 16, as pairs: widened in `room`. */
+INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
+{
+    float *to = (float *)room;
+    for (size_t i = 0; i < n; i += 4)
+        vst1q_f32(to + i, vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x + i), 16)));
+    return room;
+}
+
+/* ---- int8 ---- */
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; returns their sum. */
+INLINE int32_t store_codes(uint8_t *to, const vec x[4], vec inverse)
+{
+    int32x4_t sum = vdupq_n_s32(0);
+    for (uint32_t j = 0; j < 4; j++) {
+        int16x4_t half[2];
+        for (int h = 0; h < 2; h++) {
+            int32x4_t q = vcvtnq_s32_f32(vmulq_f32(x[j].v[h], inverse.v[h]));
+            q = vmaxq_s32(vminq_s32(q, vdupq_n_s32(127)), vdupq_n_s32(-127));
+            sum = vaddq_s32(sum, q);
+            half[h] = vmovn_s32(q);
+        }
+        vst1_s8((int8_t *)to + 8 * j, vmovn_s16(vcombine_s16(half[0], half[1])));
+    }
+    return vaddvq_s32(sum);
+}
