@@ -209,7 +209,7 @@ def write_gguf(path, config, state, types, extra, freqs):
     gguf_metadata(w, config, extra)
     if freqs is not None:
         w.add_tensor("rope_freqs.weight", freqs.astype(np.float32))
-    decoded = {}
+    decoded, fused = {}, {}
     for name, t in state.items():
         a = t.numpy().astype(np.float32)
         heads = heads_of(config, name)
@@ -218,9 +218,14 @@ def write_gguf(path, config, state, types, extra, freqs):
             a = to_pairs(a, heads)
         kind = "F32" if a.ndim == 1 else types[1] if "embed" in name or "lm_head" in name else types[0]
         raw = gguf.quants.quantize(a + shift, TYPES[kind])
-        w.add_tensor(gguf_name(name, arch), raw, raw_dtype=TYPES[kind])
+        if getattr(config, "fuse_qkv", False) and name.split(".")[-2] in ("q_proj", "k_proj", "v_proj"):
+            fused.setdefault(gguf_name(name, arch).replace("attn_" + name.split(".")[-2][0], "attn_qkv"), []).append((raw, kind))
+        else:
+            w.add_tensor(gguf_name(name, arch), raw, raw_dtype=TYPES[kind])
         back = gguf.quants.dequantize(raw, TYPES[kind]).reshape(a.shape) - shift
         decoded[name] = torch.from_numpy(np.array(from_pairs(back, heads) if heads else back, np.float32))
+    for name, parts in fused.items():  # in the order q, k, v
+        w.add_tensor(name, np.concatenate([raw for raw, _ in parts]), raw_dtype=TYPES[parts[0][1]])
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -372,6 +377,8 @@ SHAPES |= {
     "granite": {**SMALL, "architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": True,
                 "mlp_bias": True, "tie_word_embeddings": True, "embedding_multiplier": 5.0, "attention_multiplier": 0.6,
                 "residual_multiplier": 0.7, "logits_scaling": 0.6},
+    # as converters may write any family: q, k and v in one tensor, rows of q and k as pairs, biases too
+    "fused": {**SMALL, "intermediate_size": 64, "attention_bias": True, "fuse_qkv": True},
     "olmo2": {**SMALL, "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "rope_theta": 500000.0},
     "starcoder2": {**STARCODER2, "sliding_window": 22},
     "starcoder2gguf": STARCODER2,
@@ -399,7 +406,8 @@ GGUF = [("llama2", "F32", "F32", [64, 35], 12, []), ("llama3", "F16", "F16", [64
         ("qwen2off", "Q8_0", "Q8_0", [50], 8, []), ("qwen3wide", "Q8_0", "F16", [50], 8, []),
         ("gemma2gguf", "F16", "F16", [60, 30], 8, []), ("gemma3gguf", "Q8_0", "Q8_0", [60, 30], 8, []),
         ("phi3gguf", "Q8_0", "Q8_0", [60], 8, []), ("granite", "F16", "F16", [50], 8, []),
-        ("olmo2", "F16", "F16", [50], 8, []), ("starcoder2gguf", "F16", "F16", [50], 8, [])]
+        ("olmo2", "F16", "F16", [50], 8, []), ("starcoder2gguf", "F16", "F16", [50], 8, []),
+        ("fused", "Q8_0", "Q8_0", [50], 8, [])]
 
 
 def config_of(shape):
