@@ -297,7 +297,8 @@ static void fuse_panel(void *ctx, const struct block *b)
     const struct packed *up = &d->linears[c->op->up];
     struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
     _Alignas(64) float u[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
-    lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], u, LODGE_PANEL_ROWS);
+    lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], b->wide[1], u,
+                   LODGE_PANEL_ROWS);
     struct block second = *b;
     second.linear = (uint32_t)c->op->up;
     second.y = u;

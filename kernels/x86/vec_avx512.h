@@ -197,6 +197,11 @@ INLINE bytes b_load(const uint8_t *p)
     return _mm512_loadu_si512(p);
 }
 
+INLINE void b_store(uint8_t *p, bytes b)
+{
+    _mm512_storeu_si512(p, b);
+}
+
 /* 16-bit words shifted to the left, by a negative n to the right. */
 INLINE bytes b_shift(bytes b, const int n)
 {
