@@ -277,6 +277,11 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
     return mask == UINT32_MAX ? bits : _mm512_and_si512(bits, _mm512_set1_epi32((int)mask));
 }
 
+INLINE void store_pairs(uint8_t *p, pairs w)
+{
+    _mm512_storeu_si512(p, w);
+}
+
 /* 32 codes of E4M3 as fp16 numbers 2^-8 of theirs: the exponent's bias differs, the rest is moved.
  */
 INLINE __m512i fp8_halves(const uint8_t *p)
