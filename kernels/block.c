@@ -4,18 +4,11 @@
 
 #include <string.h>
 
-/* IQ4_NL and IQ4_XS; source: ggml's quantisation formats. */
-static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                      1,    13,   25,  38,  53,  69,  89,  113};
-/* E2M1, doubled; source: the OCP microscaling formats. */
-static const int8_t e2m1_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
-const int8_t *lodge_code_table(enum lodge_format f)
-{
-    if (f == LODGE_FMT_MXFP4)
-        return e2m1_values;
-    return f == LODGE_FMT_IQ4_NL || f == LODGE_FMT_IQ4_XS ? iq4_values : NULL;
-}
+/* Source: ggml's quantisation formats. */
+const int8_t lodge_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+/* Source: the OCP microscaling formats. */
+const int8_t lodge_e2m1_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 static uint16_t half_bits(const uint8_t *p)
 {

@@ -63,8 +63,15 @@ struct lodge_block {
     uint8_t code[LODGE_BLOCK_MAX];
 };
 
-/* The values of the 16 codes of a format with a table; NULL for others. Static storage. */
-const int8_t *lodge_code_table(enum lodge_format f);
+/* Values by code: of IQ4_NL and IQ4_XS, and of E2M1, doubled. */
+extern const int8_t lodge_iq4_values[16], lodge_e2m1_values[16];
+/* NULL for a format without a table. */
+static inline const int8_t *lodge_code_table(enum lodge_format f)
+{
+    return !lodge_coding(f).has_table ? NULL
+           : f == LODGE_FMT_MXFP4     ? lodge_e2m1_values
+                                      : lodge_iq4_values;
+}
 /* Takes one stored block apart. */
 void lodge_block_split(enum lodge_format f, const uint8_t *stored, struct lodge_block *out);
 /* d * s[g] and m * t[g]. */

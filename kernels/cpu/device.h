@@ -100,6 +100,8 @@ struct lodge_device {
     float *logits;    /* (max_logit_rows, n_vocab) */
     uint8_t *scratch; /* per worker */
     size_t scratch_bytes;
+    uint8_t *wide; /* per worker: two widened panels */
+    size_t wide_bytes;
     float *partial_acc; /* (MAX_PARTIALS, 12, dim padded) */
     struct partial *partials;
     struct attn_item *items;
@@ -208,6 +210,7 @@ struct block {
     unsigned m;
     uint32_t from, n_cols; /* columns [from, from + n_cols) of the linear's output */
     bool last;             /* no further panel of this linear follows for this worker */
+    uint8_t *wide[2];      /* the worker's rooms for this panel and one of another linear */
     float *y;              /* row stride ld */
     size_t ld;
 };
@@ -226,9 +229,10 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
                     uint8_t *const act[], const struct epilogue *e, unsigned worker,
                     unsigned n_workers);
 /* One tile by one panel, without epilogue; fetches the tile's share of the next panel meanwhile
- * unless `last`. */
+ * unless `last`. `wide`: the worker's room for this panel, from its tile 0 to its last. */
 void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t panel, bool last,
-                    struct tiling t, uint32_t tile, const uint8_t *act, float *out, size_t ld);
+                    struct tiling t, uint32_t tile, const uint8_t *act, uint8_t *wide, float *out,
+                    size_t ld);
 /* Panels [from, to) of a worker among n_panels. */
 void lodge_cpu_share(uint32_t n, unsigned worker, unsigned n_workers, uint32_t *from, uint32_t *to);
 unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, unsigned n);

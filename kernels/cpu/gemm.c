@@ -110,7 +110,8 @@ void lodge_cpu_pack_rows(struct lodge_device *d, const struct pack *p, unsigned 
 }
 
 void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t panel, bool last,
-                    struct tiling t, uint32_t tile, const uint8_t *act, float *out, size_t ld)
+                    struct tiling t, uint32_t tile, const uint8_t *act, uint8_t *wide, float *out,
+                    size_t ld)
 {
     const uint8_t *bytes = w->panels + panel * w->panel_bytes;
     /* Slices of the next panel, in whole lines, one per tile. */
@@ -119,9 +120,16 @@ void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t pan
         ahead = w->panel_bytes - at < slice ? w->panel_bytes - at : slice;
     uint32_t first;
     unsigned m = lodge_cpu_tile_rows(t, tile, &first);
-    d->k.gemm[w->format].tile(bytes, w->n_cols,
-                              act + tile * lodge_act_tile_bytes(w->form, w->n_cols), m, out, ld,
-                              bytes + w->panel_bytes + at, ahead);
+    const struct lodge_gemm *g = &d->k.gemm[w->format];
+    const void *tile_at = act + tile * lodge_act_tile_bytes(w->form, w->n_cols);
+    const uint8_t *next = bytes + w->panel_bytes + at;
+    if (!g->widen || t.n_tiles < LODGE_WIDE_TILES) {
+        g->tile(bytes, w->n_cols, tile_at, m, out, ld, next, ahead);
+        return;
+    }
+    if (tile == 0)
+        g->widen(bytes, w->n_cols, wide);
+    g->wide_tile(wide, w->n_cols, tile_at, m, out, ld, next, ahead);
 }
 
 /* All tiles of one panel; `column` is where the linear begins in the output. */
@@ -138,7 +146,7 @@ static void one_panel(struct lodge_device *d, struct block b, struct tiling t, u
         float *out = e->out ? e->out + b.first_row * e->ld + column + b.from : NULL;
         b.y = direct ? out : buffer;
         b.ld = direct ? e->ld : LODGE_PANEL_ROWS;
-        lodge_cpu_tile(d, w, b.panel, b.last, t, b.tile, act, b.y, b.ld);
+        lodge_cpu_tile(d, w, b.panel, b.last, t, b.tile, act, b.wide[0], b.y, b.ld);
         if (e->out && !direct) {
             for (unsigned i = 0; i < b.m; i++)
                 memcpy(out + i * e->ld, buffer + i * LODGE_PANEL_ROWS, b.n_cols * sizeof *out);
@@ -155,6 +163,7 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
                     unsigned n_workers)
 {
     size_t total = 0, at = 0;
+    uint8_t *wide = d->wide + 2 * worker * d->wide_bytes;
     for (unsigned i = 0; i < n; i++)
         total += d->linears[linears[i]].n_panels * d->linears[linears[i]].panel_bytes;
     size_t begin = total / n_workers * worker;
@@ -171,6 +180,7 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
             one_panel(d,
                       (struct block){.linear = (uint32_t)linears[i],
                                      .panel = (uint32_t)p,
+                                     .wide = {wide, wide + d->wide_bytes},
                                      .last = p + 1 == to},
                       t, column, act[w->form], e);
         at += size;

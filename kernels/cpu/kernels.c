@@ -29,6 +29,13 @@ size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols)
     return (row * LODGE_TILE_ROWS_MAX + 63) / 64 * 64;
 }
 
+/* Most for bf16 numbers with a scale per 128 columns. */
+size_t lodge_wide_bytes(uint32_t n_cols)
+{
+    size_t kp = padded(n_cols);
+    return LODGE_PANEL_ROWS * (kp * 2 + (kp + LODGE_SCALE_COLS - 1) / LODGE_SCALE_COLS * 4);
+}
+
 size_t lodge_kv_head_bytes(uint32_t head_dim)
 {
     size_t dim = ((size_t)head_dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;

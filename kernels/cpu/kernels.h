@@ -79,7 +79,16 @@ struct lodge_gemm {
     /* Row r of a panel back to fp32, exactly (embedding lookup in the packed table); F8_E4M3: the
      * code's value times its scale, rounded once. */
     void (*gather)(const void *panel, uint32_t n_cols, uint32_t r, float *out);
+    /* For panels that meet many tiles: `widen` unpacks one into lodge_wide_bytes (aligned to 64),
+     * and wide_tile multiplies with that, to the same bits as tile. NULL: nothing is won. */
+    void (*widen)(const void *panel, uint32_t n_cols, void *wide);
+    lodge_tile_fn *wide_tile;
 };
+
+/* Bytes of a widened panel of any format, on any rung. */
+size_t lodge_wide_bytes(uint32_t n_cols);
+/* Tiles from which widening pays. */
+#define LODGE_WIDE_TILES 4u
 
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
  * a (position, head of the group) pair) against up to 8 pages of that kv head. The state of each

@@ -307,7 +307,8 @@ static void fuse_panel(void *ctx, const struct block *b)
     if (c->op->gate != LODGE_NONE) {
         const struct packed *up = &d->linears[c->op->up];
         struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
-        lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], u, LODGE_PANEL_ROWS);
+        lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], b->wide[1], u,
+                       LODGE_PANEL_ROWS);
         struct block second = *b;
         second.linear = (uint32_t)c->op->up;
         second.y = u;

@@ -23,6 +23,11 @@ static uint32_t most(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
+static size_t most_bytes(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static uint32_t padded_dim(uint32_t d)
 {
     return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
@@ -86,6 +91,10 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
                        (size_t)LODGE_ATTN_QUERIES * w.dim * 2 * sizeof(float) + 4096;
     d->scratch_bytes = (d->scratch_bytes + 4095) & ~(size_t)4095;
     d->scratch = take(&c, workers, d->scratch_bytes);
+    for (uint32_t i = 0; i < p->n_linears; i++)
+        if (d->k.gemm[p->linears[i].format].widen)
+            d->wide_bytes = most_bytes(d->wide_bytes, lodge_wide_bytes(p->linears[i].n_cols));
+    d->wide = take(&c, workers, 2 * d->wide_bytes);
     d->partial_acc =
         take(&c, (size_t)LODGE_MAX_PARTIALS * LODGE_ATTN_QUERIES * w.dim, sizeof(float));
     d->partials = take(&c, LODGE_MAX_PARTIALS, sizeof *d->partials);

@@ -155,8 +155,9 @@ static float add_group(enum lodge_format f, const struct lodge_block *b, uint32_
     int32_t dot = 0, sum = 0;
     for (uint32_t j = g * c.group; j < (g + 1) * c.group; j++) {
         uint32_t k = k0 + j;
-        int32_t x = q[((size_t)(k / 4) * m + i) * 4 + k % 4];
-        dot += (table ? table[b->code[j]] : b->code[j] - (int32_t)c.zero) * x;
+        const int8_t x = q[((size_t)(k / 4) * m + i) * 4 + k % 4];
+        int value = table ? table[b->code[j]] : b->code[j] - (int)c.zero;
+        dot += value * x;
         sum += x;
     }
     const float *scale = (const float *)(const void *)(q + (size_t)kp * m);

@@ -42,9 +42,10 @@ INLINE void bf16_rows(const uint8_t *panel, uint32_t kp, const pair *t, float *o
     }
 }
 
-/* Codes become bf16 numbers in registers; sums of 128 columns are scaled. */
+/* Codes become bf16 numbers in registers, or in a wide panel are stored as such; sums of 128
+ * columns are scaled. */
 INLINE void fp8_rows(const uint8_t *panel, uint32_t kp, const pair *tile, float *out, size_t ld,
-                     struct ahead next, const unsigned m)
+                     struct ahead next, const bool wide, const unsigned m)
 {
     for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SIDE) {
         const pair *t = tile;
@@ -56,11 +57,16 @@ INLINE void fp8_rows(const uint8_t *panel, uint32_t kp, const pair *tile, float 
             vec acc[MAX_ROWS][2];
             clear(acc, m);
             panel += SIDE * sizeof *scale;
-            for (uint32_t j = 0; j < n; j++, panel += 2 * SIDE, t += m) {
+            for (uint32_t j = 0; j < n; j++, panel += (wide ? 4 : 2) * SIDE, t += m) {
                 pairs w0, w1;
                 if (j % STRETCH == 0)
                     fetch_step(&next);
-                load_fp8(panel, &w0, &w1);
+                if (wide) {
+                    w0 = load_pairs(panel, UINT32_MAX);
+                    w1 = load_pairs(panel + sizeof w0, UINT32_MAX);
+                } else {
+                    load_fp8(panel, &w0, &w1);
+                }
                 dot_odd(acc, w0, w1, t, 1, m, 2);
                 dot_even(acc, w0, w1, t, 1, m, 2);
             }
@@ -74,6 +80,27 @@ INLINE void fp8_rows(const uint8_t *panel, uint32_t kp, const pair *tile, float 
         }
         store(total, m, out + r, ld);
     }
+}
+
+/* Scales stay, codes become pairs. */
+static void widen_fp8(const void *panel, uint32_t n_cols, void *wide)
+{
+    const uint8_t *from = panel;
+    uint8_t *to = wide;
+    const uint32_t kp = padded(n_cols);
+    for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SIDE)
+        for (uint32_t k = 0; k < kp; k += LODGE_SCALE_COLS) {
+            uint32_t n = (kp - k < LODGE_SCALE_COLS ? kp - k : LODGE_SCALE_COLS) / 2;
+            memcpy(to, from, SIDE * sizeof(float));
+            from += SIDE * sizeof(float);
+            to += SIDE * sizeof(float);
+            for (uint32_t j = 0; j < n; j++, from += 2 * SIDE, to += 4 * SIDE) {
+                pairs w0, w1;
+                load_fp8(from, &w0, &w1);
+                store_pairs(to, w0);
+                store_pairs(to + sizeof w0, w1);
+            }
+        }
 }
 
 INLINE void float_rows(const uint8_t *panel, uint32_t kp, const float *tile, float *out, size_t ld,
@@ -120,7 +147,16 @@ static void tile_fp8(const void *panel, uint32_t n_cols, const void *tile, unsig
                      size_t ld, const void *next, size_t next_bytes)
 {
     struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 2));
-#define CALL(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, n)
+#define CALL(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, false, n)
+    SWITCH_ROWS(m, CALL)
+#undef CALL
+}
+
+static void wide_fp8(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
+                     size_t ld, const void *next, size_t next_bytes)
+{
+    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 2));
+#define CALL(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, true, n)
     SWITCH_ROWS(m, CALL)
 #undef CALL
 }
@@ -149,5 +185,5 @@ void RUNG(float)(struct lodge_cpu_kernels *k)
     k->gemm[LODGE_FMT_F16] = (struct lodge_gemm){MAX_ROWS, pack_F16, tile_f16, gather_F16};
     k->gemm[LODGE_FMT_BF16] = (struct lodge_gemm){MAX_ROWS, pack_BF16, tile_bf16, gather_BF16};
     k->gemm[LODGE_FMT_F8_E4M3] =
-        (struct lodge_gemm){MAX_ROWS, pack_F8_E4M3, tile_fp8, gather_F8_E4M3};
+        (struct lodge_gemm){MAX_ROWS, pack_F8_E4M3, tile_fp8, gather_F8_E4M3, widen_fp8, wide_fp8};
 }

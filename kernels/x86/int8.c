@@ -15,14 +15,25 @@
 
 #define SUB_LANES (INT8_VECS * LANES)
 
+/* A wide panel has for each 32 columns fp32 scales [groups][lanes], with minimums -m t
+ * [groups][lanes] after them, and whole bytes of codes [8][lanes][4]: what the kernel else makes of
+ * the other kind again for each tile. */
+INLINE struct lodge_panel_parts parts_of(const enum lodge_format f, const bool wide)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    const uint32_t floats = 32 / c.group * (c.has_min ? 2u : 1u);
+    return wide ? (struct lodge_panel_parts){.subs = 4 * floats, .codes = 32, .chunks = 1}
+                : lodge_panel_parts(f);
+}
+
 /* Codes of columns 4j .. 4j + 3 of vector v of the rows, moved up by code_shift. */
-INLINE bytes codes_of(const enum lodge_format f, const uint8_t *planes, const unsigned j,
-                      const unsigned v)
+INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
+                      const unsigned j, const unsigned v)
 {
     const unsigned bits = lodge_coding(f).bits, step = 4 * SUB_LANES;
     const int up = code_shift(f);
     planes += 4 * LANES * v;
-    if (bits == 8)
+    if (bits == 8 || wide)
         return b_load(planes + j * step);
     const uint8_t *two = planes + (bits > 3 ? 4 * step : 0);
     const uint8_t *one = two + (bits == 3 ? 2 * step : 0);
@@ -50,10 +61,12 @@ INLINE vec head_of(const enum lodge_format f, const uint8_t *head, const unsigne
 }
 
 /* d * s of group g of 32 columns. */
-INLINE vec scale_of(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
-                    const unsigned g, const unsigned v)
+INLINE vec scale_of(const enum lodge_format f, const bool wide, const uint8_t *head,
+                    const uint8_t *subs, const unsigned g, const unsigned v)
 {
     const struct lodge_coding c = lodge_coding(f);
+    if (wide)
+        return v_load((const float *)(const void *)subs + SUB_LANES * g + LANES * v);
     vec d = head_of(f, head, v);
     subs += LANES * v + SUB_LANES * g;
     if (!lodge_panel_parts(f).subs)
@@ -62,9 +75,12 @@ INLINE vec scale_of(const enum lodge_format f, const uint8_t *head, const uint8_
 }
 
 /* -m * t of group g. */
-INLINE vec min_of(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
-                  const unsigned g, const unsigned v)
+INLINE vec min_of(const enum lodge_format f, const bool wide, const uint8_t *head,
+                  const uint8_t *subs, const unsigned g, const unsigned v)
 {
+    const uint32_t n = 32 / lodge_coding(f).group;
+    if (wide)
+        return v_load((const float *)(const void *)subs + SUB_LANES * (n + g) + LANES * v);
     vec m = load_half(head + 2 * SUB_LANES + 2 * LANES * v);
     if (!lodge_panel_parts(f).subs)
         return m;
@@ -75,41 +91,43 @@ INLINE vec min_of(const enum lodge_format f, const uint8_t *head, const uint8_t 
 }
 
 /* Adds the integer sums of group g and vector v to the sums of m rows. */
-INLINE void add_vector(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
-                       const uint32_t *t, const unsigned g, const unsigned v,
+INLINE void add_vector(const enum lodge_format f, const bool wide, const uint8_t *head,
+                       const uint8_t *subs, const uint32_t *t, const unsigned g, const unsigned v,
                        bytes dot[][INT8_VECS], vec acc[][INT8_VECS], const unsigned m)
 {
     const struct lodge_coding c = lodge_coding(f);
     const float *scale = (const float *)(const void *)(t + Q8_SCALE * m);
     const float *sum =
         (const float *)(const void *)(t + (Q8_SUM + (c.group == 16 ? 1 + g : 0)) * m);
-    vec w = scale_of(f, head, subs, g, v), bias = bias_of(w);
+    vec w = scale_of(f, wide, head, subs, g, v), bias = bias_of(w);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
         acc[i][v] = v_fma(scaled(f, w, dot[i][v], bias), v_set(scale[i]), acc[i][v]);
     if (!c.has_min)
         return;
-    w = min_of(f, head, subs, g, v);
+    w = min_of(f, wide, head, subs, g, v);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
         acc[i][v] = v_fma(w, v_set(sum[i]), acc[i][v]);
 }
 
 /* Adds group g of 32 columns to the sums of m rows. */
-INLINE void add_group(const enum lodge_format f, const uint8_t *head, const uint8_t *subs,
-                      const uint32_t *t, const unsigned g, vec acc[][INT8_VECS], const unsigned m)
+INLINE void add_group(const enum lodge_format f, const bool wide, const uint8_t *head,
+                      const uint8_t *subs, const uint32_t *t, const unsigned g,
+                      vec acc[][INT8_VECS], const unsigned m)
 {
     bytes dot[INT8_ROWS][INT8_VECS];
-    dots(f, subs + lodge_panel_parts(f).subs * SUB_LANES, t, g, dot, m);
+    dots(f, wide, subs + parts_of(f, wide).subs * SUB_LANES, t, g, dot, m);
 #pragma GCC unroll 2
     for (unsigned v = 0; v < INT8_VECS; v++) /* one after the other: dots leave registers */
-        add_vector(f, head, subs, t, g, v, dot, acc, m);
+        add_vector(f, wide, head, subs, t, g, v, dot, acc, m);
 }
 
 INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float *out, size_t ld,
-                      struct ahead next, const enum lodge_format f, const unsigned m)
+                      struct ahead next, const enum lodge_format f, const bool wide,
+                      const unsigned m)
 {
-    const struct lodge_panel_parts p = lodge_panel_parts(f);
+    const struct lodge_panel_parts p = parts_of(f, wide);
     for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SUB_LANES) {
         const uint32_t *t = tile;
         const uint8_t *head = panel;
@@ -127,7 +145,7 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float
             for (unsigned g = 0; g < 32 / lodge_coding(f).group; g++) {
                 /* What is read for both groups is read again: there are no registers to keep it. */
                 __asm__("" : "+r"(panel), "+r"(head), "+r"(t));
-                add_group(f, head, panel, t, g, acc, m);
+                add_group(f, wide, head, panel, t, g, acc, m);
             }
             panel += (p.subs + p.codes) * SUB_LANES;
         }
@@ -144,23 +162,77 @@ INLINE uint32_t n_steps(uint32_t n_cols)
     return padded(n_cols) / SUB_LANES;
 }
 
-#define CALL(n) int8_rows(panel, padded(n_cols), tile, out, ld, a, (enum lodge_format)FORMAT, n)
-#define INT8_FORMAT(name, text, block, bytes, gguf)                                                \
-    LODGE_PANEL_FORMAT(name, SUB_LANES, LODGE_FMT_##name == LODGE_FMT_Q8_0 ? Q8_0_FLIP : 0)        \
-    static void tile_##name(const void *panel, uint32_t n_cols, const void *tile, unsigned m,      \
-                            float *out, size_t ld, const void *next, size_t next_bytes)            \
+#define CALL(n)                                                                                    \
+    int8_rows(panel, padded(n_cols), tile, out, ld, a, (enum lodge_format)FORMAT, WIDE, n)
+#define INT8_TILE(tile_name, name, is_wide)                                                        \
+    static void tile_name(const void *panel, uint32_t n_cols, const void *tile, unsigned m,        \
+                          float *out, size_t ld, const void *next, size_t next_bytes)              \
     {                                                                                              \
-        enum { FORMAT = LODGE_FMT_##name };                                                        \
+        enum { FORMAT = LODGE_FMT_##name, WIDE = is_wide };                                        \
         const struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols));                        \
         INT8_SWITCH(m, CALL)                                                                       \
     }
+#define INT8_FORMAT(name, text, block, bytes, gguf)                                                \
+    LODGE_PANEL_FORMAT(name, SUB_LANES, LODGE_FMT_##name == LODGE_FMT_Q8_0 ? Q8_0_FLIP : 0)        \
+    INT8_TILE(tile_##name, name, false)
 LODGE_BLOCK_FORMAT_LIST(INT8_FORMAT)
+
+#ifdef INT8_WIDE
+/* One kernel for all formats that look alike when they are wide. */
+INT8_TILE(wide_32, Q4_0, true)
+INT8_TILE(wide_32_min, Q4_1, true)
+INT8_TILE(wide_16, Q6_K, true)
+INT8_TILE(wide_16_min, Q2_K, true)
+INT8_TILE(wide_mxfp4, MXFP4, true)
+
+INLINE void widen(const uint8_t *panel, uint32_t kp, float *out, const enum lodge_format f)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    const struct lodge_panel_parts p = lodge_panel_parts(f);
+    const uint8_t *head = panel;
+    for (uint32_t b = 0; b < kp / 32; b++) {
+        if (b % p.chunks == 0) {
+            head = panel;
+            panel += p.head * SUB_LANES;
+        }
+        for (unsigned part = 0; part < (c.has_min ? 2u : 1u); part++)
+            for (unsigned g = 0; g < 32 / c.group; g++)
+                for (unsigned v = 0; v < INT8_VECS; v++, out += LANES)
+                    v_store(out, part ? min_of(f, false, head, panel, g, v)
+                                      : scale_of(f, false, head, panel, g, v));
+#pragma GCC unroll 8
+        for (unsigned j = 0; j < 8; j++)
+            for (unsigned v = 0; v < INT8_VECS; v++, out += LANES)
+                b_store((uint8_t *)out, codes_of(f, false, panel + p.subs * SUB_LANES, j, v));
+        panel += (p.subs + p.codes) * SUB_LANES;
+    }
+}
+
+#define WIDEN(name, text, block, bytes, gguf)                                                      \
+    static void widen_##name(const void *panel, uint32_t n_cols, void *out)                        \
+    {                                                                                              \
+        widen(panel, padded(n_cols), out, LODGE_FMT_##name);                                       \
+    }
+LODGE_BLOCK_FORMAT_LIST(WIDEN)
+
+static lodge_tile_fn *wide_tile(enum lodge_format f)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    return f == LODGE_FMT_MXFP4 ? wide_mxfp4
+           : c.group == 16      ? (c.has_min ? wide_16_min : wide_16)
+           : c.has_min          ? wide_32_min
+                                : wide_32;
+}
+#define WIDE_ENTRY(name) .widen = widen_##name, .wide_tile = wide_tile(LODGE_FMT_##name)
+#else
+#define WIDE_ENTRY(name) .widen = NULL
+#endif
 
 void RUNG(int8)(struct lodge_cpu_kernels *k)
 {
 #define INT8_ENTRY(name, text, block, bytes, gguf)                                                 \
     k->gemm[LODGE_FMT_##name] =                                                                    \
-        (struct lodge_gemm){INT8_ROWS, pack_##name, tile_##name, gather_##name};
+        (struct lodge_gemm){INT8_ROWS, pack_##name, tile_##name, gather_##name, WIDE_ENTRY(name)};
     LODGE_BLOCK_FORMAT_LIST(INT8_ENTRY)
 #undef INT8_ENTRY
 }

@@ -16,8 +16,8 @@ INLINE int code_shift(const enum lodge_format f)
     return 0;
 }
 
-INLINE bytes codes_of(const enum lodge_format f, const uint8_t *planes, const unsigned j,
-                      const unsigned v);
+INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
+                      const unsigned j, const unsigned v);
 
 INLINE bool has_signed_codes(const enum lodge_format f)
 {
@@ -40,8 +40,8 @@ INLINE int zero_shift(const enum lodge_format f)
     return zero == 4 ? 5 : zero == 8 ? 4 : zero == 16 ? 3 : 2;
 }
 
-INLINE void dots(const enum lodge_format f, const uint8_t *planes, const uint32_t *t,
-                 const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
+INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *planes,
+                 const uint32_t *t, const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
 {
     const struct lodge_coding c = lodge_coding(f);
     const __m256i one = _mm256_set1_epi16(1);
@@ -58,7 +58,7 @@ INLINE void dots(const enum lodge_format f, const uint8_t *planes, const uint32_
 #pragma GCC unroll 8
         for (unsigned q = s; q < s + per; q++) {
             const unsigned j = n == 8 && c.bits < 8 ? q / 2 + q % 2 * 4 : g * n + q;
-            __m256i w = codes_of(f, planes, j, 0);
+            __m256i w = codes_of(f, wide, planes, j, 0);
             __m256i size = has_signed_codes(f) ? _mm256_abs_epi8(w) : w;
 #pragma GCC unroll 4
             for (unsigned i = 0; i < m; i++) {

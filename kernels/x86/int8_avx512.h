@@ -4,6 +4,7 @@
  * Included by int8.c. */
 
 #define INT8_ROWS 6
+#define INT8_WIDE 1
 #define INT8_VECS 2
 #define INT8_SWITCH SWITCH_ROWS_6
 #define Q8_0_FLIP 0
@@ -16,12 +17,12 @@ INLINE int code_shift(const enum lodge_format f)
     return c.has_min || c.has_table ? 0 : 8 - (int)c.bits;
 }
 
-INLINE bytes codes_of(const enum lodge_format f, const uint8_t *planes, const unsigned j,
-                      const unsigned v);
+INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
+                      const unsigned j, const unsigned v);
 
 /* Sums of group g of a block, for m rows. */
-INLINE void dots(const enum lodge_format f, const uint8_t *planes, const uint32_t *t,
-                 const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
+INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *planes,
+                 const uint32_t *t, const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
 {
     const struct lodge_coding c = lodge_coding(f);
     const unsigned n = c.group / 4, start = Q8_START + (n == 8 ? 0 : 1 + g);
@@ -32,7 +33,7 @@ INLINE void dots(const enum lodge_format f, const uint8_t *planes, const uint32_
     for (unsigned s = 0; s < n; s++) {
         /* Low and high nibbles in turn, so that they are loaded once. */
         const unsigned j = n == 8 && c.bits < 8 ? s / 2 + s % 2 * 4 : g * n + s;
-        bytes w0 = codes_of(f, planes, j, 0), w1 = codes_of(f, planes, j, 1);
+        bytes w0 = codes_of(f, wide, planes, j, 0), w1 = codes_of(f, wide, planes, j, 1);
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++) {
             __m512i x = _mm512_set1_epi32((int)t[j * m + i]);

@@ -189,6 +189,11 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
     return mask == UINT32_MAX ? bits : _mm256_and_si256(bits, _mm256_set1_epi32((int)mask));
 }
 
+INLINE void store_pairs(uint8_t *p, pairs w)
+{
+    _mm256_storeu_si256((void *)p, w);
+}
+
 /* 16 codes of E4M3 as fp16 numbers 2^-8 of theirs: the exponent's bias differs, the rest is moved.
  */
 INLINE __m256i fp8_halves(const uint8_t *p)

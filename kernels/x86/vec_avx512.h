@@ -197,6 +197,11 @@ INLINE bytes b_load(const uint8_t *p)
     return _mm512_loadu_si512(p);
 }
 
+INLINE void b_store(uint8_t *p, bytes b)
+{
+    _mm512_storeu_si512(p, b);
+}
+
 /* 16-bit words shifted to the left, by a negative n to the right. */
 INLINE bytes b_shift(bytes b, const int n)
 {
@@ -270,6 +275,11 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
 {
     __m512i bits = _mm512_loadu_si512(p);
     return mask == UINT32_MAX ? bits : _mm512_and_si512(bits, _mm512_set1_epi32((int)mask));
+}
+
+INLINE void store_pairs(uint8_t *p, pairs w)
+{
+    _mm512_storeu_si512(p, w);
 }
 
 /* 32 codes of E4M3 as fp16 numbers 2^-8 of theirs: the exponent's bias differs, the rest is moved.

@@ -28,6 +28,7 @@ struct product {
     size_t panel_bytes, tile_bytes;
     uint32_t n_panels, n_cols, n_rows, n_tiles;
     const uint8_t *tiles;
+    uint8_t *wide; /* room of each worker for a panel */
 };
 
 /* The loop of kernels/cpu/gemm.c without its epilogue. */
@@ -43,8 +44,13 @@ static void multiply(void *ctx, unsigned worker, unsigned n_workers)
             const uint8_t *panel = p->weights + i * p->panel_bytes;
             uint32_t m = p->n_rows / p->n_tiles + (t < p->n_rows % p->n_tiles);
             size_t ahead = i + 1 < to ? slice : 0;
-            p->gemm->tile(panel, p->n_cols, p->tiles + t * p->tile_bytes, m, block,
-                          LODGE_PANEL_ROWS, panel + p->panel_bytes + slice * t, ahead);
+            bool is_wide = p->gemm->widen && p->n_tiles >= LODGE_WIDE_TILES;
+            uint8_t *wide = p->wide + worker * lodge_wide_bytes(p->n_cols);
+            if (is_wide && t == 0)
+                p->gemm->widen(panel, p->n_cols, wide);
+            (is_wide ? p->gemm->wide_tile : p->gemm->tile)(
+                is_wide ? wide : panel, p->n_cols, p->tiles + t * p->tile_bytes, m, block,
+                LODGE_PANEL_ROWS, panel + p->panel_bytes + slice * t, ahead);
         }
 }
 
@@ -102,6 +108,7 @@ static void one_shape(struct lodge_workers *w, const struct lodge_cpu_kernels *k
     p.tile_bytes = lodge_act_tile_bytes(lodge_act_form(f), cols);
     float *x = malloc((size_t)LODGE_TILE_ROWS_MAX * cols * sizeof *x);
     uint8_t *tiles = aligned_alloc(64, p.tile_bytes * 512);
+    p.wide = aligned_alloc(64, lodge_workers_count(w) * lodge_wide_bytes(cols));
     for (size_t i = 0; i < (size_t)LODGE_TILE_ROWS_MAX * cols; i++)
         x[i] = (float)(int)(i * 2654435761u % 2001) * 1e-3f - 1;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -118,6 +125,7 @@ static void one_shape(struct lodge_workers *w, const struct lodge_cpu_kernels *k
     }
     free(x);
     free(tiles);
+    free(p.wide);
 }
 
 static bool parse(int argc, char **argv, struct options *o)

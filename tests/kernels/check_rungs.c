@@ -101,7 +101,14 @@ static void run_gemm(const struct lodge_cpu_kernels *k, enum lodge_format f, str
     k->act_pack[lodge_act_form(f)](p->x, p->n_cols, p->m, 0, p->n_cols, p->n_cols, p->tile);
     for (size_t i = 0; i < p->m * 40 + 16; i++)
         p->out[i] = 7;
-    k->gemm[f].tile(p->panel, p->n_cols, p->tile, p->m, p->out, 40, p->panel, 256);
+    if (!k->gemm[f].widen || rnd() % 2) {
+        k->gemm[f].tile(p->panel, p->n_cols, p->tile, p->m, p->out, 40, p->panel, 256);
+        return;
+    }
+    uint8_t *wide = aligned_alloc(64, lodge_wide_bytes(p->n_cols));
+    k->gemm[f].widen(p->panel, p->n_cols, wide);
+    k->gemm[f].wide_tile(wide, p->n_cols, p->tile, p->m, p->out, 40, p->panel, 256);
+    free(wide);
 }
 
 /* The activation as the form declares it: bf16, or int8 codes by the scale of their block of 32. */
