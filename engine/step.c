@@ -259,10 +259,19 @@ static void guess(struct lodge_engine *en)
     }
 }
 
+/* Sequences that wait for their prompt, in the queue or in chunks. */
+static uint32_t count_prompts(const struct lodge_engine *en)
+{
+    uint32_t n = atomic_load(&en->n_waiting);
+    for (const struct lodge_seq *q = en->sched.running.first; q; q = q->next)
+        n += q->n_tokens - q->n_computed > 1;
+    return n;
+}
+
 bool lodge_engine_step(struct lodge_engine *en)
 {
     guess(en);
-    en->sched.prompt_tokens = lodge_step_cost_prompt_tokens(&en->step_cost);
+    en->sched.prompt_tokens = lodge_step_cost_prompt_tokens(&en->step_cost, count_prompts(en));
     lodge_sched_plan(&en->sched, lodge_now_ns());
     for (uint32_t i = 0; i < en->sched.n_rows; i++)
         if (!en->sched.rows[i].seq->req->started) {

@@ -53,11 +53,12 @@ double lodge_step_cost_guess(const struct lodge_step_cost *c)
     return !(part > 0) ? FIRST_GUESS_COST : part < 0.005 ? 0.005 : part;
 }
 
-uint32_t lodge_step_cost_prompt_tokens(const struct lodge_step_cost *c)
+uint32_t lodge_step_cost_prompt_tokens(const struct lodge_step_cost *c, uint32_t n_prompts)
 {
+    uint32_t growth = n_prompts < LODGE_STEP_MOST_GROWTH ? n_prompts + 1 : LODGE_STEP_MOST_GROWTH;
     if (!(c->plain_ns > 0) || !(c->prompt_ns > 0))
         return UINT32_MAX;
-    double most = LODGE_STEP_GROWTH * c->plain_ns;
+    double most = growth * c->plain_ns;
     double n = ((most > LODGE_STEP_NS ? most : LODGE_STEP_NS) - c->plain_ns) / c->prompt_ns;
     return n < LODGE_STEP_PROMPT_TOKENS ? LODGE_STEP_PROMPT_TOKENS
            : n < 1e9                    ? (uint32_t)n

@@ -9,9 +9,10 @@
 
 #include <stdint.h>
 
-/* Beside replies, prompts may lengthen a step up to this many times what it takes without them, and
- * in any case up to so much. */
-#define LODGE_STEP_GROWTH 2.0
+/* Beside replies, one prompt may double what a step takes without it, n of them lengthen it n + 1
+ * times, up to so many: who waits for a first token and who waits for the next one get about the
+ * same. In any case a step may take so long. */
+#define LODGE_STEP_MOST_GROWTH 8u
 #define LODGE_STEP_NS 50000000.0
 /* Fewer tokens of prompts would make their share of a step's fixed costs too large. */
 #define LODGE_STEP_PROMPT_TOKENS 16u
@@ -29,7 +30,8 @@ struct lodge_step_size {
 void lodge_step_cost_observe(struct lodge_step_cost *c, const struct lodge_step_size *s, double ns);
 /* One guess as a part of a step without any. */
 double lodge_step_cost_guess(const struct lodge_step_cost *c);
-/* Tokens of prompts that a step may have beside replies; UINT32_MAX: nothing is known yet. */
-uint32_t lodge_step_cost_prompt_tokens(const struct lodge_step_cost *c);
+/* Tokens of prompts that a step may have beside replies, when so many requests wait for their
+ * prompt to be computed; UINT32_MAX: nothing is known yet. */
+uint32_t lodge_step_cost_prompt_tokens(const struct lodge_step_cost *c, uint32_t n_prompts);
 
 #endif

@@ -76,7 +76,7 @@ QUESTIONS = [f"Tell me about the number {i}, and why {'very ' * (i % 7)}old peop
 def check_basic(s):
     ok("models", [m.id for m in s.client.models.list()] == [NAME])
     a = chat(s, "Name three colors.")
-    ok("a sensible answer", "Red" in a.choices[0].message.content, a.choices[0].message.content)
+    ok("a sensible answer", "red" in a.choices[0].message.content.lower(), a.choices[0].message.content)
     ok("usage", a.usage.completion_tokens > 0 and a.usage.total_tokens == a.usage.prompt_tokens + a.usage.completion_tokens)
     parts = list(chat(s, "Name three colors.", stream=True, stream_options={"include_usage": True}))
     text = "".join(c.choices[0].delta.content or "" for c in parts if c.choices)
@@ -141,7 +141,7 @@ def check_refusals(s):
     ok("413", s.raw("POST", "/tokenize", "x" * (5 << 20))[0] == 413)
     status, text, headers = s.raw("GET", "/health")
     ok("health and request id", status == 200 and headers["x-request-id"])
-    ok("still alive", "Red" in chat(s, "Name three colors.").choices[0].message.content)
+    ok("still alive", "red" in chat(s, "Name three colors.").choices[0].message.content.lower())
 
 
 def pages(s):

@@ -128,7 +128,7 @@ static void observe(struct lodge_step_cost *c, uint32_t decodes, uint32_t guesse
 START_TEST(costs_are_learned)
 {
     struct lodge_step_cost c = {0};
-    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c), UINT32_MAX);
+    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c, 1), UINT32_MAX);
     for (int i = 0; i < 100; i++)
         observe(&c, 1, 0, 0, 40e6);
     for (uint32_t i = 0; i < 100; i++)
@@ -139,15 +139,20 @@ START_TEST(costs_are_learned)
     ck_assert_double_eq_tol(c.prompt_ns, 1e6, 1e4);
     ck_assert_double_eq_tol(lodge_step_cost_guess(&c), 0.25, 0.01);
     /* Twice the step: 40 ms more. */
-    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c), 39);
-    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c), 41);
+    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c, 1), 39);
+    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c, 1), 41);
+    /* More requests that wait get more of it. */
+    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c, 3), 118);
+    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c, 3), 122);
+    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c, 1000),
+                      lodge_step_cost_prompt_tokens(&c, 7));
     for (int i = 0; i < 200; i++) /* short steps may grow to 50 ms */
         observe(&c, 1, 0, 0, 10e6);
-    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c), 38);
-    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c), 41);
+    ck_assert_uint_ge(lodge_step_cost_prompt_tokens(&c, 1), 38);
+    ck_assert_uint_le(lodge_step_cost_prompt_tokens(&c, 1), 41);
     for (int i = 0; i < 200; i++)
         observe(&c, 1, 0, 64, 10e6 + 64 * 50e6);
-    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c), LODGE_STEP_PROMPT_TOKENS);
+    ck_assert_uint_eq(lodge_step_cost_prompt_tokens(&c, 1), LODGE_STEP_PROMPT_TOKENS);
 }
 END_TEST
 
