@@ -227,6 +227,42 @@ INLINE pairs load_pairs(const uint8_t *p, uint32_t mask)
     return out;
 }
 
+INLINE void store_pairs(uint8_t *p, pairs w)
+{
+    vst1q_u8(p, vreinterpretq_u8_u32(w.v[0]));
+    vst1q_u8(p + 16, vreinterpretq_u8_u32(w.v[1]));
+}
+
+/* 8 codes of E4M3 as fp16 numbers 2^-8 of theirs: the exponent's bias differs, the rest is moved.
+ */
+INLINE float16x8_t fp8_halves(const uint8_t *p)
+{
+    int16x8_t moved = vshll_n_s8(vld1_s8((const int8_t *)p), 7);
+    return vreinterpretq_f16_u16(vandq_u16(vreinterpretq_u16_s16(moved), vdupq_n_u16(0xBF80)));
+}
+
+/* Two floats of at most 8 significant bits as a pair. */
+INLINE uint32x4_t exact_pairs(float16x4_t even, float16x4_t odd)
+{
+    return vsriq_n_u32(vreinterpretq_u32_f32(vcvt_f32_f16(odd)),
+                       vreinterpretq_u32_f32(vcvt_f32_f16(even)), 16);
+}
+
+INLINE pairs fp8_pairs(const uint8_t *p)
+{
+    float16x8_t even = fp8_halves(p), odd = fp8_halves(p + SIDE);
+    return (pairs){{exact_pairs(vget_low_f16(even), vget_low_f16(odd)),
+                    exact_pairs(vget_high_f16(even), vget_high_f16(odd))}};
+}
+
+/* Pairs of SIDE rows from codes of E4M3: all first elements, then all second ones. The numbers are
+ * 2^-8 of the codes'. */
+INLINE void load_fp8(const uint8_t *p, pairs *w0, pairs *w1)
+{
+    *w0 = fp8_pairs(p);
+    *w1 = fp8_pairs(p + LANES);
+}
+
 /* Two pairs of activations in turn. */
 INLINE pairs load_quad(const uint16_t *x)
 {
@@ -308,19 +344,107 @@ INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
 
 /* ---- int8 ---- */
 
-/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; returns their sum. */
-INLINE int32_t store_codes(uint8_t *to, const vec x[4], vec inverse)
+#define DOT_BIAS 0
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
+INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2])
 {
-    int32x4_t sum = vdupq_n_s32(0);
+    int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
     for (uint32_t j = 0; j < 4; j++) {
         int16x4_t half[2];
         for (int h = 0; h < 2; h++) {
             int32x4_t q = vcvtnq_s32_f32(vmulq_f32(x[j].v[h], inverse.v[h]));
             q = vmaxq_s32(vminq_s32(q, vdupq_n_s32(127)), vdupq_n_s32(-127));
-            sum = vaddq_s32(sum, q);
+            sums[j / 2] = vaddq_s32(sums[j / 2], q);
             half[h] = vmovn_s32(q);
         }
         vst1_s8((int8_t *)to + 8 * j, vmovn_s16(vcombine_s16(half[0], half[1])));
     }
-    return vaddvq_s32(sum);
+    sum[0] = vaddvq_s32(sums[0]);
+    sum[1] = vaddvq_s32(sums[1]);
+}
+
+/* 32 bytes of codes: 4 columns of 8 rows; or 8 integer sums. */
+typedef struct {
+    uint8x16_t v[2];
+} bytes;
+
+#define EACH_BYTES(expression)                                                                     \
+    bytes out;                                                                                     \
+    for (int h = 0; h < 2; h++)                                                                    \
+        out.v[h] = (expression);                                                                   \
+    return out
+
+INLINE bytes b_load(const uint8_t *p)
+{
+    EACH_BYTES(vld1q_u8(p + 16 * h));
+}
+
+/* Shifted to the left, by a negative n to the right. */
+INLINE bytes b_shift(bytes b, const int n)
+{
+    EACH_BYTES(n > 0 ? b.v[h] << n : b.v[h] >> -n);
+}
+
+INLINE bytes b_and(bytes b, const uint32_t mask)
+{
+    EACH_BYTES(vandq_u8(b.v[h], vdupq_n_u8((uint8_t)mask)));
+}
+
+/* a | (b & mask). */
+INLINE bytes b_or_and(bytes a, bytes b, const uint32_t mask)
+{
+    b = b_and(b, mask);
+    EACH_BYTES(vorrq_u8(a.v[h], b.v[h]));
+}
+
+/* table[b] + offset for bytes b < 16. */
+INLINE bytes b_lookup(const int8_t table[16], const int offset, bytes b)
+{
+    int8x16_t t = vaddq_s8(vld1q_s8(table), vdupq_n_s8((int8_t)offset));
+    EACH_BYTES(vreinterpretq_u8_s8(vqtbl1q_s8(t, b.v[h])));
+}
+
+/* sums + products of signed codes and the 4 signed bytes of x. */
+INLINE bytes dot_s8s8(bytes sums, bytes codes, uint32_t x)
+{
+    int8x16_t four = vreinterpretq_s8_u32(vdupq_n_u32(x));
+    EACH_BYTES(vreinterpretq_u8_s32(
+        vdotq_s32(vreinterpretq_s32_u8(sums.v[h]), vreinterpretq_s8_u8(codes.v[h]), four)));
+}
+
+/* Half h of LANES 16-bit integers as floats. */
+INLINE float32x4_t float4_of(int16x8_t n, int h)
+{
+    return vcvtq_f32_s32(vmovl_s16(h ? vget_high_s16(n) : vget_low_s16(n)));
+}
+
+/* LANES signed bytes as floats. */
+INLINE vec load_s8(const uint8_t *p)
+{
+    EACH_HALF(float4_of(vmovl_s8(vld1_s8((const int8_t *)p)), h));
+}
+
+INLINE vec floats_of(uint8x8_t b)
+{
+    EACH_HALF(float4_of(vreinterpretq_s16_u16(vmovl_u8(b)), h));
+}
+
+/* The low and the high nibbles of LANES bytes as floats. */
+INLINE vec load_low(const uint8_t *p)
+{
+    return floats_of(vand_u8(vld1_u8(p), vdup_n_u8(15)));
+}
+
+INLINE vec load_high(const uint8_t *p)
+{
+    return floats_of(vshr_n_u8(vld1_u8(p), 4));
+}
+
+/* 2^(e - 128) of LANES bytes e, 0 for e < 2. */
+INLINE vec load_exponent(const uint8_t *p)
+{
+    uint16x8_t e = vmovl_u8(vqsub_u8(vld1_u8(p), vdup_n_u8(1)));
+    EACH_HALF(
+        vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(h ? vget_high_u16(e) : vget_low_u16(e)), 23)));
 }

@@ -1,13 +1,26 @@
 /* Products with weights in blocks: activations in int8, exact integer sums of a group of columns,
  * scaled in fp32. One driver for all formats; a format is how its codes are put together from
  * planes (codes_of) and where its scales stand (scale_of, min_of), with all choices constant. What
- * differs between instruction sets is the integer sum (int8_avx512.h, int8_avx2.h). Bound: bytes of
- * the panel at few rows; at many, 2 integer instructions a cycle, of which a dot product of 4
- * columns takes one (AVX-512) or two to four (AVX2) a row. */
+ * differs between instruction sets is the integer sum (int8_avx512.h, int8_avx2.h, int8_neon.h of
+ * kernels/arm). Bound: bytes of the panel at few rows; at many, 2 integer instructions a cycle, of
+ * which a dot product of 4 columns takes one (AVX-512, NEON) or two to four (AVX2) a row. */
 #include "kernels/cpu/panel.h"
 #include "kernels/x86/vec.h"
 
-#ifdef __AVX512F__
+/* Which four columns of 32 are number s of group g: low and high nibbles in turn, so that they are
+ * loaded once. */
+INLINE unsigned unit_of(const enum lodge_format f, const unsigned g, const unsigned s)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    return c.group == 32 && c.bits < 8 ? s / 2 + s % 2 * 4 : g * (c.group / 4) + s;
+}
+
+INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
+                      const unsigned j, const unsigned v);
+
+#ifdef __aarch64__
+#include "kernels/arm/int8_neon.h"
+#elif defined(__AVX512F__)
 #include "kernels/x86/int8_avx512.h"
 #else
 #include "kernels/x86/int8_avx2.h"

@@ -16,9 +16,6 @@ INLINE int code_shift(const enum lodge_format f)
     return 0;
 }
 
-INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
-                      const unsigned j, const unsigned v);
-
 INLINE bool has_signed_codes(const enum lodge_format f)
 {
     return f == LODGE_FMT_Q8_0 || f == LODGE_FMT_IQ4_NL || f == LODGE_FMT_IQ4_XS;
@@ -57,7 +54,7 @@ INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *plan
             sum[i] = _mm256_setzero_si256();
 #pragma GCC unroll 8
         for (unsigned q = s; q < s + per; q++) {
-            const unsigned j = n == 8 && c.bits < 8 ? q / 2 + q % 2 * 4 : g * n + q;
+            const unsigned j = unit_of(f, g, q);
             __m256i w = codes_of(f, wide, planes, j, 0);
             __m256i size = has_signed_codes(f) ? _mm256_abs_epi8(w) : w;
 #pragma GCC unroll 4

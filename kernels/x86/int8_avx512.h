@@ -17,9 +17,6 @@ INLINE int code_shift(const enum lodge_format f)
     return c.has_min || c.has_table ? 0 : 8 - (int)c.bits;
 }
 
-INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
-                      const unsigned j, const unsigned v);
-
 /* Sums of group g of a block, for m rows. */
 INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *planes,
                  const uint32_t *t, const unsigned g, bytes dot[][INT8_VECS], const unsigned m)
@@ -31,8 +28,7 @@ INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *plan
         dot[i][0] = dot[i][1] = _mm512_set1_epi32(c.has_min ? DOT_BIAS : (int)t[start * m + i]);
 #pragma GCC unroll 8
     for (unsigned s = 0; s < n; s++) {
-        /* Low and high nibbles in turn, so that they are loaded once. */
-        const unsigned j = n == 8 && c.bits < 8 ? s / 2 + s % 2 * 4 : g * n + s;
+        const unsigned j = unit_of(f, g, s);
         bytes w0 = codes_of(f, wide, planes, j, 0), w1 = codes_of(f, wide, planes, j, 1);
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++) {

@@ -1,7 +1,6 @@
-/* What the SIMD rungs share: the kernels of rows.c, float.c, attn.c and lora.c are written once
- * over the vector `vec` of LANES floats, which each rung defines (vec_avx2.h, vec_avx512.h, and
- * kernels/arm/vec_neon.h), and compiled
- * once per rung with its flags. Included by files of the rungs only.
+/* What the SIMD rungs share: their kernels are written once over the vector `vec` of LANES floats,
+ * which each rung defines (vec_avx2.h, vec_avx512.h, and kernels/arm/vec_neon.h), and compiled once
+ * per rung with its flags. Included by files of the rungs only.
  */
 #ifndef LODGE_KERNELS_X86_VEC_H
 #define LODGE_KERNELS_X86_VEC_H
