@@ -284,6 +284,8 @@ bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
 void lodge_engine_abort_all(struct lodge_engine *en)
 {
     take_messages(en, 0);
+    if (en->residency) /* whoever loads goes on without the workers */
+        lodge_side_turn(&en->adapters.side, 0);
     while (en->requests)
         lodge_output_abort(en, en->requests, LODGE_FINISH_ABORT, LODGE_ERR_CANCELLED);
     publish_stats(en);
