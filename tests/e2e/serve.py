@@ -110,8 +110,10 @@ def check_scores(s):
     ok("n choices", [x.index for x in n.choices] == [0, 1, 2])
     greedy = chat(s, QUESTIONS[0], n=2)
     ok("greedy choices are equal", greedy.choices[0].message.content == greedy.choices[1].message.content)
-    stop = chat(s, "Name three colors.", stop=["Blue"])
-    ok("stop strings", "Blue" not in stop.choices[0].message.content and stop.choices[0].finish_reason == "stop")
+    said = chat(s, "Name three colors.").choices[0].message.content
+    word = said.split()[3]
+    stop = chat(s, "Name three colors.", stop=[word])
+    ok("stop strings", stop.choices[0].message.content == said[:said.index(word)] and stop.choices[0].finish_reason == "stop")
 
 
 def check_refusals(s):
