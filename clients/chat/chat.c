@@ -253,7 +253,7 @@ static int run(struct chat *c, struct lodge_error *e)
     err = choose_model(c, &http, &model, e);
     if (err)
         return err;
-    chat_input_init(&c->in);
+    chat_input_init(&c->in, &terminated);
     chat_talk_init(&c->talk, &http, model, sampling_of(&c->conf));
     c->talk.quiet = c->s.quiet;
     chat_talk_clear(&c->talk, c->s.system);

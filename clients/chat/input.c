@@ -2,6 +2,7 @@
 
 #include "clients/text.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,9 +13,11 @@
 #define PASTE_BEGIN "\033[200~"
 #define PASTE_END "\033[201~"
 
-void chat_input_init(struct chat_input *in)
+void chat_input_init(struct chat_input *in, const volatile sig_atomic_t *leave)
 {
-    *in = (struct chat_input){.terminal = isatty(0)};
+    *in = (struct chat_input){.terminal = isatty(0), .leave = leave};
+    if (in->terminal) /* else lines could wait where no poll sees them */
+        setvbuf(stdin, NULL, _IONBF, 0);
     lodge_buf_init(&in->text, MAX_MESSAGE);
     lodge_buf_init(&in->_raw, MAX_MESSAGE);
 }
@@ -78,10 +81,27 @@ static bool goes_on(struct chat_input *in)
     return true;
 }
 
+/* False when a signal came, also one that came just before: it is let in only while waiting. */
+static bool wait_for_line(const struct chat_input *in)
+{
+    sigset_t signals, old;
+    struct pollfd p = {.fd = 0, .events = POLLIN};
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGHUP);
+    sigprocmask(SIG_BLOCK, &signals, &old);
+    int n = *in->leave ? -1 : ppoll(&p, 1, NULL, &old);
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    return n > 0;
+}
+
 static enum chat_read read_lines(struct chat_input *in)
 {
     lodge_buf_clear(&in->_raw);
     for (;;) {
+        if (in->terminal && !wait_for_line(in))
+            return CHAT_INTERRUPTED;
         ssize_t n = getline(&in->_line, &in->_room, stdin);
         if (n < 0) {
             bool ended = feof(stdin);

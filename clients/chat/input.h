@@ -10,11 +10,13 @@
 
 #include "base/buf.h"
 
+#include <signal.h>
 #include <stdbool.h>
 
 struct chat_input {
-    bool terminal;         /* standard input is one */
-    struct lodge_buf text; /* the message, valid until the next read */
+    bool terminal;                      /* standard input is one */
+    const volatile sig_atomic_t *leave; /* set by a signal that ends the program */
+    struct lodge_buf text;              /* the message, valid until the next read */
     struct lodge_buf _raw;
     char *_line;
     size_t _room;
@@ -26,7 +28,7 @@ enum chat_read {
     CHAT_INTERRUPTED, /* by a signal; what was typed is dropped */
 };
 
-void chat_input_init(struct chat_input *in);
+void chat_input_init(struct chat_input *in, const volatile sig_atomic_t *leave);
 void chat_input_finish(struct chat_input *in);
 enum chat_read chat_input_read(struct chat_input *in, const char *prompt);
 /* Everything up to the end of the input as one message. */
