@@ -134,11 +134,6 @@ static void *room(struct lodge_adapter_reading *r, uint64_t n, size_t size)
     return p;
 }
 
-static int no_memory(const struct lodge_adapter_reading *r)
-{
-    return lodge_fail(r->e, LODGE_ERR_NOMEM, "%s: no memory for the adapter", r->tensors_where);
-}
-
 /* A as (rank, inputs). */
 static int convert_a(struct lodge_adapter_reading *r, const struct lodge_adapter_entry *t,
                      float *row, struct matrix *out)
@@ -148,7 +143,7 @@ static int convert_a(struct lodge_adapter_reading *r, const struct lodge_adapter
         return 0;
     uint16_t *a = room(r, s->n_rows * s->n_cols, sizeof *a);
     if (!a)
-        return no_memory(r);
+        return lodge_adapter_no_memory(r);
     for (uint64_t i = 0; i < s->n_rows; i++) {
         int err = decode_row(r, s, i, row);
         if (err)
@@ -171,7 +166,7 @@ static int convert_b(struct lodge_adapter_reading *r, const struct lodge_adapter
         return 0;
     uint16_t *b = room(r, s->n_rows * s->n_cols, sizeof *b);
     if (!b)
-        return no_memory(r);
+        return lodge_adapter_no_memory(r);
     for (uint64_t i = 0; i < s->n_rows; i++) {
         int err = decode_row(r, s, i, row);
         if (err)
@@ -191,7 +186,7 @@ static int convert_vector(struct lodge_adapter_reading *r, const struct lodge_ad
     int err = decode_row(r, s, 0, row);
     float *v = room(r, s->n_cols, sizeof *v);
     if (!v)
-        return no_memory(r);
+        return lodge_adapter_no_memory(r);
     for (uint64_t i = 0; i < s->n_cols && !err; i++)
         v[plan_row(t, i)] = row[i];
     *out = v;
@@ -291,7 +286,7 @@ int lodge_adapter_convert(struct lodge_adapter_reading *r, const struct lodge_ad
                           struct lodge_adapter_values *out)
 {
     struct scratch s;
-    int err = scratch_init(&s, t) ? convert_all(r, t, &s, out) : no_memory(r);
+    int err = scratch_init(&s, t) ? convert_all(r, t, &s, out) : lodge_adapter_no_memory(r);
     scratch_finish(&s);
     return err;
 }

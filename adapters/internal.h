@@ -109,6 +109,8 @@ void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
 /* A copy for the adapter's life of at most 1 KiB, with '?' for what is not printable UTF-8. NULL
  * without memory. */
 char *lodge_adapter_keep_text(struct lodge_adapter *a, const char *text, size_t n);
+/* NOMEM, naming the file. */
+int lodge_adapter_no_memory(const struct lodge_adapter_reading *r);
 /* Refuses the tensor of a module that the base does not have, and lists what it has. */
 int lodge_adapter_refuse_module(const struct lodge_adapter_reading *r, bool gguf,
                                 const char *tensor, const char *module);

@@ -33,6 +33,11 @@ void lodge_adapter_warn(struct lodge_adapter *a, const char *fmt, ...)
     va_end(args);
 }
 
+int lodge_adapter_no_memory(const struct lodge_adapter_reading *r)
+{
+    return lodge_fail(r->e, LODGE_ERR_NOMEM, "%s: no memory for the adapter", r->tensors_where);
+}
+
 /* Modules of the base for an error text: all of the first layer, and those outside the layers. */
 static void list_modules(const struct lodge_adapter_base *base, bool gguf, char *out, size_t n)
 {

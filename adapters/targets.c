@@ -96,18 +96,13 @@ static int collect(struct lodge_adapter_reading *r, const struct item *items, st
     return 0;
 }
 
-static int no_memory(const struct lodge_adapter_reading *r)
-{
-    return lodge_fail(r->e, LODGE_ERR_NOMEM, "%s: no memory for the adapter", r->tensors_where);
-}
-
 static int publish(struct lodge_adapter_reading *r, struct made *made, uint32_t n,
                    struct lodge_adapter_record **records)
 {
     struct lodge_lora_target *targets = lodge_arena_array(&r->adapter->_arena, n, sizeof *targets);
     struct lodge_adapter_record *x = lodge_arena_array(&r->scratch, n, sizeof *x);
     if (!targets || !x)
-        return no_memory(r);
+        return lodge_adapter_no_memory(r);
     qsort(made, n, sizeof *made, by_linear);
     for (uint32_t i = 0; i < n; i++) {
         targets[i] = made[i].target;
@@ -130,7 +125,7 @@ int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
     struct made *made = lodge_arena_array(&r->scratch, 3 * (size_t)r->n_entries, sizeof *made);
     struct item *items = lodge_arena_array(&r->scratch, r->n_entries, sizeof *items);
     if (!made || !items)
-        return no_memory(r);
+        return lodge_adapter_no_memory(r);
     struct work w = {r, items};
     r->lock = &lock;
     run_items(&w);

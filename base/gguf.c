@@ -1,3 +1,4 @@
+/* One pass over an untrusted file: every part is checked against what the one before left. */
 #include "base/gguf.h"
 
 #include "base/checked.h"

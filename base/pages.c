@@ -28,16 +28,6 @@ uint8_t *lodge_pages_map(size_t n_bytes)
     return at;
 }
 
-void lodge_pages_populate(uint8_t *at, size_t n_bytes)
-{
-#ifdef MADV_POPULATE_WRITE
-    madvise(at, whole_pages(n_bytes), MADV_POPULATE_WRITE);
-#else
-    (void)at;
-    (void)n_bytes;
-#endif
-}
-
 void lodge_pages_unmap(uint8_t *at, size_t n_bytes)
 {
     if (at)

@@ -8,8 +8,6 @@
 /* n_bytes (> 0) of zeros that begin on a 2 MiB boundary; NULL without address space. The memory
  * is taken when it is first written. Ended by lodge_pages_unmap with the same size. */
 uint8_t *lodge_pages_map(size_t n_bytes);
-/* Takes the memory of a mapping now, in one call and not page by page. */
-void lodge_pages_populate(uint8_t *at, size_t n_bytes);
 /* NULL is nothing. */
 void lodge_pages_unmap(uint8_t *at, size_t n_bytes);
 

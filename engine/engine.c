@@ -1,4 +1,4 @@
-/* The engine thread, and the calls that cross to it. */
+/* The engine thread, and the calls that cross to it: both ends of each message stand together. */
 #include "engine/internal.h"
 
 #include "base/clock.h"

@@ -1,3 +1,5 @@
+/* Admission, preemption and the plan of a step are one decision over one state; the order of the
+ * queue (sched_queue.c) and the pages (sched_pages.c) stand apart. */
 #include "engine/sched_pages.h"
 #include "engine/sched_queue.h"
 

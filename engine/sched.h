@@ -21,12 +21,16 @@
  * victim.
  *
  * Fair policy, what is charged in virtual tokens, over the tenant's weight:
- *   prompt tokens that were not cached    LODGE_COST_PROMPT each, at the first admission only: what
- *                                         a preemption makes the engine compute again is not
- * charged output tokens                         LODGE_COST_OUTPUT each, in the step that makes
- * them, the first one too adapter pages uploaded                LODGE_COST_PAGE x the KV tokens
- * that such a page would hold (all layers): page_tokens / n_groups adapter pages in use the same
- * for every second of a sequence that uses them
+ *
+ * - prompt tokens that were not cached: LODGE_COST_PROMPT each, at the first admission only; what a
+ *   preemption makes the engine compute again is not charged;
+ *
+ * - output tokens: LODGE_COST_OUTPUT each, in the step that makes them, the first one too;
+ *
+ * - adapter pages uploaded: LODGE_COST_PAGE x the KV tokens that such a page would hold in all
+ *   layers, page_tokens / n_groups;
+ *
+ * - adapter pages in use: the same for every second of a sequence that uses them.
  *
  * The bound. Let U = the most that a tenant can be charged for what it has running at one time,
  * w_p x (uncached prompts) + w_q x (output) + loads, over its weight. With W the locality window

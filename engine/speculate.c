@@ -17,6 +17,11 @@ static const struct {
     [LODGE_MATCH_LONG] = {0.8, 0.9},
 };
 
+bool lodge_guesses_may_pay(double token, uint32_t n_seqs)
+{
+    return 1.0 / n_seqs > MARGIN * token;
+}
+
 uint32_t lodge_guesses_length(struct lodge_guesses *g, enum lodge_match how, double token,
                               uint32_t n_seqs, uint32_t most)
 {

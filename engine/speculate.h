@@ -42,6 +42,8 @@ uint32_t lodge_draft(const uint32_t *text, uint32_t n, uint32_t n_output, const 
  * is lodge_step_cost_guess. 0 brings the next attempt nearer. */
 uint32_t lodge_guesses_length(struct lodge_guesses *g, enum lodge_match how, double token,
                               uint32_t n_seqs, uint32_t most);
+/* Whether even certain guesses are worth looking for. */
+bool lodge_guesses_may_pay(double token, uint32_t n_seqs);
 /* That draft was checked with n tokens, of which n_right were right before the first wrong one. */
 void lodge_guesses_observe(struct lodge_guesses *g, uint32_t n, uint32_t n_right);
 

@@ -244,12 +244,13 @@ static bool may_guess(const struct lodge_engine *en, const struct lodge_seq *q)
 static void guess(struct lodge_engine *en)
 {
     double token = lodge_step_cost_guess(&en->step_cost);
+    bool may_pay = lodge_guesses_may_pay(token, en->sched.running.n);
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next) {
         const struct lodge_id_list *hint = &q->req->r.prediction;
         uint32_t left = q->max_output - q->n_output;
         uint32_t most = left - 1 < LODGE_MAX_DRAFT ? left - 1 : LODGE_MAX_DRAFT;
         q->n_draft = 0;
-        if (!left || !may_guess(en, q))
+        if (!left || !may_pay || !may_guess(en, q))
             continue;
         enum lodge_match how;
         uint32_t n = lodge_draft(q->tokens, q->n_tokens, q->n_output, hint->ids, hint->n, most,

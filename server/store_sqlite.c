@@ -1,5 +1,6 @@
 /* The store in SQLite: one connection that writes (WAL, full synchronisation at commits) and one
- * that reads usage beside it. */
+ * that reads usage beside it. The statements of all tables stand together, as they are one schema.
+ */
 #include "server/store.h"
 
 #include <errno.h>

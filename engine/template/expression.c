@@ -1,5 +1,5 @@
 /* Expressions: operators, members and slices, calls of macros, methods and functions, and the
- * evaluation of every kind of expression's node. */
+ * evaluation of every kind of expression's node: they call each other in a circle. */
 #include "engine/template/eval.h"
 #include "engine/template/filters.h"
 

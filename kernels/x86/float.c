@@ -134,50 +134,24 @@ INLINE uint32_t n_steps(uint32_t n_cols, uint32_t cols)
     return padded(n_cols) / (STRETCH * cols) * (LODGE_PANEL_ROWS / SIDE);
 }
 
-static void tile_bf16(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
-                      size_t ld, const void *next, size_t next_bytes)
-{
-    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 2));
-#define CALL(n) bf16_rows(panel, padded(n_cols), tile, out, ld, a, n)
-    SWITCH_ROWS(m, CALL)
-#undef CALL
-}
-
-static void tile_fp8(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
-                     size_t ld, const void *next, size_t next_bytes)
-{
-    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 2));
-#define CALL(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, false, n)
-    SWITCH_ROWS(m, CALL)
-#undef CALL
-}
-
-static void wide_fp8(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
-                     size_t ld, const void *next, size_t next_bytes)
-{
-    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 2));
-#define CALL(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, true, n)
-    SWITCH_ROWS(m, CALL)
-#undef CALL
-}
-
-static void tile_f32(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
-                     size_t ld, const void *next, size_t next_bytes)
-{
-    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 1));
-#define CALL(n) float_rows(panel, padded(n_cols), tile, out, ld, a, false, n)
-    SWITCH_ROWS(m, CALL)
-#undef CALL
-}
-
-static void tile_f16(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out,
-                     size_t ld, const void *next, size_t next_bytes)
-{
-    struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, 1));
-#define CALL(n) float_rows(panel, padded(n_cols), tile, out, ld, a, true, n)
-    SWITCH_ROWS(m, CALL)
-#undef CALL
-}
+/* A tile by `rows`, whose columns go in steps of `cols`. */
+#define FLOAT_TILE(name, cols, rows)                                                               \
+    static void name(const void *panel, uint32_t n_cols, const void *tile, unsigned m, float *out, \
+                     size_t ld, const void *next, size_t next_bytes)                               \
+    {                                                                                              \
+        const struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols, cols));                  \
+        SWITCH_ROWS(m, rows)                                                                       \
+    }
+#define BF16_ROWS(n) bf16_rows(panel, padded(n_cols), tile, out, ld, a, n)
+#define FP8_ROWS(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, false, n)
+#define WIDE_FP8_ROWS(n) fp8_rows(panel, padded(n_cols), tile, out, ld, a, true, n)
+#define F32_ROWS(n) float_rows(panel, padded(n_cols), tile, out, ld, a, false, n)
+#define F16_ROWS(n) float_rows(panel, padded(n_cols), tile, out, ld, a, true, n)
+FLOAT_TILE(tile_bf16, 2, BF16_ROWS)
+FLOAT_TILE(tile_fp8, 2, FP8_ROWS)
+FLOAT_TILE(wide_fp8, 2, WIDE_FP8_ROWS)
+FLOAT_TILE(tile_f32, 1, F32_ROWS)
+FLOAT_TILE(tile_f16, 1, F16_ROWS)
 
 void RUNG(float)(struct lodge_cpu_kernels *k)
 {

@@ -115,6 +115,7 @@ START_TEST(right_guesses_grow)
     /* Where a guess costs as much as a step, as in a full batch, none is made. */
     ck_assert_uint_eq(lodge_guesses_length(&g, LODGE_MATCH_SHORT, 1, 1, LODGE_MAX_DRAFT), 0);
     ck_assert_uint_eq(lodge_guesses_length(&g, LODGE_MATCH_SHORT, 0.05, 32, LODGE_MAX_DRAFT), 0);
+    ck_assert(!lodge_guesses_may_pay(0.05, 32) && lodge_guesses_may_pay(0.05, 1));
 }
 END_TEST
 
