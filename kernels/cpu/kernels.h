@@ -1,10 +1,10 @@
 /* The CPU kernel table: one pointer per operation, filled by each instruction-set rung.
  *
  * Private to the CPU backend. `kernels/ref` fills it with plain C, which defines the bits;
- * `kernels/x86` overwrites entries for AVX2 and AVX-512. Every rung gives the same bits as `ref`
- * in every entry here (checks test equality), so a result does not depend on the rung, the number
- * of rows, tiles or threads. All run with denormals flushed to zero (lodge_cpu_flush_denormals),
- * as the bf16 dot product instructions do by definition.
+ * `kernels/vec`, over the vectors of `kernels/x86` and `kernels/arm`, overwrites entries. Every
+ * rung gives the same bits as `ref` in every entry here (checks test equality), so a result does
+ * not depend on the rung, the number of rows, tiles or threads. All run with denormals flushed to
+ * zero (lodge_cpu_flush_denormals), as the bf16 dot product instructions do by definition.
  *
  * Shapes. A weight matrix (N, K) is cut into panels of 32 rows, the last padded with zero rows;
  * K is padded with zeros to Kp = round_up(K, 32). Activations come in row tiles of m <= mr rows
@@ -117,7 +117,7 @@ struct lodge_attn_call {
     float *acc;             /* out: (n_queries, dim), not normalised */
 };
 
-/* Adapters (kernels/adapter.h). Cells on every x86 rung and the reference:
+/* Adapters (kernels/adapter.h). Cells on every rung and the reference:
  *
  *   A: 64 lines of 4 columns; element (rank j, column 4l + 2h + i) at ((l * 8 + j) * 2 + h) * 2 + i
  *   B: 8 blocks of 32 outputs, LODGE_LORA_BLOCK_BYTES each; element (rank j, output 32b + 16i + o)

@@ -1,6 +1,6 @@
 /* Row operations: packing of activations, norms, activations, rotation, caches, and passes over
  * logits. Bound: bytes of the rows, which are in cache. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 /* [Kp][m] floats. */
 static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,

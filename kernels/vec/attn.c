@@ -1,7 +1,7 @@
 /* Attention: lanes are tokens for Q K^T and dims for P V; a vector of keys or values is loaded once
  * for up to MAX_ROWS queries. Bound: bytes of the pages at few queries, 2 multiply-add or dot
  * instructions a cycle at many. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 #define PAGE 32u
 

@@ -5,7 +5,7 @@
  * kernels/arm). Bound: bytes of the panel at few rows; at many, 2 integer instructions a cycle, of
  * which a dot product of 4 columns takes one (AVX-512, NEON) or two to four (AVX2) a row. */
 #include "kernels/cpu/panel.h"
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 /* Which four columns of 32 are number s of group g: low and high nibbles in turn, so that they are
  * loaded once. */

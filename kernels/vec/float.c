@@ -2,7 +2,7 @@
  * of activations in registers. Bound: bytes of the panel at few rows; 2 multiply-add or dot
  * instructions a cycle at many. */
 #include "kernels/cpu/panel.h"
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 LODGE_PANEL_FORMAT(F32, SIDE, 0)
 LODGE_PANEL_FORMAT(F16, SIDE, 0)

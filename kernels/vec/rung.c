@@ -1,5 +1,5 @@
 /* A rung's table entries. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 void RUNG_FILL(struct lodge_cpu_kernels *k)
 {

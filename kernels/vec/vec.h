@@ -1,9 +1,9 @@
 /* What the SIMD rungs share: their kernels are written once over the vector `vec` of LANES floats,
- * which each rung defines (vec_avx2.h, vec_avx512.h, and kernels/arm/vec_neon.h), and compiled once
- * per rung with its flags. Included by files of the rungs only.
+ * which each rung defines (vec_avx2.h and vec_avx512.h of kernels/x86, kernels/arm/vec_neon.h), and
+ * compiled once per rung with its flags. Included by files of the rungs only.
  */
-#ifndef LODGE_KERNELS_X86_VEC_H
-#define LODGE_KERNELS_X86_VEC_H
+#ifndef LODGE_KERNELS_VEC_VEC_H
+#define LODGE_KERNELS_VEC_VEC_H
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
