@@ -206,8 +206,8 @@ struct lodge_cpu_kernels {
     struct lodge_row_ops row; /* over logits */
 };
 
-/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod", or NULL for
- * the best that the CPU and the operating system allow. RESOURCE names what is missing; INVALID
+/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod",
+ * "neon-i8mm", or NULL for the best that the CPU and the operating system allow. RESOURCE names what is missing; INVALID
  * lists the known rungs. */
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
 
@@ -217,6 +217,7 @@ void lodge_kernels_fill_avx2(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512_vnni(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_neon_dotprod(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_neon_i8mm(struct lodge_cpu_kernels *k);
 
 /* Flush-to-zero and denormals-are-zero for the calling thread; returns the former state. */
 unsigned lodge_cpu_flush_denormals(void);

@@ -31,8 +31,9 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
         }
 }
 
-/* One block of one row: its words, m apart. */
-INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigned m)
+/* Block b of row i of m, of which `left` numbers are there. */
+INLINE void pack_block(const float *row, uint32_t left, uint32_t *tile, uint32_t b, unsigned i,
+                       unsigned m)
 {
     vec x[VECS32], most = v_set(0);
     for (uint32_t j = 0; j < VECS32; j++) {
@@ -44,24 +45,19 @@ INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigne
     int32_t sum[3];
     store_codes((uint8_t *)w, x, v_set(amax > 0 ? 127.0f / amax : 0), sum + 1);
     sum[0] = sum[1] + sum[2];
-    for (unsigned j = 0; j < 8; j++)
-        words[j * m] = w[j];
-    words[Q8_SCALE * m] = lodge_float_bits(scale);
-    for (unsigned j = 0; j < 3; j++) {
-        words[(Q8_START + j) * m] = (uint32_t)(DOT_BIAS - 128 * sum[j]);
-        words[(Q8_SUM + j) * m] = lodge_float_bits(scale * (float)sum[j]);
-    }
+    q8_put(tile, b, i, m, w, scale, sum);
 }
 
 static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                     uint32_t n_cols, void *tile)
 {
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
-    uint32_t *t = tile;
     for (uint32_t b = k0 / 32; b < end / 32; b++)
         for (unsigned i = 0; i < m; i++)
-            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32),
-                       t + (size_t)b * Q8_WORDS * m + i, m);
+            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32), tile, b, i, m);
+    /* Where rows stand in pairs, the last of an odd number has zeros beside it. */
+    for (uint32_t b = k0 / 32; b < end / 32 && m % ACT_ROWS; b++)
+        pack_block(x, 0, tile, b, m, m);
 }
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)

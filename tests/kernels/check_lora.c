@@ -30,7 +30,9 @@ static void seed(void)
     state = text ? strtoull(text, NULL, 10) : 20261128;
 }
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod"};
+#define N_RUNGS 6
+
+static const char *const rung_names[N_RUNGS] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod", "neon-i8mm"};
 
 static void *make(size_t n, size_t size)
 {
@@ -150,10 +152,10 @@ static void one_add(const struct lodge_cpu_kernels *k, int n, unsigned m)
 
 START_TEST(rungs_equal)
 {
-    struct lodge_cpu_kernels k[4];
+    struct lodge_cpu_kernels k[N_RUNGS];
     int n = 0;
     seed();
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N_RUNGS; i++)
         n += lodge_cpu_kernels_init(&k[n], rung_names[i], NULL) == 0;
     for (int round = 0; round < 40; round++) {
         for (unsigned m = 1; m <= LODGE_LORA_ROWS; m++)
