@@ -3,7 +3,7 @@
 Usage: spills.py [--objdump PROGRAM] [--except FILE] OBJECT_OR_ARCHIVE...
 Disassembles objects for x86-64 or 64-bit Arm with objdump and finds natural loops in the graph of basic blocks: a jump to a block
 that dominates it closes one (a switch by a jump table is not followed). Innermost loops contain no
-other. A spill is a ymm or zmm (q) load or store at a fixed place of the stack frame; indexed
+other, but for loops that only fetch. A spill is a ymm or zmm (q) load or store at a fixed place of the stack frame; indexed
 places (local arrays) and broadcasts of scalars are none. The file of exceptions has lines
 "function most_spills reason". Exit code 1 on spills, 77 without objdump."""
 import re
@@ -29,6 +29,7 @@ ARM_PLACE = re.compile(r"^\[(sp|x29)(?:, #-?\d+)?\]")
 ARM_MOVE = re.compile(r"^(ld|st)(?:u?r|p|np)$")
 ARM_WIDE = re.compile(r"^q\d+")
 SPLIT_ARM = re.compile(r",\s*(?![^[]*\])")
+PREFETCH = re.compile(r"^(prefetch|prfm)")
 COMPARES_ONLY = re.compile(r"^(vptest|vucomis|vcomis|vtest)")
 
 
@@ -133,8 +134,10 @@ def loops(body):
                 if node not in members:
                     members.add(node)
                     todo += predecessors[node]
-    return [[i for n in sorted(members) for i in found[n]] for head, members in sorted(inside.items())
-            if not any(other in members for other in inside if other != head)]
+    bodies = {head: [i for n in sorted(members) for i in found[n]] for head, members in inside.items()}
+    heads = [head for head, code in bodies.items() if not any(PREFETCH.match(i.name) for i in code) or len(code) > 12]
+    return [bodies[head] for head in sorted(heads)
+            if not any(other in inside[head] for other in heads if other != head)]
 
 
 def has_frame(body):
