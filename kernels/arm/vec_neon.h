@@ -4,8 +4,8 @@
  * The same sources make two rungs: neon-i8mm, with integer matrix products and bf16 multiply-adds,
  * and neon-dotprod, without. What differs is how pairs of bf16 numbers are multiplied, how floats
  * become bf16, and the form of Q8 tiles. BFMLALT and BFMLALB widen and fuse exactly as the two
- * multiply-adds that they stand for, and flush as these do. BFMMLA and BFDOT round otherwise and are
- * not used. */
+ * multiply-adds that they stand for, and flush as these do. BFMMLA and BFDOT round otherwise and
+ * are not used. */
 
 #if defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define NEON_I8MM 1
@@ -58,25 +58,48 @@ INLINE void v_store(float *x, vec v)
     vst1q_f32(x + 4, v.v[1]);
 }
 
+INLINE float32x4_t load4_tail(const float *x, uint32_t left)
+{
+    float32x4_t v = vdupq_n_f32(0);
+    if (left >= 4)
+        return vld1q_f32(x);
+    if (left & 2)
+        v = vcombine_f32(vld1_f32(x), vget_low_f32(v));
+    if (left == 3)
+        v = vld1q_lane_f32(x + 2, v, 2);
+    else if (left == 1)
+        v = vld1q_lane_f32(x, v, 0);
+    return v;
+}
+
 /* The first `left` floats, zeros after them. */
 INLINE vec v_load_tail(const float *x, uint32_t left)
 {
-    float room[LANES] = {0};
     if (left >= LANES)
         return v_load(x);
-    memcpy(room, x, left * sizeof *x);
-    return v_load(room);
+    return (vec){{load4_tail(x, left), load4_tail(x + 4, left > 4 ? left - 4 : 0)}};
+}
+
+INLINE void store4_tail(float *x, uint32_t left, float32x4_t v)
+{
+    if (left >= 4)
+        vst1q_f32(x, v);
+    else if (left & 2)
+        vst1_f32(x, vget_low_f32(v));
+    if (left == 3)
+        vst1q_lane_f32(x + 2, v, 2);
+    else if (left == 1)
+        vst1q_lane_f32(x, v, 0);
 }
 
 INLINE void v_store_tail(float *x, uint32_t left, vec v)
 {
-    float room[LANES];
     if (left >= LANES) {
         v_store(x, v);
         return;
     }
-    v_store(room, v);
-    memcpy(x, room, left * sizeof *x);
+    store4_tail(x, left, v.v[0]);
+    store4_tail(x + 4, left > 4 ? left - 4 : 0, v.v[1]);
 }
 
 /* Numbers of the lanes of half h, the first of all being `lane`. */

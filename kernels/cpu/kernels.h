@@ -207,8 +207,8 @@ struct lodge_cpu_kernels {
 };
 
 /* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod",
- * "neon-i8mm", or NULL for the best that the CPU and the operating system allow. RESOURCE names what is missing; INVALID
- * lists the known rungs. */
+ * "neon-i8mm", or NULL for the best that the CPU and the operating system allow. RESOURCE names
+ * what is missing; INVALID lists the known rungs. */
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
 
 /* The rungs' own fill functions; each overwrites what it has. Call only on a CPU that has it. */

@@ -21,9 +21,9 @@
  *             1 bit   [lanes][4]          bit g of byte i: k = 4g + i
  *             3 bits are 2 + 1, 5 are 4 + 1, 6 are 4 + 2, the lower bits of a code first
  *
- * Codes with a zero point (kernels/block.h) are unsigned, as a dot instruction of unsigned by signed
- * bytes takes them, or with the top bit flipped numbers in two's complement.
- * Sizes are those of lodge_panel_bytes for every `lanes`. Pure functions, any thread.
+ * Codes with a zero point (kernels/block.h) are unsigned, as a dot instruction of unsigned by
+ * signed bytes takes them, or with the top bit flipped numbers in two's complement. Sizes are those
+ * of lodge_panel_bytes for every `lanes`. Pure functions, any thread.
  */
 #ifndef LODGE_KERNELS_CPU_PANEL_H
 #define LODGE_KERNELS_CPU_PANEL_H

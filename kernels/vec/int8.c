@@ -1,12 +1,12 @@
 /* Products with weights in blocks: activations in int8, exact integer sums of a group of columns,
  * scaled in fp32. One driver for all formats; a format is how its codes are put together from
  * planes (codes_of) and where its scales stand (scale_of, min_of), with all choices constant. What
- * differs between instruction sets is the integer sum (int8_avx512.h and int8_avx2.h of kernels/x86,
- * int8_neon.h of kernels/arm). There an instruction sums either UNIT = 4 columns of one row of
- * activations and LANES output rows, or UNIT = 8 columns of ACT_ROWS = 2 rows and half as many
- * output rows. Bound: bytes of the panel at few rows; at many, the integer instructions, of which a
- * dot product of 4 columns takes one (AVX-512, NEON), two to four (AVX2) or a half (NEON with matrix
- * products) for each vector of sums, and two multiply-adds a group. */
+ * differs between instruction sets is the integer sum (int8_avx512.h and int8_avx2.h of
+ * kernels/x86, int8_neon.h of kernels/arm). There an instruction sums either UNIT = 4 columns of
+ * one row of activations and LANES output rows, or UNIT = 8 columns of ACT_ROWS = 2 rows and half
+ * as many output rows. Bound: bytes of the panel at few rows; at many, the integer instructions, of
+ * which a dot product of 4 columns takes one (AVX-512, NEON), two to four (AVX2) or a half (NEON
+ * with matrix products) for each vector of sums, and two multiply-adds a group. */
 #include "kernels/cpu/panel.h"
 #include "kernels/vec/vec.h"
 
@@ -63,14 +63,15 @@ INLINE bytes b_or_bits(bytes w, const uint8_t *plane, const unsigned j, const un
 #define SUB_LANES (INT8_VECS * VEC_ROWS)
 
 /* A wide panel has for each 32 columns vectors of scales [groups][INT8_VECS], with minimums -m t
- * [groups][INT8_VECS] after them, and whole bytes of codes [32 / UNIT][lanes][UNIT]: what the kernel
- * else makes of the other kind again for each tile. */
+ * [groups][INT8_VECS] after them, and whole bytes of codes [32 / UNIT][lanes][UNIT]: what the
+ * kernel else makes of the other kind again for each tile. */
 INLINE struct lodge_panel_parts parts_of(const enum lodge_format f, const bool wide)
 {
     const struct lodge_coding c = lodge_coding(f);
     const uint32_t floats = 32 / c.group * (c.has_min ? 2u : 1u);
-    return wide ? (struct lodge_panel_parts){.subs = 4 * floats * ACT_ROWS, .codes = 32, .chunks = 1}
-                : lodge_panel_parts(f);
+    return wide
+               ? (struct lodge_panel_parts){.subs = 4 * floats * ACT_ROWS, .codes = 32, .chunks = 1}
+               : lodge_panel_parts(f);
 }
 
 /* Codes of unit j of columns of vector v of the rows, moved up by code_shift. */
@@ -138,7 +139,8 @@ INLINE vec min_of(const enum lodge_format f, const bool wide, const uint8_t *hea
 }
 
 #if DOT_BIAS
-/* Integer sums that are the bits of a float, DOT_BIAS_FLOAT + sum. Beside w, what `scaled` wants. */
+/* Integer sums that are the bits of a float, DOT_BIAS_FLOAT + sum. Beside w, what `scaled` wants.
+ */
 INLINE vec bias_of(vec w)
 {
     return v_mul(w, v_set(-DOT_BIAS_FLOAT));
@@ -206,6 +208,7 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, unsig
                 panel += p.head * SUB_LANES;
             }
             fetch_step(&next);
+#pragma GCC unroll 2
             for (unsigned g = 0; g < 32 / lodge_coding(f).group; g++) {
                 /* What is read for both groups is read again: there are no registers to keep it. */
                 __asm__("" : "+r"(panel), "+r"(head), "+r"(t));
@@ -235,7 +238,7 @@ INLINE uint32_t n_steps(uint32_t n_cols)
     {                                                                                              \
         enum { FORMAT = LODGE_FMT_##name, WIDE = is_wide };                                        \
         const struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols));                        \
-        INT8_SWITCH((m + ACT_ROWS - 1) / ACT_ROWS, CALL)                                                                       \
+        INT8_SWITCH((m + ACT_ROWS - 1) / ACT_ROWS, CALL)                                           \
     }
 #define INT8_FORMAT(name, text, block, bytes, gguf)                                                \
     LODGE_PANEL_FORMAT(name, SUB_LANES, UNIT, SIGNED_BITS)                                         \
@@ -297,8 +300,8 @@ static lodge_tile_fn *wide_tile(enum lodge_format f)
 void RUNG(int8)(struct lodge_cpu_kernels *k)
 {
 #define INT8_ENTRY(name, text, block, bytes, gguf)                                                 \
-    k->gemm[LODGE_FMT_##name] =                                                                    \
-        (struct lodge_gemm){INT8_ROWS * ACT_ROWS, pack_##name, tile_##name, gather_##name, WIDE_ENTRY(name)};
+    k->gemm[LODGE_FMT_##name] = (struct lodge_gemm){INT8_ROWS * ACT_ROWS, pack_##name,             \
+                                                    tile_##name, gather_##name, WIDE_ENTRY(name)};
     LODGE_BLOCK_FORMAT_LIST(INT8_ENTRY)
 #undef INT8_ENTRY
 }

@@ -180,13 +180,6 @@ void RUNG(lora)(struct lodge_cpu_kernels *k);
     default:                                                                                       \
         CALL(2);                                                                                   \
     }
-#define SWITCH_ROWS_3(m, CALL)                                                                     \
-    switch (m) {                                                                                   \
-        ROW_CASE(1, CALL)                                                                          \
-        ROW_CASE(2, CALL)                                                                          \
-    default:                                                                                       \
-        CALL(3);                                                                                   \
-    }
 #define SWITCH_ROWS_4(m, CALL)                                                                     \
     switch (m) {                                                                                   \
         ROW_CASE(1, CALL)                                                                          \

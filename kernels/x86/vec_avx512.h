@@ -203,7 +203,9 @@ INLINE void b_store(uint8_t *p, bytes b)
 /* 16-bit words shifted to the left, by a negative n to the right. */
 INLINE bytes b_shift(bytes b, const int n)
 {
-    return n > 0 ? _mm512_slli_epi16(b, (unsigned)n) : n < 0 ? _mm512_srli_epi16(b, (unsigned)-n) : b;
+    return n > 0   ? _mm512_slli_epi16(b, (unsigned)n)
+           : n < 0 ? _mm512_srli_epi16(b, (unsigned)-n)
+                   : b;
 }
 
 /* The bits of bytes b that come under the mask when they are shifted by n. */

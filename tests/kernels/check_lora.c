@@ -32,7 +32,8 @@ static void seed(void)
 
 #define N_RUNGS 6
 
-static const char *const rung_names[N_RUNGS] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod", "neon-i8mm"};
+static const char *const rung_names[N_RUNGS] = {"ref",    "avx2",         "avx512-vnni",
+                                                "avx512", "neon-dotprod", "neon-i8mm"};
 
 static void *make(size_t n, size_t size)
 {

@@ -31,7 +31,8 @@ static void seed(void)
 
 #define MAX_RUNGS 6
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod", "neon-i8mm"};
+static const char *const rung_names[] = {"ref",    "avx2",         "avx512-vnni",
+                                         "avx512", "neon-dotprod", "neon-i8mm"};
 
 /* Rungs of this machine; the first is the reference. */
 static int rungs(struct lodge_cpu_kernels k[MAX_RUNGS])

@@ -5,7 +5,7 @@ Disassembles objects for x86-64 or 64-bit Arm with objdump and finds natural loo
 that dominates it closes one (a switch by a jump table is not followed). Innermost loops contain no
 other, but for loops that only fetch. A spill is a ymm or zmm (q) load or store at a fixed place of the stack frame; indexed
 places (local arrays) and broadcasts of scalars are none. The file of exceptions has lines
-"function most_spills reason". Exit code 1 on spills, 77 without objdump."""
+"[rung:]function most_spills reason". Exit code 1 on spills, 77 without objdump."""
 import re
 import shutil
 import subprocess
@@ -15,6 +15,7 @@ from collections import namedtuple
 Instruction = namedtuple("Instruction", "at name operands")
 Loop = namedtuple("Loop", "first size loads stores")
 
+ARCHIVE = re.compile(r"^In archive (\S+):$")
 MEMBER = re.compile(r"^(\S+):\s+file format")
 FUNCTION = re.compile(r"^[0-9a-f]+ <([^>]+)>:")
 LINE = re.compile(r"^\s*([0-9a-f]+):\s+(?:\{\w+\} )?(\S+)\s*(.*)$")
@@ -35,11 +36,12 @@ COMPARES_ONLY = re.compile(r"^(vptest|vucomis|vcomis|vtest)")
 
 def functions(listing):
     """Yields (object, function, instructions) of an objdump listing."""
-    member = name = None
-    body = []
+    archive, member, name, body = "", None, None, []
     for line in listing.splitlines():
-        if m := MEMBER.match(line):
-            member = m[1]
+        if m := ARCHIVE.match(line):
+            archive = m[1] + "/"
+        elif m := MEMBER.match(line):
+            member = archive + m[1]
         elif m := FUNCTION.match(line):
             if name and body:
                 yield member, name, body
@@ -183,23 +185,38 @@ def exceptions(path):
     return allowed
 
 
+def is_of(rung, member):
+    """Does the object lie in the library or folder of the rung, or of one whose name goes on (avx512_vnni)?"""
+    return re.search(rf"(^|[/_]){re.escape(rung)}(_\w+)?[./]", member or "") is not None
+
+
+def exception_of(allowed, member, function):
+    """The key that stands for a function of an object, or None."""
+    for key in allowed:
+        rung, _, name = key.rpartition(":")
+        if name == function and (not rung or is_of(rung, member)):
+            return key
+    return None
+
+
 def check(listing, allowed):
     """Prints what it finds; returns (functions, innermost loops, faults)."""
     n_functions = n_loops = faults = 0
-    needed = set()
+    needed, seen = set(), set()
     for member, name, body in functions(listing):
         n_functions += 1
         n_loops += len(loops(body))
-        plain = re.sub(r"\.(isra|constprop|part|cold)\b.*", "", name)
+        key = exception_of(allowed, member, re.sub(r"\.(isra|constprop|part|cold)\b.*", "", name))
+        seen.add(key)
         for loop in spilling_loops(body):
             spills = loop.loads + loop.stores
-            if spills <= allowed.get(plain, 0):
-                needed.add(plain)
+            if spills <= allowed.get(key, 0):
+                needed.add(key)
                 continue
             faults += 1
             print(f"{member}: {name}: {loop.loads} loads and {loop.stores} stores of spilled vectors in the "
                   f"innermost loop at {loop.first:x} ({loop.size} instructions)")
-    for name in sorted(set(allowed) - needed):
+    for name in sorted(seen - needed - {None}):
         print(f"note: nothing needs the exception for {name} any more")
     return n_functions, n_loops, faults
 
