@@ -182,19 +182,35 @@ static void check_bound(enum lodge_format f, const struct product *p, const floa
     free(sizes);
 }
 
+/* Returns the bytes of a row. */
+static size_t make_room(enum lodge_format f, struct product *p)
+{
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
+    p->rows = malloc(32 * row_bytes);
+    p->panel = aligned_alloc(64, lodge_panel_bytes(f, p->n_cols));
+    p->tile = aligned_alloc(64, lodge_act_tile_bytes(lodge_act_form(f), p->n_cols));
+    p->x = malloc((size_t)p->m * p->n_cols * sizeof *p->x);
+    p->out = malloc((p->m * 40 + 16) * sizeof *p->out);
+    return row_bytes;
+}
+
+static void free_room(struct product *p)
+{
+    free(p->rows);
+    free(p->panel);
+    free(p->tile);
+    free(p->x);
+    free(p->out);
+}
+
 static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format f, uint32_t n_cols,
                      unsigned m)
 {
-    size_t row_bytes = 0;
-    lodge_format_row_bytes(f, n_cols, &row_bytes);
     struct product p = {.n_cols = n_cols, .m = m, .scale_cols = rnd() % 2 ? 128 : UINT32_MAX};
     for (int i = 0; i < 8; i++)
         p.scales[i] = uniform() * 0.01f;
-    p.rows = malloc(32 * row_bytes);
-    p.panel = aligned_alloc(64, lodge_panel_bytes(f, n_cols));
-    p.tile = aligned_alloc(64, lodge_act_tile_bytes(lodge_act_form(f), n_cols));
-    p.x = malloc((size_t)m * n_cols * sizeof *p.x);
-    p.out = malloc((m * 40 + 16) * sizeof *p.out);
+    size_t row_bytes = make_room(f, &p);
     float *first = malloc((m * 40 + 16) * sizeof *first);
     for (int r = 0; r < 32; r++)
         random_row(f, p.rows + (size_t)r * row_bytes, n_cols);
@@ -219,11 +235,7 @@ static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format
         free(w);
     }
     check_bound(f, &p, first);
-    free(p.rows);
-    free(p.panel);
-    free(p.tile);
-    free(p.x);
-    free(p.out);
+    free_room(&p);
     free(first);
 }
 
@@ -250,6 +262,72 @@ static bool equal(const void *a, const void *b, size_t n)
 {
     return memcmp(a, b, n) == 0;
 }
+
+/* A float whose exponent is about the least, about the greatest, either, or any. */
+static float extreme(unsigned kind)
+{
+    uint32_t low = rnd() % 40, high = 255 - rnd() % 30;
+    uint32_t exponent = kind == 0   ? low
+                        : kind == 1 ? high
+                        : kind == 2 ? rnd() % 2 ? low : high
+                                    : rnd() % 256;
+    uint32_t bits = (rnd() & 1) << 31 | exponent << 23 | (rnd() & 0x7FFFFF);
+    return lodge_bits_float(rnd() % 8 ? bits : bits & 0xFF800000); /* zeros and infinities */
+}
+
+/* Sums that are flushed, overflow, or meet infinities: the instructions for pairs of bf16 numbers
+ * against multiply-adds. Which NaN comes out is open. */
+START_TEST(bf16_extremes)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n = rungs(k);
+    float first[12 * 40 + 16];
+    unsigned n_numbers = 0;
+    seed();
+    for (int round = 0; round < 400; round++) {
+        struct product p = {.n_cols = 1 + rnd() % 8, .m = 1 + rnd() % 6, .scale_cols = UINT32_MAX};
+        make_room(LODGE_FMT_BF16, &p);
+        for (uint32_t i = 0; i < 32 * p.n_cols; i++) {
+            uint16_t h = (uint16_t)(lodge_float_bits(extreme((i / p.n_cols) % 4)) >> 16);
+            memcpy(p.rows + 2 * i, &h, 2);
+        }
+        for (uint32_t i = 0; i < p.m * p.n_cols; i++)
+            p.x[i] = rnd() % 2 ? extreme((i / p.n_cols + (unsigned)round) % 4) : uniform();
+        for (int i = 0; i < n; i++) {
+            run_gemm(&k[i], LODGE_FMT_BF16, &p);
+            if (i == 0)
+                memcpy(first, p.out, p.m * 40 * sizeof *first);
+            for (uint32_t j = 0; j < p.m * 40; j++) {
+                n_numbers += isfinite(first[j]) && first[j] != 0;
+                ck_assert_msg(equal(&first[j], &p.out[j], 4) ||
+                                  (isnan(first[j]) && isnan(p.out[j])),
+                              "%s: %a, not %a", k[i].name, (double)p.out[j], (double)first[j]);
+            }
+        }
+        free_room(&p);
+    }
+    ck_assert_uint_ge(n_numbers, 10000);
+}
+END_TEST
+
+START_TEST(bf16_rounding)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n = rungs(k);
+    seed();
+    for (int round = 0; round < 2000; round++) {
+        float x[16];
+        uint16_t a[16], b[16];
+        for (int i = 0; i < 16; i++)
+            x[i] = extreme((unsigned)round % 4);
+        k[0].to_bf16(x, 16, 16, a);
+        for (int i = 1; i < n; i++) {
+            k[i].to_bf16(x, 16, 16, b);
+            ck_assert_msg(equal(a, b, sizeof a), "%s", k[i].name);
+        }
+    }
+}
+END_TEST
 
 /* Against the definition in fp64. */
 static void check_layer_norm64(const float *x, const float *w, const float *b, uint32_t n,
@@ -456,6 +534,8 @@ int main(void)
     tcase_add_test(t, formats_decode);
     tcase_add_test(t, exp_is_close);
     tcase_add_test(t, gemm_equal);
+    tcase_add_test(t, bf16_extremes);
+    tcase_add_test(t, bf16_rounding);
     tcase_add_test(t, rows_equal);
     tcase_add_test(t, attention_equal);
     suite_add_tcase(s, t);
