@@ -30,6 +30,7 @@ ARM_PLACE = re.compile(r"^\[(sp|x29)(?:, #-?\d+)?\]")
 ARM_MOVE = re.compile(r"^(ld|st)(?:u?r|p|np)$")
 ARM_WIDE = re.compile(r"^q\d+")
 SPLIT_ARM = re.compile(r",\s*(?![^[]*\])")
+VECTOR = re.compile(r"[xyz]mm\d|\b[vqds]\d")
 PREFETCH = re.compile(r"^(prefetch|prfm)")
 COMPARES_ONLY = re.compile(r"^(vptest|vucomis|vcomis|vtest)")
 
@@ -120,6 +121,10 @@ def dominates(idom, a, b):
     return a == b
 
 
+def only_fetches(code):
+    return any(PREFETCH.match(i.name) for i in code) and not any(VECTOR.search(i.operands) for i in code)
+
+
 def loops(body):
     """Instructions of each innermost loop."""
     found, successors = blocks(body)
@@ -137,7 +142,7 @@ def loops(body):
                     members.add(node)
                     todo += predecessors[node]
     bodies = {head: [i for n in sorted(members) for i in found[n]] for head, members in inside.items()}
-    heads = [head for head, code in bodies.items() if not any(PREFETCH.match(i.name) for i in code) or len(code) > 12]
+    heads = [head for head, code in bodies.items() if not only_fetches(code)]
     return [bodies[head] for head in sorted(heads)
             if not any(other in inside[head] for other in heads if other != head)]
 
