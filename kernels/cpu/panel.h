@@ -33,7 +33,7 @@
 
 struct lodge_panel_layout {
     enum lodge_format format;
-    uint32_t lanes;       /* 8, 16 or 32 */
+    uint32_t lanes;       /* 4, 8, 16 or 32 */
     uint32_t unit;        /* 4 or 8 */
     uint32_t signed_bits; /* codes with a zero point that have so many bits or more are signed */
 };
