@@ -86,6 +86,8 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->cos = take(&c, rows * w.freqs * p->n_ropes, sizeof(float));
     d->sin = take(&c, rows * w.freqs * p->n_ropes, sizeof(float));
     d->logits = take(&c, (size_t)d->cfg.max_logit_rows * p->n_vocab, sizeof(float));
+    d->block_most =
+        take(&c, (size_t)d->cfg.max_logit_rows * lodge_logit_blocks(p->n_vocab), sizeof(float));
     d->scratch_bytes = lodge_sample_scratch_bytes(p->n_vocab) +
                        (size_t)LODGE_TILE_ROWS_MAX * fp * sizeof(float) +
                        (size_t)LODGE_ATTN_QUERIES * w.dim * 2 * sizeof(float) + 4096;
