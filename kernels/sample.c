@@ -94,13 +94,14 @@ static float noise(const struct lodge_sampling *s, uint32_t position, uint32_t t
 
 /* ---- passes over a row ---- */
 
-static void plain_block_most(const float *x, uint32_t n, float *most)
+static void plain_block_most(const float *x, size_t ld, unsigned m, uint32_t n, float *most,
+                             size_t ld_most)
 {
-    for (uint32_t from = 0; from < n; from += BLOCK, most++) {
-        *most = -INFINITY;
-        for (uint32_t i = from; i < n && i < from + BLOCK; i++)
-            *most = x[i] > *most ? x[i] : *most;
-    }
+    for (unsigned r = 0; r < m; r++, x += ld, most += ld_most)
+        for (uint32_t i = 0; i < n; i++) {
+            float *to = &most[i / BLOCK];
+            *to = x[i] > (i % BLOCK ? *to : -INFINITY) ? x[i] : i % BLOCK ? *to : -INFINITY;
+        }
 }
 
 static double plain_exp_sum(const float *x, uint32_t n, float scale, float most)
@@ -250,7 +251,7 @@ static void edit(struct work *w, const struct lodge_sampling *s)
         if (c->n_output)
             *l -= s->frequency * (float)c->n_output + s->presence;
     }
-    w->ops->block_most(x, n, w->room_most);
+    w->ops->block_most(x, n, 1, n, w->room_most, 0);
     w->row.x = x;
     w->row.block_most = w->room_most;
 }

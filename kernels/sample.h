@@ -99,8 +99,9 @@ struct lodge_row_ops {
     /* Sum of exp(x[i] * scale - most), product and difference rounded, exp as lodge_ref_exp
      * (kernels/ref/math.h): 16 lanes of doubles, lane i % 16 in rising i, added by halves. */
     double (*exp_sum)(const float *x, uint32_t n, float scale, float most);
-    /* block_most of a row as above. */
-    void (*block_most)(const float *x, uint32_t n, float *most);
+    /* block_most of m rows of n logits, row i at x + i * ld, to most + i * ld_most. */
+    void (*block_most)(const float *x, size_t ld, unsigned m, uint32_t n, float *most,
+                       size_t ld_most);
     /* Those of the random words of step 8, of the ids of blocks [block, block + n_blocks), that are
      * at least their block's need[b], in rising id; returns how many. */
     uint32_t (*words)(const struct lodge_sampling *s, uint32_t position, uint32_t block,

@@ -6,7 +6,7 @@
 
 static float *row_most(const struct lodge_device *d, uint32_t row)
 {
-    return d->block_most + (size_t)row * lodge_logit_blocks(d->plan->n_vocab);
+    return d->block_most + row * d->most_stride;
 }
 
 struct head_ctx {
@@ -26,8 +26,9 @@ static void finish_logits(void *ctx, const struct block *b)
         d->k.cap(b->y, b->ld, op->multiplier, op->softcap, b->m, b->n_cols);
     uint32_t text = d->plan->n_vocab_text;
     uint32_t n = text <= b->from ? 0 : text - b->from < b->n_cols ? text - b->from : b->n_cols;
-    for (unsigned i = 0; i < b->m && n; i++)
-        d->k.row.block_most(b->y + i * b->ld, n, row_most(d, b->first_row + i) + b->panel);
+    if (n)
+        d->k.row.block_most(b->y, b->ld, b->m, n, row_most(d, b->first_row) + b->panel,
+                            d->most_stride);
 }
 
 /* What wanted entry i is: the sample of its row, or the score of a token's successor. */
@@ -80,15 +81,15 @@ static void one_round(struct lodge_device *d, const struct lodge_op_head *op, ui
     if (lora)
         lodge_cpu_lora_shrink(d, &d->lora_head, &op->linear, 1, d->xb, worker, n_workers);
     struct head_ctx ctx = {d, op};
-    const struct epilogue e = {d->logits, d->plan->n_vocab, finish_logits, &ctx};
+    const struct epilogue e = {d->logits, d->logit_stride, finish_logits, &ctx};
     lodge_cpu_gemm(d, &op->linear, 1, n, d->act, &e, worker, n_workers);
     lodge_workers_barrier(d->workers);
     for (;;) {
         uint32_t i = atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
         if (i >= n)
             break;
-        const struct lodge_logits logits = {d->logits + (size_t)i * d->plan->n_vocab,
-                                            row_most(d, i), d->plan->n_vocab_text};
+        const struct lodge_logits logits = {d->logits + i * d->logit_stride, row_most(d, i),
+                                            d->plan->n_vocab_text};
         finish_entry(d, first + i, &logits, scratch);
     }
     lodge_workers_barrier(d->workers);

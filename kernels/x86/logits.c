@@ -19,13 +19,22 @@ static double exp_sum(const float *x, uint32_t n, float scale, float most)
     return sum16_total(&sum);
 }
 
-static void block_most(const float *x, uint32_t n, float *most)
+static void block_most(const float *x, size_t ld, unsigned m, uint32_t n, float *most,
+                       size_t ld_most)
 {
-    for (uint32_t from = 0; from < n; from += LODGE_LOGIT_BLOCK) {
-        vec m = v_set(-INFINITY);
-        for (uint32_t i = from; i < n && i < from + LODGE_LOGIT_BLOCK; i += LANES)
-            m = v_max(v_first(v_load_tail(x + i, n - i), n - i, v_set(-INFINITY)), m);
-        *most++ = v_most(m);
+    const uint32_t whole = n / LODGE_LOGIT_BLOCK * LODGE_LOGIT_BLOCK;
+    for (unsigned r = 0; r < m; r++, x += ld, most += ld_most) {
+        for (uint32_t i = 0; i < whole; i += LODGE_LOGIT_BLOCK) {
+            vec v = v_set(-INFINITY);
+            for (uint32_t j = 0; j < VECS32; j++)
+                v = v_max(v_load(x + i + LANES * j), v);
+            most[i / LODGE_LOGIT_BLOCK] = v_most(v);
+        }
+        vec v = v_set(-INFINITY);
+        for (uint32_t i = whole; i < n; i += LANES)
+            v = v_max(v_first(v_load_tail(x + i, n - i), n - i, v_set(-INFINITY)), v);
+        if (whole < n)
+            most[whole / LODGE_LOGIT_BLOCK] = v_most(v);
     }
 }
 

@@ -55,7 +55,7 @@ static double one(const struct lodge_cpu_kernels *k, const struct kind *kind, ui
     for (uint32_t r = 0; r < RUNS; r++) {
         struct lodge_sampled out;
         fill(x, n, r);
-        k->row.block_most(x, n, most);
+        k->row.block_most(x, n, 1, n, most, 0);
         uint64_t begin = lodge_now_ns();
         lodge_sample(&k->row, &l, &kind->s, r, kind->logprob, scratch, &out);
         if (kind->n_top)

@@ -33,7 +33,7 @@ static struct lodge_sampling neutral(void)
 
 static struct lodge_logits row_of(const float *raw, float *most)
 {
-    lodge_row_ops_ref.block_most(raw, N_TEXT, most);
+    lodge_row_ops_ref.block_most(raw, N_TEXT, 1, N_TEXT, most, 0);
     return (struct lodge_logits){raw, most, N_TEXT};
 }
 
