@@ -387,6 +387,19 @@ void lodge_model_fingerprint(const struct lodge_model_file *m, struct lodge_dige
     *out = key;
 }
 
+void lodge_model_identity(const struct lodge_model_file *m, const struct lodge_digest *fingerprint,
+                          struct lodge_digest *out)
+{
+    struct lodge_file_stamp stamp = lodge_map_stamp(&m->gguf.map);
+    lodge_keyed_hash(fingerprint, &stamp, sizeof stamp, NULL, 0, out);
+    for (uint32_t i = 0; i < m->st.n_maps; i++) {
+        struct lodge_digest next;
+        stamp = lodge_map_stamp(&m->st.maps[i]);
+        lodge_keyed_hash(out, &stamp, sizeof stamp, NULL, 0, &next);
+        *out = next;
+    }
+}
+
 void lodge_model_release_pages(struct lodge_model_file *m)
 {
     if (m->gguf.map.data)
