@@ -440,8 +440,9 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
     phase(en, "loading %llu MiB of weights", (unsigned long long)(memory->weight_bytes >> 20));
     lodge_model_fingerprint(en->model, &en->fingerprint);
     set_cache(en);
-    err = en->backend->model_load(en->device, plan, en->has_weights_cache ? &en->weights_cache : NULL,
-                                  cfg->on_progress, cfg->cookie, e);
+    err =
+        en->backend->model_load(en->device, plan, en->has_weights_cache ? &en->weights_cache : NULL,
+                                cfg->on_progress, cfg->cookie, e);
     lodge_model_release_pages(en->model);
     if (err == LODGE_ERR_FORMAT)
         lodge_error_prefix(e, "%s", cfg->model_path);

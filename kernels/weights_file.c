@@ -152,11 +152,11 @@ static int read_header(const struct lodge_weights_cache *c, const struct lodge_w
 int lodge_weights_file_open(const struct lodge_weights_cache *c, const struct lodge_weights_key *k,
                             struct lodge_weights_file *out, struct lodge_error *e)
 {
-    *out = (struct lodge_weights_file){.fd = openat(c->dir, c->name,
-                                                    O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK),
-                                       .first = lodge_weights_header_bytes(k->n_bytes),
-                                       .n_bytes = k->n_bytes,
-                                       .n_blocks = block_count(k->n_bytes)};
+    *out = (struct lodge_weights_file){
+        .fd = openat(c->dir, c->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK),
+        .first = lodge_weights_header_bytes(k->n_bytes),
+        .n_bytes = k->n_bytes,
+        .n_blocks = block_count(k->n_bytes)};
     if (out->fd < 0 && errno == ENOENT)
         return lodge_fail(e, LODGE_ERR_NOT_FOUND, "%s: not there yet", c->name);
     if (out->fd < 0)

@@ -81,7 +81,7 @@ struct lodge_device {
     struct packed *linears; /* parallel to plan->linears */
     uint8_t *weights;
     size_t weight_bytes;
-    _Atomic size_t ready_bytes; /* a prefix of the region: packed, or read and checked */
+    _Atomic size_t ready_bytes;  /* a prefix of the region: packed, or read and checked */
     struct lodge_cpu_feed *feed; /* what makes the rest ready, and writes the cache; may be NULL */
 
     uint8_t *pool;
