@@ -162,11 +162,12 @@ static bool find_packed(const struct lodge_device *d, const struct lodge_weights
                                       .n_bytes = d->weight_bytes};
     snprintf(key->layout, sizeof key->layout, "cpu %s", d->k.name);
     int err = lodge_weights_file_open(cache, key, file, &e);
-    if (!err)
-        return true;
-    lodge_error_append(&e, "; the weights are packed from the model");
-    cache->say(cache->cookie, err != LODGE_ERR_NOT_FOUND, e.text);
-    return false;
+    if (err)
+        lodge_error_append(&e, "; the weights are packed from the model");
+    else
+        lodge_fail(&e, 0, "%s: read beside the first steps", cache->name);
+    cache->say(cache->cookie, err && err != LODGE_ERR_NOT_FOUND, e.text);
+    return !err;
 }
 
 int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p,

@@ -6,8 +6,8 @@
 
 #include <linux/ioprio.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -160,11 +160,11 @@ static bool feed_all(struct lodge_cpu_feed *f)
 
 /* ---- writing ---- */
 
-/* Only what nobody else wants, of cores and disks. That neither may be allowed is no harm. */
-static void be_idle(void)
+/* Steps and other programs first, of cores and disks; but a busy server's file is written too, so
+ * the idle class of the scheduler would be too little. That neither may be allowed is no harm. */
+static void be_nice(void)
 {
-    const struct sched_param none = {0};
-    sched_setscheduler(0, SCHED_IDLE, &none);
+    setpriority(PRIO_PROCESS, 0, 19); /* Linux: of this thread alone */
     syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 7));
 }
 
@@ -183,7 +183,7 @@ static void *feed_main(void *ctx)
     struct lodge_cpu_feed *f = ctx;
     if (f->readers && feed_all(f))
         return NULL;
-    be_idle();
+    be_nice();
     if (!atomic_load(&f->stop))
         write_file(f);
     return NULL;
