@@ -11,8 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Enough for a disk's queue and for checksums at memory speed; steps need the other cores. */
-#define MIN_READERS 2u
+/* Enough for the queue of a disk, and for checksums at memory speed. */
+#define MIN_READERS 4u
 #define MAX_READERS 8u
 
 struct lodge_cpu_feed {
