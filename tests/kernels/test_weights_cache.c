@@ -3,6 +3,7 @@
  * MiB, so that blocks of 4 MiB begin and end inside of linears. */
 #include "base/checksum.h"
 #include "kernels/cpu/device.h"
+#include "kernels/cpu/panel.h"
 #include "kernels/ref/math.h"
 
 #include <check.h>
@@ -339,6 +340,21 @@ START_TEST(checksums)
 }
 END_TEST
 
+/* Panels have digests of their own (check_rungs.c); this is which rows and linears go where. When
+ * that is changed on purpose: raise LODGE_CPU_PANEL_VERSION, then the two numbers here. */
+START_TEST(order_is_known)
+{
+    struct model m;
+    state = 1;
+    make_model(&m);
+    m.linears[1].order = m.linears[2].order = LODGE_ROWS_PAIRS;
+    struct lodge_device *d = open_device(&m, NULL, 2, "ref");
+    ck_assert_int_eq(LODGE_CPU_PANEL_VERSION, 1);
+    ck_assert_uint_eq(lodge_xxh64(d->weights, d->weight_bytes, 0), 0x2DDA3DB5329BF8B6u);
+    backend->close(d);
+}
+END_TEST
+
 START_TEST(same_bits)
 {
     struct model m, empty;
@@ -483,7 +499,7 @@ START_TEST(cut_while_read)
     make_model(&m);
     make_cache(&c);
     write_cache(&m, &c);
-    struct lodge_weights_key k = {.layout_version = 1,
+    struct lodge_weights_key k = {.layout_version = LODGE_CPU_PANEL_VERSION,
                                   .plan_sum = lodge_weights_plan_sum(&m.plan),
                                   .n_bytes = lodge_cpu_packed_bytes(&m.plan)};
     struct lodge_cpu_kernels kernels;
@@ -763,6 +779,7 @@ int main(void)
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 400);
     tcase_add_test(t, checksums);
+    tcase_add_test(t, order_is_known);
     tcase_add_test(t, same_bits);
     tcase_add_test(t, damaged);
     tcase_add_test(t, cut_short);
