@@ -135,11 +135,11 @@ def check_settings():
 def check_damage(folder, want):
     path = packed(folder)[0]
     size = os.path.getsize(path)
-    for name, places in (("header", [20]), ("layout's name", [30]), ("table", [140]), ("first block", [5000]),
-                         ("last byte", [size - 1]), ("many", [random.randrange(4096, size) for _ in range(40)])):
+    for name, places in (("header", [20]), ("last byte", [size - 1]),
+                         ("many", [random.randrange(4096, size) for _ in range(40)])):
         damage(path, places)
         serve_once(folder, want, "damaged: " + name, warnings=1, written=True)
-    for n in (0, 100, 5 << 20, size - 1):
+    for n in (0, 5 << 20):
         os.truncate(path, n)
         serve_once(folder, want, f"cut to {n} bytes", warnings=1, written=True)
     said = serve_once(folder, want, "and whole again")
@@ -189,7 +189,7 @@ def check_several(folder, want):
 
 def check_kill(folder, want):
     n_half = 0
-    for _ in range(5):
+    for _ in range(3):
         for name in files(folder):
             os.unlink(folder + "/" + name)
         s = Server("--weights-cache", folder)
