@@ -343,6 +343,7 @@ struct lodge_engine_stats {
     uint32_t pages_free, pages_kv, pages_adapter, pages_cached, pages_total;
     uint64_t prompt_tokens, cached_prompt_tokens, output_tokens;
     uint64_t prefix_queries, prefix_hits; /* tokens */
+    uint64_t prefix_evicted;              /* pages */
     uint64_t n_drafts, drafted_tokens, accepted_tokens;
     uint64_t n_preemptions, n_steps, step_ns;
     uint64_t step_tokens_bucket[16]; /* steps with <= 1, 8, 16, 32, .. 16384 tokens; last: more */

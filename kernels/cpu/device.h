@@ -100,7 +100,9 @@ struct lodge_device {
     uint8_t *act2[LODGE_ACT_FORM_COUNT]; /* tiles of the MLP's inner activation */
     float *cos, *sin;                    /* (n_ropes, max_rows, n_freqs of the widest) */
     uint32_t rope_stride;
-    float *logits;    /* (max_logit_rows, n_vocab) */
+    float *logits;     /* (max_logit_rows, n_vocab), rows logit_stride apart */
+    float *block_most; /* (max_logit_rows, blocks of n_vocab) maxima, see sample.h; most_stride */
+    size_t logit_stride, most_stride;
     uint8_t *scratch; /* per worker */
     size_t scratch_bytes;
     uint8_t *wide; /* per worker: two widened panels */

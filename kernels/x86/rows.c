@@ -191,34 +191,6 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     }
 }
 
-static double exp_sum(const float *x, uint32_t n, float most)
-{
-    sum16 sum = {0};
-    const vec base = v_set(most);
-    for (uint32_t i = 0; i < n; i += 16) {
-        vec e[VECS16];
-        for (uint32_t j = 0; j < VECS16; j++) {
-            uint32_t left = left_of(n, i + LANES * j);
-            e[j] = v_exp(v_sub(v_load_tail(x + i + LANES * j, left), base));
-            e[j] = v_first(e[j], left, v_set(0));
-        }
-        sum16_add(&sum, e);
-    }
-    return sum16_total(&sum);
-}
-
-static uint32_t argmax(const float *x, uint32_t n)
-{
-    vec most = v_set(-INFINITY);
-    for (uint32_t i = 0; i < n; i += LANES)
-        most = v_max(v_first(v_load_tail(x + i, n - i), n - i, v_set(-INFINITY)), most);
-    float best = v_most(most);
-    for (uint32_t i = 0; i < n && best > -INFINITY; i++)
-        if (x[i] == best)
-            return i;
-    return 0;
-}
-
 void RUNG(rows)(struct lodge_cpu_kernels *k)
 {
     k->act_pack[LODGE_ACT_F32] = pack_f32;
@@ -232,5 +204,4 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->rope = rope;
     k->to_bf16 = to_bf16;
     k->kv_store = kv_store;
-    k->row = (struct lodge_row_ops){exp_sum, argmax};
 }

@@ -7,6 +7,7 @@ void RUNG_FILL(struct lodge_cpu_kernels *k)
     RUNG(float)(k);
     RUNG(int8)(k);
     RUNG(rows)(k);
+    RUNG(logits)(k);
     RUNG(attention)(k);
     RUNG(lora)(k);
 }

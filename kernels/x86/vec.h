@@ -127,6 +127,7 @@ INLINE void fetch_step(struct ahead *a)
 void RUNG(float)(struct lodge_cpu_kernels *k);
 void RUNG(int8)(struct lodge_cpu_kernels *k);
 void RUNG(rows)(struct lodge_cpu_kernels *k);
+void RUNG(logits)(struct lodge_cpu_kernels *k);
 void RUNG(attention)(struct lodge_cpu_kernels *k);
 void RUNG(lora)(struct lodge_cpu_kernels *k);
 

@@ -298,9 +298,34 @@ START_TEST(rows_equal)
             k[0].to_bf16(x, len, (len + 15) / 16 * 16, ha);
             k[i].to_bf16(x, len, (len + 15) / 16 * 16, hb);
             ck_assert_msg(equal(ha, hb, sizeof ha), "%s to_bf16 of %u", k[i].name, len);
-            ck_assert_uint_eq(k[0].row.argmax(x, len), k[i].row.argmax(x, len));
-            double sums[2] = {k[0].row.exp_sum(x, len, x[3]), k[i].row.exp_sum(x, len, x[3])};
+            memset(a, 0, sizeof a);
+            memset(b, 0, sizeof b);
+            k[0].row.block_most(x, len / 3, 3, len / 3, a, 8);
+            k[i].row.block_most(x, len / 3, 3, len / 3, b, 8);
+            ck_assert_msg(equal(a, b, 24 * 4), "%s block_most of %u", k[i].name, len / 3);
+            double sums[2] = {k[0].row.exp_sum(x, len, 0.7f, x[3]),
+                              k[i].row.exp_sum(x, len, 0.7f, x[3])};
             ck_assert_msg(equal(&sums[0], &sums[1], 8), "%s exp_sum of %u", k[i].name, len);
+        }
+    }
+}
+END_TEST
+
+START_TEST(random_words)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n_rungs = rungs(k);
+    struct lodge_word got[LODGE_WORD_BLOCKS * LODGE_LOGIT_BLOCK], want[LODGE_WORD_BLOCKS * 32];
+    for (uint32_t round = 0; round < 60; round++) {
+        struct lodge_sampling s = {.seed = rnd() * 0x9E3779B97F4A7C15u, .choice = rnd() % 3};
+        uint32_t need[LODGE_WORD_BLOCKS], block = rnd() % 8192, n = 1 + round % LODGE_WORD_BLOCKS;
+        for (uint32_t i = 0; i < n; i++)
+            need[i] = i % 3 == 0 ? 0 : i % 3 == 1 ? UINT32_MAX : 0xF0000000u;
+        uint32_t position = rnd(), n_want = k[0].row.words(&s, position, block, n, need, want);
+        ck_assert_uint_le((n + 2) / 3 * 32, n_want);
+        for (int i = 1; i < n_rungs; i++) {
+            ck_assert_uint_eq(k[i].row.words(&s, position, block, n, need, got), n_want);
+            ck_assert_msg(equal(got, want, n_want * sizeof *got), "%s words", k[i].name);
         }
     }
 }
@@ -506,6 +531,7 @@ int main(void)
     tcase_add_test(t, exp_is_close);
     tcase_add_test(t, gemm_equal);
     tcase_add_test(t, rows_equal);
+    tcase_add_test(t, random_words);
     tcase_add_test(t, attention_equal);
     tcase_add_test(t, layouts_are_known);
     suite_add_tcase(s, t);
