@@ -31,6 +31,10 @@
 #include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
 
+/* Of everything above, for files of packed weights. Raised with any change of what packing writes;
+ * tests/kernels/check_rungs.c holds digests of packed panels that fail until both are changed. */
+#define LODGE_CPU_PANEL_VERSION 1u
+
 struct lodge_panel_layout {
     enum lodge_format format;
     uint32_t lanes;       /* 4, 8, 16 or 32 */

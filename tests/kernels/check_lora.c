@@ -284,7 +284,7 @@ static void open_lab(struct lab *l, const char *isa, unsigned n_threads)
     *l = (struct lab){.backend = lodge_backend_cpu()};
     make_plan(l);
     ck_assert_int_eq(l->backend->open(&cfg, &l->d, NULL), 0);
-    ck_assert_int_eq(l->backend->model_load(l->d, &l->plan, NULL, NULL, NULL), 0);
+    ck_assert_int_eq(l->backend->model_load(l->d, &l->plan, NULL, NULL, NULL, NULL), 0);
     l->d->page_bytes = (size_t)LODGE_CELL_BYTES * (1 + rnd() % 9);
     ck_assert_int_eq(
         l->backend->pool_create(l->d, (uint32_t)(((size_t)64 << 20) / l->d->page_bytes), NULL), 0);

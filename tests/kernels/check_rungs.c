@@ -1,8 +1,10 @@
 /* Every rung against the reference, bit for bit, and the reference against fp64: random shapes with
  * odd tails, all row counts, extreme values, guard bytes. The seed is printed on failure;
  * LODGE_TEST_SEED repeats it. */
+#include "base/checksum.h"
 #include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/panel.h"
 #include "kernels/ref/math.h"
 
 #include <check.h>
@@ -551,6 +553,76 @@ START_TEST(formats_decode)
 }
 END_TEST
 
+/* ---- what lies in files of packed weights ---- */
+
+/* Checksums (XXH64, low half) of packed panels of fixed random rows, by rung_names. When a layout
+ * is changed on purpose: raise LODGE_CPU_PANEL_VERSION, then take over what the failing test
+ * prints. */
+#define DIGESTS_OF_VERSION 1
+static const uint32_t panel_digests[LODGE_FMT_COUNT][MAX_RUNGS] = {
+    [LODGE_FMT_F32] = {0x33BDEE2C, 0xC6461C20, 0xC8443D36, 0xC8443D36, 0xC6461C20},
+    [LODGE_FMT_F16] = {0x434C70C0, 0x24F9361D, 0xD4D9BC33, 0xD4D9BC33, 0x24F9361D},
+    [LODGE_FMT_BF16] = {0xD712F128, 0x87BE9D67, 0x556FEA26, 0x556FEA26, 0x87BE9D67},
+    [LODGE_FMT_F8_E4M3] = {0x35E37E61, 0x4C36EE20, 0x4ACA2D6E, 0x4ACA2D6E, 0x4C36EE20},
+    [LODGE_FMT_Q8_0] = {0xAFD1BB88, 0x07B48C86, 0x84A82E96, 0x84A82E96, 0x07B48C86},
+    [LODGE_FMT_Q4_0] = {0xE355C599, 0xE882219B, 0x2536F509, 0x2536F509, 0xE882219B},
+    [LODGE_FMT_Q4_1] = {0x3AE5A72F, 0x66784B90, 0x8FA0B30A, 0x8FA0B30A, 0x66784B90},
+    [LODGE_FMT_Q5_0] = {0x6D310336, 0x513A2535, 0x20042350, 0x20042350, 0x513A2535},
+    [LODGE_FMT_Q5_1] = {0x3E4B86B3, 0x5BA99F91, 0xF35D784D, 0xF35D784D, 0x5BA99F91},
+    [LODGE_FMT_Q2_K] = {0x267F7106, 0xDBCB330D, 0x6A89A81B, 0x6A89A81B, 0xDBCB330D},
+    [LODGE_FMT_Q3_K] = {0xBEBE53E0, 0x78D1EAAC, 0x192CCC55, 0x192CCC55, 0x78D1EAAC},
+    [LODGE_FMT_Q4_K] = {0xD58C5599, 0x6554506F, 0x92A0E20D, 0x92A0E20D, 0x6554506F},
+    [LODGE_FMT_Q5_K] = {0x14F3D3B5, 0xF0BD238D, 0x6E65D273, 0x6E65D273, 0xF0BD238D},
+    [LODGE_FMT_Q6_K] = {0x5386C039, 0x5E3AAC34, 0x4154A410, 0x4154A410, 0x5E3AAC34},
+    [LODGE_FMT_IQ4_NL] = {0xE355C599, 0xE882219B, 0x2536F509, 0x2536F509, 0xE882219B},
+    [LODGE_FMT_IQ4_XS] = {0x45127161, 0x3AE5C93B, 0xBF46ABCE, 0xBF46ABCE, 0x3AE5C93B},
+    [LODGE_FMT_MXFP4] = {0x8C99F87E, 0x1D228776, 0xD2F8F180, 0xD2F8F180, 0x1D228776},
+};
+
+static uint32_t panel_digest(const struct lodge_cpu_kernels *k, enum lodge_format f)
+{
+    const uint32_t n_cols = lodge_format_info(f)->block == 1 ? 301 : 768;
+    static const float scales[3] = {0.5f, 2, -3};
+    struct lodge_panel_rows rows = {.scale_cols = LODGE_SCALE_COLS};
+    size_t row_bytes = 0, n = lodge_panel_bytes(f, n_cols);
+    lodge_format_row_bytes(f, n_cols, &row_bytes);
+    uint8_t *stored = calloc(31, row_bytes), *panel = calloc(1, n);
+    state = 1;
+    for (int r = 0; r < 31; r++) { /* the last is padding */
+        random_row(f, stored + r * row_bytes, n_cols);
+        rows.data[r] = stored + r * row_bytes;
+        rows.scales[r] = scales;
+    }
+    k->gemm[f].pack(&rows, n_cols, panel);
+    uint32_t digest = (uint32_t)lodge_xxh64(panel, n, 0);
+    free(stored);
+    free(panel);
+    return digest;
+}
+
+START_TEST(layouts_are_known)
+{
+    int n_other = 0;
+    ck_assert_int_eq(LODGE_CPU_PANEL_VERSION, DIGESTS_OF_VERSION);
+    for (int i = 0; i < MAX_RUNGS; i++) {
+        struct lodge_cpu_kernels k;
+        if (lodge_cpu_kernels_init(&k, rung_names[i], NULL))
+            continue;
+        for (int f = 0; f < LODGE_FMT_COUNT; f++) {
+            uint32_t got = panel_digest(&k, (enum lodge_format)f);
+            if (got == panel_digests[f][i])
+                continue;
+            fprintf(stderr, "%s, %s: 0x%08X\n", rung_names[i],
+                    lodge_format_info((enum lodge_format)f)->name, got);
+            n_other++;
+        }
+    }
+    ck_assert_msg(n_other == 0,
+                  "layouts have changed: raise LODGE_CPU_PANEL_VERSION (kernels/cpu/panel.h), or "
+                  "old files of packed weights are read as what they are not");
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rungs");
@@ -564,6 +636,7 @@ int main(void)
     tcase_add_test(t, rows_equal);
     tcase_add_test(t, random_words);
     tcase_add_test(t, attention_equal);
+    tcase_add_test(t, layouts_are_known);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     lodge_cpu_flush_denormals();
