@@ -210,6 +210,12 @@ INLINE vec load_half(const uint8_t *p)
 
 /* ---- bf16 ---- */
 
+/* LANES numbers, widened. */
+INLINE vec load_bf16(const uint8_t *p)
+{
+    EACH_HALF(vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p + 8 * h)), 16)));
+}
+
 /* A pair of activations, widened: what a multiply-add broadcasts. */
 typedef struct {
     float even, odd;
@@ -362,6 +368,61 @@ INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2]
     }
     sum[0] = vaddvq_s32(sums[0]);
     sum[1] = vaddvq_s32(sums[1]);
+}
+
+/* Four codes of 15 bits, 128 high + low: signed bytes, and bytes below 128. */
+typedef struct {
+    uint32_t high, low;
+} code4;
+
+/* LANES integer sums of products with codes, of both parts. */
+typedef struct {
+    int32x4_t high[2], low[2];
+} code_sums;
+
+/* A kernel keeps the sums of so many rows in registers; a code is broadcast for so many vectors. */
+#define CODE_ROWS 6
+#define CODE_VECS 1
+#define CODE_SWITCH SWITCH_ROWS_6
+
+/* LANES codes, from their numbers not yet rounded. */
+INLINE void store_codes15(code4 *to, vec x)
+{
+    int16x8_t n =
+        vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.v[0])), vmovn_s32(vcvtnq_s32_f32(x.v[1])));
+    uint32x2x2_t parts = {{vreinterpret_u32_s8(vmovn_s16(vshrq_n_s16(n, 7))),
+                           vreinterpret_u32_s8(vmovn_s16(vandq_s16(n, vdupq_n_s16(127))))}};
+    vst2_u32(&to->high, parts);
+}
+
+INLINE code_sums sums_zero(void)
+{
+    int32x4_t zero = vdupq_n_s32(0);
+    return (code_sums){{zero, zero}, {zero, zero}};
+}
+
+/* sums += products of 4 signed bytes of w for each lane with 4 codes of each of m rows at x, `row`
+ * apart. */
+INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 *x, size_t row,
+                      const bool keys, const unsigned m, const unsigned vectors)
+{
+    (void)keys, (void)vectors;
+    int8x16_t four[2] = {vld1q_s8((const int8_t *)w), vld1q_s8((const int8_t *)w + 16)};
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        int8x16_t high = vreinterpretq_s8_u32(vdupq_n_u32(x[i * row].high));
+        int8x16_t low = vreinterpretq_s8_u32(vdupq_n_u32(x[i * row].low));
+        for (int h = 0; h < 2; h++) {
+            acc[i][0].high[h] = vdotq_s32(acc[i][0].high[h], four[h], high);
+            acc[i][0].low[h] = vdotq_s32(acc[i][0].low[h], four[h], low);
+        }
+    }
+}
+
+INLINE vec float_sums(code_sums s, const bool keys, int32_t total)
+{
+    (void)keys, (void)total;
+    EACH_HALF(vcvtq_f32_s32(vaddq_s32(vshlq_n_s32(s.high[h], 7), s.low[h])));
 }
 
 /* 32 bytes of codes: 4 columns of 8 rows; or 8 integer sums. */

@@ -36,12 +36,6 @@ size_t lodge_wide_bytes(uint32_t n_cols)
     return LODGE_PANEL_ROWS * (kp * 2 + (kp + LODGE_SCALE_COLS - 1) / LODGE_SCALE_COLS * 4);
 }
 
-size_t lodge_kv_head_bytes(uint32_t head_dim)
-{
-    size_t dim = ((size_t)head_dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
-    return dim * LODGE_PAGE_TOKENS * 2 * sizeof(uint16_t);
-}
-
 #if defined(__x86_64__)
 
 unsigned lodge_cpu_flush_denormals(void)

@@ -28,11 +28,6 @@ static size_t most_bytes(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static uint32_t padded_dim(uint32_t d)
-{
-    return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
-}
-
 static struct widths widest(const struct lodge_plan *p)
 {
     struct widths w = {0};
@@ -41,8 +36,8 @@ static struct widths widest(const struct lodge_plan *p)
         if (op->kind == LODGE_OP_QKV) {
             const struct lodge_op_qkv *q = &op->qkv;
             w.qkv = most(w.qkv, (q->n_heads + 2 * q->n_kv_heads) * q->head_dim);
-            w.attn = most(w.attn, q->n_heads * padded_dim(q->head_dim));
-            w.dim = most(w.dim, padded_dim(q->head_dim));
+            w.attn = most(w.attn, q->n_heads * lodge_kv_dim(q->head_dim));
+            w.dim = most(w.dim, lodge_kv_dim(q->head_dim));
         } else if (op->kind == LODGE_OP_GATE_UP) {
             w.inner = most(w.inner, p->linears[op->gate_up.up].n_rows);
         }

@@ -46,6 +46,8 @@ INLINE void fetch_far(const void *p)
 #define VECS16 (16 / LANES)
 #define VECS32 (32 / LANES)
 
+#define PAGE LODGE_PAGE_TOKENS
+
 /* A Q8 tile: for each 32 columns words [Q8_WORDS][m]: 8 of codes; the scale; what a dot product
  * with codes of zero point 128 starts from, DOT_BIAS - 128 s, and the float scale * s, each for the
  * sum s of the block, of its first and of its second half. */

@@ -100,7 +100,7 @@ static int open_all(struct bench *b, const char *path, const struct lodge_device
     if (err)
         return err;
     b->backend->info(b->device, &b->info);
-    err = lodge_plan_group(b->plan, b->info.page_tokens, b->info.kv_bytes, e);
+    err = lodge_plan_group(b->plan, b->info.kv, b->info.page_tokens, e);
     if (!err)
         err = b->backend->model_load(b->device, b->plan, NULL, NULL, e);
     uint32_t n_pages = MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;

@@ -304,18 +304,53 @@ START_TEST(rows_equal)
 }
 END_TEST
 
-/* Attention in fp64 over the same rounded inputs; P is rounded to bf16 by definition, so the bound
- * is that rounding. */
-static void check_attention64(const struct lodge_attn_call *c, uint32_t i)
+/* Number d of the key or value of token t, as the page holds it. */
+static double stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint32_t dim,
+                     uint32_t t, uint32_t d)
 {
-    double s[256], most = -INFINITY, sum = 0;
+    const uint16_t *halves = (const uint16_t *)page + (value ? dim * 32 : 0);
+    const int8_t *codes = (const int8_t *)page + 128 + (value ? dim * 32 : 0);
+    if (kv == LODGE_KV_BF16)
+        return (double)lodge_bf16_float(
+            halves[value ? ((t / 2) * dim + d) * 2 + t % 2 : ((d / 2) * 32 + t) * 2 + d % 2]);
+    return (double)lodge_bf16_float(((const uint16_t *)page)[t + (value ? 32 : 0)]) *
+           codes[value ? ((t / 4) * dim + d) * 4 + t % 4 : ((d / 4) * 32 + t) * 4 + d % 4];
+}
+
+/* Against what was to be stored: half a step of the type, whose scale is rounded up to bf16. */
+static void check_stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint32_t dim,
+                         uint32_t t, const float *x)
+{
+    double amax = 0;
+    for (uint32_t d = 0; d < dim; d++)
+        amax = fmax(amax, (double)fabsf(x[d]));
+    for (uint32_t d = 0; d < lodge_kv_dim(dim); d++) {
+        double want = d < dim ? (double)x[d] : 0;
+        double step = kv == LODGE_KV_INT8 ? amax / 127 * (1 + 0x1p-7) : fabs(want) * 0x1p-7;
+        double got = stored(kv, page, value, lodge_kv_dim(dim), t, d);
+        ck_assert_double_le(fabs(got - want), step * 0.50001 + 127 * 0x1p-126);
+    }
+}
+
+/* Attention in fp64 over the same stored keys and values. Bounds: in bf16 the rounding of weights;
+ * in int8 half a code of them (`values` is the largest value), and what half a code of the query
+ * moves the scores by; beside that fp32 and the exponential. */
+static void check_attention64(enum lodge_kv_dtype kv, const struct lodge_attn_call *c, uint32_t i,
+                              double values)
+{
+    double s[256], most = -INFINITY, sum = 0, moved = 0, amax = 0;
+    for (uint32_t d = 0; d < c->dim; d++)
+        amax = fmax(amax, (double)fabsf(lodge_bf16_float(c->q[i * c->dim + d])));
     for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
-        const uint16_t *keys = (const uint16_t *)c->pages[t / 32];
+        double size = 0;
         s[t] = 0;
-        for (uint32_t d = 0; d < c->dim; d++)
-            s[t] += (double)lodge_bf16_float(c->q[i * c->dim + d]) *
-                    (double)lodge_bf16_float(keys[((d / 2) * 32 + t % 32) * 2 + d % 2]);
+        for (uint32_t d = 0; d < c->dim; d++) {
+            double key = stored(kv, c->pages[t / 32], false, c->dim, t % 32, d);
+            s[t] += (double)lodge_bf16_float(c->q[i * c->dim + d]) * key;
+            size += fabs(key);
+        }
         s[t] *= (double)c->scale;
+        moved = fmax(moved, size * amax / 16383 / 2 * (double)c->scale);
         if (c->softcap > 0)
             s[t] = (double)c->softcap * tanh(s[t] / (double)c->softcap);
         most = s[t] > most ? s[t] : most;
@@ -323,17 +358,110 @@ static void check_attention64(const struct lodge_attn_call *c, uint32_t i)
     for (uint32_t t = c->first[i]; t < c->last[i]; t++)
         sum += exp(s[t] - most);
     for (uint32_t d = 0; d < c->dim; d++) {
-        double y = 0, size = 0;
+        double y = 0, size = 0, bound;
         for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
-            const uint16_t *values = (const uint16_t *)c->pages[t / 32] + c->dim * 32;
-            double v = (double)lodge_bf16_float(values[((t % 32 / 2) * c->dim + d) * 2 + t % 2]);
+            double v = stored(kv, c->pages[t / 32], true, c->dim, t % 32, d);
             y += exp(s[t] - most) / sum * v;
             size += exp(s[t] - most) / sum * fabs(v);
         }
+        bound = size * 0.006 + 1e-6;
+        if (kv == LODGE_KV_INT8)
+            bound = size * (2 * moved + 1e-5) +
+                    values * ((c->last[i] - c->first[i]) / sum / 16383 / 2 + 1e-6);
         if (c->last[i] > c->first[i])
-            ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y),
-                                size * 0.006 + 1e-6);
+            ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y), bound);
     }
+}
+
+/* Keys or values of a token; sometimes with one that towers, sometimes nothing or next to it. */
+static void random_head(float *x, uint32_t dim, float size)
+{
+    float all = rnd() % 16 ? size : rnd() % 2 ? 0 : 1e-37f;
+    for (uint32_t d = 0; d < dim; d++)
+        x[d] = uniform() * all;
+    if (rnd() % 8 == 0)
+        x[rnd() % dim] *= 20;
+}
+
+/* Fills the first tokens of pages full of NaNs, in every rung to the same bytes; the largest value.
+ */
+static double fill_pages(const struct lodge_cpu_kernels *k, int n, enum lodge_kv_dtype kv,
+                         uint8_t *pages, uint32_t n_pages, uint32_t filled, uint32_t dim)
+{
+    size_t bytes = lodge_kv_head_bytes(kv, dim, LODGE_PAGE_TOKENS);
+    uint8_t *again = aligned_alloc(64, n_pages * bytes);
+    float(*x)[2][512] = calloc(filled, sizeof *x);
+    double most = 0;
+    for (uint32_t t = 0; t < filled; t++) {
+        random_head(x[t][0], dim, 2);
+        random_head(x[t][1], dim, 1);
+        for (uint32_t d = 0; d < dim; d++)
+            most = fmax(most, (double)fabsf(x[t][1][d]));
+    }
+    for (int i = 0; i < n; i++) {
+        uint8_t *to = i ? again : pages;
+        memset(to, 0xFF, n_pages * bytes);
+        for (uint32_t t = 0; t < filled; t++)
+            k[i].kv[kv].store(to + t / 32 * bytes, t % 32, x[t][0], x[t][1], dim);
+        ck_assert_msg(equal(to, pages, n_pages * bytes), "%s stores %s, dim %u", k[i].name,
+                      lodge_kv_dtype_name(kv), dim);
+    }
+    for (uint32_t t = 0; t < filled; t++)
+        for (int value = 0; value < 2; value++)
+            check_stored(kv, pages + t / 32 * bytes, value, dim, t % 32, x[t][value]);
+    free(x);
+    free(again);
+    return most;
+}
+
+static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_kv_dtype kv,
+                          int round)
+{
+    uint32_t head = 16 * (1 + rnd() % (round % 10 ? 8 : 32)) - (rnd() % 3 ? 0 : rnd() % 16);
+    uint32_t dim = lodge_kv_dim(head), n_pages = 1 + rnd() % 8;
+    struct lodge_attn_call c = {.dim = dim,
+                                .n_pages = n_pages,
+                                .n_queries = 1 + rnd() % 12,
+                                .scale = 0.2f,
+                                .softcap = round % 5 ? 0 : 3.0f};
+    size_t bytes = lodge_kv_head_bytes(kv, head, LODGE_PAGE_TOKENS);
+    uint8_t *pages = aligned_alloc(64, n_pages * bytes);
+    uint16_t *q = malloc(12 * dim * sizeof *q);
+    float *acc[2] = {aligned_alloc(64, 12 * dim * 4), aligned_alloc(64, 12 * dim * 4)};
+    uint32_t filled = 1 + rnd() % (n_pages * 32);
+    double most = fill_pages(k, n, kv, pages, n_pages, filled, head);
+    for (uint32_t i = 0; i < 12 * dim; i++)
+        q[i] = i % dim < head ? lodge_float_bf16(uniform()) : 0;
+    if (round % 7 == 0)
+        memset(q, 0, dim * sizeof *q);
+    for (uint32_t i = 0; i < c.n_queries; i++) {
+        c.last[i] = 1 + rnd() % filled;
+        c.first[i] = rnd() % 3 ? 0 : rnd() % (c.last[i] + 1);
+    }
+    for (uint32_t p = 0; p < n_pages; p++)
+        c.pages[p] = pages + p * bytes;
+    c.q = q;
+    for (int i = 0; i < n; i++) {
+        struct lodge_attn_call mine = c;
+        mine.acc = acc[i > 0];
+        k[i].kv[kv].attn(&mine);
+        if (i == 0) {
+            memcpy(c.max, mine.max, sizeof c.max);
+            memcpy(c.sum, mine.sum, sizeof c.sum);
+            c.acc = acc[0];
+            for (uint32_t j = 0; j < c.n_queries; j++)
+                check_attention64(kv, &c, j, most);
+        }
+        ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
+                          equal(c.sum, mine.sum, c.n_queries * 4) &&
+                          equal(c.max, mine.max, c.n_queries * 4),
+                      "%s attention over %s, dim %u, %u pages", k[i].name, lodge_kv_dtype_name(kv),
+                      dim, n_pages);
+    }
+    free(pages);
+    free(q);
+    free(acc[0]);
+    free(acc[1]);
 }
 
 START_TEST(attention_equal)
@@ -341,56 +469,8 @@ START_TEST(attention_equal)
     struct lodge_cpu_kernels k[MAX_RUNGS];
     int n = rungs(k);
     seed();
-    for (int round = 0; round < 60; round++) {
-        uint32_t dim = 16 * (1 + rnd() % (round % 10 ? 8 : 32)), n_pages = 1 + rnd() % 8;
-        struct lodge_attn_call c = {.dim = dim,
-                                    .n_pages = n_pages,
-                                    .n_queries = 1 + rnd() % 12,
-                                    .scale = 0.2f,
-                                    .softcap = round % 5 ? 0 : 3.0f};
-        uint8_t *pages = aligned_alloc(64, n_pages * lodge_kv_head_bytes(dim));
-        uint16_t *q = malloc(12 * dim * sizeof *q);
-        float *acc[2] = {aligned_alloc(64, 12 * dim * 4), aligned_alloc(64, 12 * dim * 4)};
-        memset(pages, 0xFF, n_pages * lodge_kv_head_bytes(dim)); /* NaNs where nothing is stored */
-        uint32_t filled = 1 + rnd() % (n_pages * 32);
-        for (uint32_t t = 0; t < filled; t++) {
-            float key[512], value[512];
-            for (uint32_t d = 0; d < dim; d++) {
-                key[d] = uniform() * 2;
-                value[d] = uniform();
-            }
-            k[0].kv_store(pages + (t / 32) * lodge_kv_head_bytes(dim), t % 32, key, value, dim);
-        }
-        for (uint32_t i = 0; i < 12 * dim; i++)
-            q[i] = lodge_float_bf16(uniform());
-        for (uint32_t i = 0; i < c.n_queries; i++) {
-            c.last[i] = 1 + rnd() % filled;
-            c.first[i] = rnd() % 3 ? 0 : rnd() % (c.last[i] + 1);
-        }
-        for (uint32_t p = 0; p < n_pages; p++)
-            c.pages[p] = pages + p * lodge_kv_head_bytes(dim);
-        c.q = q;
-        for (int i = 0; i < n; i++) {
-            struct lodge_attn_call mine = c;
-            mine.acc = acc[i > 0];
-            k[i].attn(&mine);
-            if (i == 0) {
-                memcpy(c.max, mine.max, sizeof c.max);
-                memcpy(c.sum, mine.sum, sizeof c.sum);
-                c.acc = acc[0];
-                for (uint32_t j = 0; j < c.n_queries; j++)
-                    check_attention64(&c, j);
-            }
-            ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
-                              equal(c.sum, mine.sum, c.n_queries * 4) &&
-                              equal(c.max, mine.max, c.n_queries * 4),
-                          "%s attention, dim %u, %u pages", k[i].name, dim, n_pages);
-        }
-        free(pages);
-        free(q);
-        free(acc[0]);
-        free(acc[1]);
-    }
+    for (int round = 0; round < 60; round++)
+        one_attention(k, n, (enum lodge_kv_dtype)_i, round);
 }
 END_TEST
 
@@ -434,7 +514,7 @@ int main(void)
     tcase_add_test(t, exp_is_close);
     tcase_add_test(t, gemm_equal);
     tcase_add_test(t, rows_equal);
-    tcase_add_test(t, attention_equal);
+    tcase_add_loop_test(t, attention_equal, 0, LODGE_KV_DTYPE_COUNT);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     lodge_cpu_flush_denormals();
