@@ -384,6 +384,7 @@ typedef struct {
 #define CODE_ROWS 6
 #define CODE_VECS 1
 #define CODE_SWITCH SWITCH_ROWS_6
+#define SUM_START 0
 
 /* LANES codes, from their numbers not yet rounded. */
 INLINE void store_codes15(code4 *to, vec x)
@@ -395,8 +396,9 @@ INLINE void store_codes15(code4 *to, vec x)
     vst2_u32(&to->high, parts);
 }
 
-INLINE code_sums sums_zero(void)
+INLINE code_sums sums_from(int32_t start)
 {
+    (void)start;
     int32x4_t zero = vdupq_n_s32(0);
     return (code_sums){{zero, zero}, {zero, zero}};
 }
@@ -419,9 +421,8 @@ INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 
     }
 }
 
-INLINE vec float_sums(code_sums s, const bool keys, int32_t total)
+INLINE vec float_sums(code_sums s)
 {
-    (void)keys, (void)total;
     EACH_HALF(vcvtq_f32_s32(vaddq_s32(vshlq_n_s32(s.high[h], 7), s.low[h])));
 }
 

@@ -140,6 +140,10 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
     for (uint32_t b = 0; b < c->n_pages; b++)
         c->pages[b] =
             lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head, first_block + b);
+    bool last = range + 1 == item->range + item->n_ranges;
+    c->next = last ? NULL
+                   : lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head,
+                                       first_block + c->n_pages);
     set_bounds(op, row, item, range * RANGE_TOKENS, c);
     d->k.kv[d->cfg.kv].attn(c);
 }

@@ -114,12 +114,16 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  *   p[t] = exp(s[t] - max), 0 where masked; sum += tree(p)
  *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
  *
- * Int8 differs in both products. They are integer sums of the stored codes with 15-bit codes of the
- * queries and of the weights: code15(x, amax) = rint(x * inverse), inverse = 16383 / amax in fp32,
- * or 0 where amax < 2^-100. c[d] = code15(q[d], amax of q) s[t] = ((float)sum of c[d] k[t][d] * key
- * scale[t]) * (amax / 16383 * scale) w[t] = p[t] * value scale[t], 0 where masked; c[t] =
- * code15(w[t], most of w) acc[d] = fma((float)sum of c[t] v[t][d], most of w / 16383, acc[d]) The
- * sums are exact in int32: 512 * 16383 * 127 < 2^31. p and sum are those above, not rounded.
+ * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
+ * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
+ *   amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax))
+ *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 * scale)
+ *   top = max of value scale[t] over the lanes that the query sees
+ *   c[t] = rint(p[t] * (value scale[t] * inverse15(top))), 0 where masked
+ *   acc[d] = fma((float)sum of c[t] v[t][d], top / 16383, acc[d])
+ * The sums are exact in int32: 512 * 16383 * 127 < 2^31. A weight is thus rounded to 1 / 16383 of
+ * the greatest in its range, so less than 1 % of a range's weight can be lost. p and sum are as
+ * above.
  *
  * tree(p): 16 lanes a[j] = p[j] + p[j + 16]; then halves: a[j] + a[j + 8], + 4, + 2, + 1.
  * exp(x): lodge_ref_exp in kernels/ref/math.h.
@@ -131,6 +135,7 @@ struct lodge_attn_call {
     uint32_t dim;            /* padded */
     const uint8_t *pages[8]; /* keys and values of this kv head in each page, as above */
     uint32_t n_pages;
+    const uint8_t *next; /* what the caller reads after these pages, to be fetched; or NULL */
     uint32_t first[12], last[12]; /* token range per query, relative to pages[0]; may be empty */
     float scale, softcap;
     float max[12], sum[12]; /* out */

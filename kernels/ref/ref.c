@@ -405,16 +405,16 @@ static void add_values_int8(const struct lodge_attn_call *c, const float *p, con
 {
     const uint16_t *scales = (const uint16_t *)page + 32;
     const int8_t *values = (const int8_t *)page + 128 + (size_t)c->dim * 32;
-    float w[32], most = 0;
-    for (uint32_t t = a; t < b; t++) {
-        w[t] = p[t] * lodge_bf16_float(scales[t]);
-        most = w[t] > most ? w[t] : most;
-    }
+    int32_t codes[32];
+    float most = 0;
+    for (uint32_t t = a; t < b; t++)
+        most = fmaxf(most, lodge_bf16_float(scales[t]));
+    for (uint32_t t = a; t < b; t++)
+        codes[t] = (int32_t)rintf(p[t] * (lodge_bf16_float(scales[t]) * inverse15(most)));
     for (uint32_t d = 0; d < c->dim; d++) {
         int32_t sum = 0;
         for (uint32_t t = a; t < b; t++)
-            sum += (int32_t)rintf(w[t] * inverse15(most)) *
-                   values[((size_t)(t / 4) * c->dim + d) * 4 + t % 4];
+            sum += codes[t] * values[((size_t)(t / 4) * c->dim + d) * 4 + t % 4];
         acc[d] = fmaf((float)sum, most / LODGE_CODE15_MAX, acc[d]);
     }
 }

@@ -9,6 +9,7 @@ struct page {
     const char *next; /* page to fetch, or NULL */
     uint32_t from;    /* its first token */
     uint32_t low, high;
+    bool whole; /* each query sees all of it */
 };
 
 /* Lanes of query i that are visible in the page that begins at token `from`. */
@@ -25,13 +26,14 @@ static bool look_at(const struct lodge_attn_call *c, unsigned first, unsigned n,
                     struct page *p)
 {
     uint32_t a, b;
-    *p = (struct page){.bytes = c->pages[page], .from = page * PAGE, .low = PAGE};
-    for (unsigned i = 0; i < n; i++)
-        if (visible(c, first + i, p->from, &a, &b)) {
-            p->low = a < p->low ? a : p->low;
-            p->high = b > p->high ? b : p->high;
-        }
-    p->next = page + 1 < c->n_pages ? (const char *)c->pages[page + 1] : NULL;
+    *p = (struct page){.bytes = c->pages[page], .from = page * PAGE, .low = PAGE, .whole = true};
+    for (unsigned i = 0; i < n; i++) {
+        bool seen = visible(c, first + i, p->from, &a, &b);
+        p->whole = p->whole && seen && b - a == PAGE;
+        p->low = seen && a < p->low ? a : p->low;
+        p->high = seen && b > p->high ? b : p->high;
+    }
+    p->next = (const char *)(page + 1 < c->n_pages ? c->pages[page + 1] : c->next);
     return p->low < p->high;
 }
 
@@ -46,31 +48,32 @@ static void grow_max(struct lodge_attn_call *c, uint32_t i, float most)
     c->max[i] = most;
 }
 
-/* Scores of a page for query i become weights, 0 outside lanes [*a, *b); its state grows. */
-INLINE void soften(struct lodge_attn_call *c, uint32_t i, uint32_t from, vec s[VECS32], uint32_t *a,
-                   uint32_t *b)
+/* Scores of a page, capped, -inf outside lanes [a, b) (`whole`: all of them); the greatest. */
+INLINE float cap_scores(const struct lodge_attn_call *c, vec s[VECS32], uint32_t a, uint32_t b,
+                        const bool whole)
 {
-    vec lanes[VECS16], most = v_set(-INFINITY);
-    if (!visible(c, i, from, a, b)) {
-        *a = *b = 0;
-        for (uint32_t v = 0; v < VECS32; v++)
-            s[v] = v_set(0);
-        return;
-    }
+    vec most = v_set(-INFINITY);
     for (uint32_t v = 0; v < VECS32; v++) {
         if (c->softcap > 0) {
             vec cap = v_set(c->softcap);
             s[v] = v_mul(cap, v_tanh(v_div(s[v], cap)));
         }
-        s[v] = v_between(s[v], LANES * v, *a, *b, v_set(-INFINITY));
+        if (!whole)
+            s[v] = v_between(s[v], LANES * v, a, b, v_set(-INFINITY));
         most = v_max(s[v], most);
     }
-    float top = v_most(most);
-    if (top > c->max[i])
-        grow_max(c, i, top);
+    return v_most(most);
+}
+
+/* Scores for query i, whose maximum counts them, become weights; 0 outside lanes [a, b). */
+INLINE void soften(struct lodge_attn_call *c, uint32_t i, vec s[VECS32], uint32_t a, uint32_t b,
+                   const bool whole)
+{
+    vec lanes[VECS16];
     for (uint32_t v = 0; v < VECS32; v++) {
-        vec p = v_exp(v_sub(s[v], v_set(c->max[i])));
-        s[v] = v_between(p, LANES * v, *a, *b, v_set(0));
+        s[v] = v_exp(v_sub(s[v], v_set(c->max[i])));
+        if (!whole)
+            s[v] = v_between(s[v], LANES * v, a, b, v_set(0));
     }
     for (uint32_t v = 0; v < VECS16; v++)
         lanes[v] = v_add(s[v], s[v + VECS16]);
@@ -124,11 +127,18 @@ INLINE void scores(const struct page *p, uint32_t n_pairs, struct queries *g, co
 /* Weights of query i of the group. */
 static void weigh(struct lodge_attn_call *c, struct queries *g, unsigned i, const struct page *p)
 {
-    uint32_t a, b;
+    uint32_t query = g->first + i, a, b;
     vec s[VECS32];
+    if (!visible(c, query, p->from, &a, &b)) {
+        memset(g->weights[i], 0, sizeof g->weights[i]);
+        return;
+    }
     for (uint32_t v = 0; v < VECS32; v++)
         s[v] = v_mul(v_load(g->scores[i] + LANES * v), v_set(c->scale));
-    soften(c, g->first + i, p->from, s, &a, &b);
+    float top = cap_scores(c, s, a, b, false);
+    if (top > c->max[query])
+        grow_max(c, query, top);
+    soften(c, query, s, a, b, false);
     for (uint32_t v = 0; v < VECS32; v++)
         store_bf16(g->weights[i] + LANES * v, s[v]);
 }
@@ -199,7 +209,7 @@ static void attn_bf16(struct lodge_attn_call *c)
 struct code_queries {
     unsigned first, n;
     float scale[CODE_ROWS];   /* of a query's code, times the scale of scores */
-    int32_t total[CODE_ROWS]; /* of a query's codes */
+    int32_t start[CODE_ROWS]; /* what sums over its codes begin with */
     float step[CODE_ROWS];    /* of a weight's code */
     float scores[CODE_ROWS][PAGE];
     code4 weights[CODE_ROWS][PAGE / 4];
@@ -229,7 +239,7 @@ static void encode(const struct lodge_attn_call *c, struct code_queries *g, unsi
         totals[0] = v_add(totals[0], v_round(x));
     }
     g->scale[i] = amax / LODGE_CODE15_MAX * c->scale;
-    g->total[i] = (int32_t)tree16(totals);
+    g->start[i] = SUM_START * (int32_t)tree16(totals);
 }
 
 /* The page after is fetched meanwhile, in equal parts. */
@@ -245,7 +255,7 @@ INLINE void code_scores(const struct page *p, uint32_t dim, struct code_queries 
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++)
             for (unsigned v = 0; v < CODE_VECS; v++)
-                acc[i][v] = sums_zero();
+                acc[i][v] = sums_from(g->start[i]);
         for (uint32_t d = 0; d < dim / 4; d++, keys += 4 * PAGE) {
             for (uint32_t line = 0; p->next && line < CODE_SIDE / 8; line++, next += 64)
                 fetch_near(next);
@@ -254,29 +264,82 @@ INLINE void code_scores(const struct page *p, uint32_t dim, struct code_queries 
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++)
             for (unsigned v = 0; v < CODE_VECS; v++)
-                v_store(g->scores[i] + t + LANES * v, float_sums(acc[i][v], true, g->total[i]));
+                v_store(g->scores[i] + t + LANES * v, float_sums(acc[i][v]));
     }
 }
 
-/* Weights of query i of the group, times the scales of values, as codes. */
-static void code_weigh(struct lodge_attn_call *c, struct code_queries *g, unsigned i,
-                       const struct page *p)
+INLINE void load_scores(const struct code_queries *g, unsigned i, const struct page *p,
+                        vec s[VECS32])
 {
-    uint32_t a, b;
-    vec s[VECS32], most = v_set(0);
-    for (uint32_t v = 0; v < VECS32; v++)
-        s[v] = v_mul(v_mul(v_load(g->scores[i] + LANES * v), load_bf16(p->bytes + 2 * LANES * v)),
-                     v_set(g->scale[i]));
-    soften(c, g->first + i, p->from, s, &a, &b);
     for (uint32_t v = 0; v < VECS32; v++) {
-        vec w = v_mul(s[v], load_bf16(p->bytes + 2 * PAGE + 2 * LANES * v));
-        s[v] = v_between(w, LANES * v, a, b, v_set(0));
-        most = v_max(s[v], most);
+        vec key = load_bf16(p->bytes + 2 * LANES * v);
+        s[v] = v_mul(v_mul(v_load(g->scores[i] + LANES * v), key), v_set(g->scale[i]));
+    }
+}
+
+/* Codes of a weight 1 for each value in lanes [a, b), 0 elsewhere; returns their step. */
+INLINE float value_rates(const struct page *p, uint32_t a, uint32_t b, vec rate[VECS32])
+{
+    vec most = v_set(0);
+    for (uint32_t v = 0; v < VECS32; v++) {
+        rate[v] = load_bf16(p->bytes + 2 * (PAGE + LANES * v));
+        if (a > 0 || b < PAGE)
+            rate[v] = v_between(rate[v], LANES * v, a, b, v_set(0));
+        most = v_max(rate[v], most);
     }
     float top = v_most(most);
     for (uint32_t v = 0; v < VECS32; v++)
-        store_codes15(g->weights[i] + LANES / 4 * v, v_mul(s[v], v_set(inverse15(top))));
-    g->step[i] = top / LODGE_CODE15_MAX;
+        rate[v] = v_mul(rate[v], v_set(inverse15(top)));
+    return top / LODGE_CODE15_MAX;
+}
+
+/* Weights of query i of the group, for which the page is not whole, as codes. */
+static void code_weigh_part(struct lodge_attn_call *c, struct code_queries *g, unsigned i,
+                            const struct page *p)
+{
+    uint32_t query = g->first + i, a, b;
+    vec s[VECS32], rate[VECS32];
+    if (!visible(c, query, p->from, &a, &b)) {
+        memset(g->weights[i], 0, sizeof g->weights[i]);
+        g->step[i] = 0;
+        return;
+    }
+    load_scores(g, i, p, s);
+    float top = cap_scores(c, s, a, b, false);
+    if (top > c->max[query])
+        grow_max(c, query, top);
+    soften(c, query, s, a, b, false);
+    g->step[i] = value_rates(p, a, b, rate);
+    for (uint32_t v = 0; v < VECS32; v++)
+        store_codes15(g->weights[i] + LANES / 4 * v, v_mul(s[v], rate[v]));
+}
+
+/* The same for all queries of a whole page, step by step, as each is a chain of many. */
+INLINE void code_weigh(struct lodge_attn_call *c, struct code_queries *g, const struct page *p,
+                       const unsigned m)
+{
+    float top[CODE_ROWS];
+    vec s[VECS32], rate[VECS32];
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        load_scores(g, i, p, s);
+        top[i] = cap_scores(c, s, 0, PAGE, true);
+        for (uint32_t v = 0; v < VECS32; v++)
+            v_store(g->scores[i] + LANES * v, s[v]);
+    }
+    for (unsigned i = 0; i < m; i++)
+        if (top[i] > c->max[g->first + i])
+            grow_max(c, g->first + i, top[i]);
+    float step = value_rates(p, 0, PAGE, rate);
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        for (uint32_t v = 0; v < VECS32; v++)
+            s[v] = v_load(g->scores[i] + LANES * v);
+        soften(c, g->first + i, s, 0, PAGE, true);
+        for (uint32_t v = 0; v < VECS32; v++)
+            store_codes15(g->weights[i] + LANES / 4 * v, v_mul(s[v], rate[v]));
+        g->step[i] = step;
+    }
 }
 
 /* acc += P V over dims [d, d + vectors * LANES). */
@@ -290,7 +353,7 @@ INLINE void code_weighted(struct lodge_attn_call *c, const struct code_queries *
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
         for (unsigned v = 0; v < vectors; v++)
-            acc[i][v] = sums_zero();
+            acc[i][v] = sums_from(0);
     for (uint32_t t = p->low / 4; t < (p->high + 3) / 4; t++)
         dot_codes(acc, values + (size_t)t * c->dim * 4, g->weights[0] + t, PAGE / 4, false, m,
                   vectors);
@@ -298,7 +361,7 @@ INLINE void code_weighted(struct lodge_attn_call *c, const struct code_queries *
     for (unsigned i = 0; i < m; i++)
         for (unsigned v = 0; v < vectors; v++) {
             float *at = to + (size_t)i * c->dim + LANES * v;
-            v_store(at, v_fma(float_sums(acc[i][v], false, 0), v_set(g->step[i]), v_load(at)));
+            v_store(at, v_fma(float_sums(acc[i][v]), v_set(g->step[i]), v_load(at)));
         }
 }
 
@@ -307,8 +370,10 @@ INLINE void code_attend(struct lodge_attn_call *c, struct code_queries *g, const
 {
     uint32_t d = 0;
     code_scores(p, c->dim, g, m);
-    for (unsigned i = 0; i < m; i++)
-        code_weigh(c, g, i, p);
+    if (p->whole)
+        code_weigh(c, g, p, m);
+    for (unsigned i = 0; i < m && !p->whole; i++)
+        code_weigh_part(c, g, i, p);
     for (; d + CODE_SIDE <= c->dim; d += CODE_SIDE)
         code_weighted(c, g, p, d, m, CODE_VECS);
     if (d < c->dim)

@@ -346,6 +346,7 @@ typedef struct {
 #define CODE_ROWS 4
 #define CODE_VECS 1
 #define CODE_SWITCH SWITCH_ROWS_4
+#define SUM_START 0
 
 /* LANES codes, from their numbers not yet rounded. */
 INLINE void store_codes15(code4 *to, vec x)
@@ -355,8 +356,9 @@ INLINE void store_codes15(code4 *to, vec x)
     _mm_storeu_si128((void *)to, codes);
 }
 
-INLINE code_sums sums_zero(void)
+INLINE code_sums sums_from(int32_t start)
 {
+    (void)start;
     return (code_sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
 }
 
@@ -378,9 +380,8 @@ INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 
     }
 }
 
-INLINE vec float_sums(code_sums s, const bool keys, int32_t total)
+INLINE vec float_sums(code_sums s)
 {
-    (void)keys, (void)total;
     __m256i n = _mm256_hadd_epi32(s.half[0], s.half[1]);
     return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(n, 0xD8));
 }

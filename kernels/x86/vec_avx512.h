@@ -280,6 +280,7 @@ typedef struct {
 #define CODE_ROWS 6
 #define CODE_VECS 2
 #define CODE_SWITCH SWITCH_ROWS_6
+#define SUM_START (-128) /* of sums over keys, times the total of a row's codes */
 
 /* LANES codes, from their numbers not yet rounded. */
 INLINE void store_codes15(code4 *to, vec x)
@@ -291,14 +292,14 @@ INLINE void store_codes15(code4 *to, vec x)
     _mm_storeu_si128((void *)(to + 2), _mm_unpackhi_epi32(high, low));
 }
 
-INLINE code_sums sums_zero(void)
+INLINE code_sums sums_from(int32_t start)
 {
-    return (code_sums){_mm512_setzero_si512(), _mm512_setzero_si512()};
+    return (code_sums){_mm512_setzero_si512(), _mm512_set1_epi32(start)};
 }
 
 /* sums += products of 4 signed bytes of w for each lane with 4 codes of each of m rows at x, `row`
- * apart. Keys meet codes of either sign, so 128 is added to them for the instruction, which
- * float_sums takes away; values meet positive ones. */
+ * apart. Keys meet codes of either sign, so 128 is added to them for the instruction, which what
+ * the sums start from takes away; values meet positive ones. */
 INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 *x, size_t row,
                       const bool keys, const unsigned m, const unsigned vectors)
 {
@@ -320,11 +321,9 @@ INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 
     }
 }
 
-/* `total`: of the row's codes. */
-INLINE vec float_sums(code_sums s, const bool keys, int32_t total)
+INLINE vec float_sums(code_sums s)
 {
-    __m512i n = _mm512_add_epi32(_mm512_slli_epi32(s.high, 7), s.low);
-    return _mm512_cvtepi32_ps(keys ? _mm512_sub_epi32(n, _mm512_set1_epi32(128 * total)) : n);
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(s.high, 7), s.low));
 }
 
 /* ---- bf16 ---- */

@@ -1,6 +1,6 @@
 /* Whole steps of a model on the CPU backend, without scheduler, text and HTTP.
  *
- *   bench_step MODEL [--isa RUNG] [--threads N]
+ *   bench_step MODEL [--isa RUNG] [--threads N] [--kv-cache-dtype bf16|int8]
  *
  * Prefill of 512 tokens in one step, and decode of 1, 8, 32 and 64 sequences whose contexts are 128
  * or 512 tokens long. Beside each: the step's bytes (weights once, keys and values of every
@@ -131,13 +131,18 @@ int main(int argc, char **argv)
             cfg.isa = argv[i + 1];
         else if (strcmp(argv[i], "--threads") == 0)
             cfg.n_threads = (unsigned)atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--kv-cache-dtype") == 0 &&
+                 lodge_kv_dtype_parse(argv[i + 1], &cfg.kv, &e))
+            argc = 1;
     cfg.n_threads = cfg.n_threads ? cfg.n_threads : lodge_cpu_count();
     if (argc < 2 || open_all(&b, argv[1], &cfg, &model, &e)) {
         fprintf(stderr, "%s\n",
-                argc < 2 ? "usage: bench_step MODEL [--isa RUNG] [--threads N]" : e.text);
+                argc < 2 ? "usage: bench_step MODEL [--isa RUNG] [--threads N] "
+                           "[--kv-cache-dtype bf16|int8]"
+                         : e.text);
         return 2;
     }
-    printf("%s\nread %.1f GB/s\n", b.info.name,
+    printf("%s, keys and values in %s\nread %.1f GB/s\n", b.info.name, lodge_kv_dtype_name(cfg.kv),
            bench_read_rate(b.readers, b.cold, (size_t)128 << 20) * 1e-9);
     one_line(&b, "prefill", 1, 0, PREFILL, 5);
     for (uint32_t context = 128; context <= 512; context *= 4)
