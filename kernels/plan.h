@@ -43,6 +43,11 @@ const char *lodge_kv_dtype_name(enum lodge_kv_dtype t);
 int lodge_kv_dtype_parse(const char *name, enum lodge_kv_dtype *out, struct lodge_error *e);
 /* A head dim as it stands in pages: the next multiple of LODGE_KV_DIM_STEP. */
 uint32_t lodge_kv_dim(uint32_t head_dim);
+/* The greatest power of two that divides it: dims of a block that int8 keys are rotated in. */
+static inline uint32_t lodge_kv_block(uint32_t kv_dim)
+{
+    return kv_dim & (~kv_dim + 1);
+}
 /* Bytes of keys and values, with their scales, of one (page of `page_tokens` tokens, layer, kv
  * head). Pages hold them one after another: layer by layer of the group, head by head. */
 size_t lodge_kv_head_bytes(enum lodge_kv_dtype t, uint32_t head_dim, uint32_t page_tokens);

@@ -156,6 +156,19 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
         vandq_u32(vcgtq_f32(x.v[h], bound.v[h]), vreinterpretq_u32_f32(v.v[h]))));
 }
 
+/* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
+INLINE vec v_butterfly(vec v, const int bit)
+{
+    if (bit == 4)
+        return (vec){{vaddq_f32(v.v[0], v.v[1]), vsubq_f32(v.v[0], v.v[1])}};
+    static const uint32_t upper[2][4] = {{0, ~0u, 0, ~0u}, {0, 0, ~0u, ~0u}};
+    vec other;
+    for (int h = 0; h < 2; h++)
+        other.v[h] = bit == 1 ? vrev64q_f32(v.v[h]) : vextq_f32(v.v[h], v.v[h], 2);
+    EACH_HALF(vbslq_f32(vld1q_u32(upper[bit - 1]), vsubq_f32(other.v[h], v.v[h]),
+                        vaddq_f32(v.v[h], other.v[h])));
+}
+
 INLINE float v_most(vec v)
 {
     float32x4_t a = greater4(v.v[0], v.v[1]);

@@ -95,11 +95,17 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  *
  *   bf16  K [dim / 2][32 t][2 d], then V [16 t pairs][dim][2 t]: nearest even bf16
  *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V
- *         [8 t quads][dim][4 t]: signed bytes. For the key and for the value of a token, finite:
- *         scale = amax / 127 rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in -127 .. 127;
- *         amax / 127 below the least normal number: both are 0. Stored once, with the token: what
- *         comes later changes neither. (A bf16 scale is half of an fp32 one and has the same range;
+ *         [8 t quads][dim][4 t]: signed bytes. For the key, rotated as below, and for the value of
+ * a token, finite: scale = amax / 127 rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in
+ * -127 .. 127; amax / 127 below the least normal number: both are 0. Stored once, with the token:
+ * what comes later changes neither. (A bf16 scale is half of an fp32 one and has the same range;
  *         that it is rounded does not matter, as codes are taken by it as it stands.)
+ *
+ * Rotated: H x in each block of n dims, n the greatest power of two that divides dim, H the
+ * Hadamard matrix: for h = 1, 2, 4 .. n / 2, pairs i, i + h with bit h of i clear become (x[i] +
+ * x[i + h], x[i] - x[i + h]) in fp32. It spreads the few large dims that keys tend to have over
+ * all, so that they do not make the codes of the others coarse. (SmolLM2: half the error.) Queries
+ * are rotated too, which multiplies the dot product by n.
  */
 
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
@@ -116,8 +122,8 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  *
  * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
  * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
- *   amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax))
- *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 * scale)
+ *   q rotated; amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax))
+ *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 * scale / n)
  *   top = max of value scale[t] over the lanes that the query sees
  *   c[t] = rint(p[t] * (value scale[t] * inverse15(top))), 0 where masked
  *   acc[d] = fma((float)sum of c[t] v[t][d], top / 16383, acc[d])

@@ -318,6 +318,18 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     }
 }
 
+/* H x in blocks of dims; dim is padded. */
+static void rotate(float *x, uint32_t dim)
+{
+    for (uint32_t h = 1; h < lodge_kv_block(dim); h *= 2)
+        for (uint32_t i = 0; i < dim; i++)
+            if (!(i & h)) {
+                float a = x[i], b = x[i + h];
+                x[i] = a + b;
+                x[i + h] = a - b;
+            }
+}
+
 /* Scale and codes of n numbers. */
 static uint16_t quantize(const float *x, uint32_t n, int8_t *codes)
 {
@@ -337,8 +349,11 @@ static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const fl
     uint32_t dp = lodge_kv_dim(dim);
     uint16_t *scales = (uint16_t *)kv_head;
     int8_t *keys = (int8_t *)(scales + 64), *values = keys + (size_t)dp * 32;
-    int8_t key[LODGE_HEAD_DIM_MAX] = {0}, value[LODGE_HEAD_DIM_MAX] = {0};
-    scales[t] = quantize(k, dim, key);
+    int8_t key[LODGE_HEAD_DIM_MAX], value[LODGE_HEAD_DIM_MAX] = {0};
+    float rotated[LODGE_HEAD_DIM_MAX] = {0};
+    memcpy(rotated, k, dim * sizeof *k);
+    rotate(rotated, dp);
+    scales[t] = quantize(rotated, dp, key);
     scales[32 + t] = quantize(v, dim, value);
     for (uint32_t d = 0; d < dp; d++) {
         keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4] = key[d];
@@ -389,14 +404,17 @@ static float score_int8(const struct lodge_attn_call *c, uint32_t i, const uint8
 {
     const uint16_t *q = c->q + (size_t)i * c->dim, *scales = (const uint16_t *)page;
     const int8_t *keys = (const int8_t *)page + 128;
-    float amax = 0;
+    float rotated[LODGE_HEAD_DIM_MAX], amax = 0;
     int32_t sum = 0;
     for (uint32_t d = 0; d < c->dim; d++)
-        amax = fmaxf(amax, fabsf(lodge_bf16_float(q[d])));
+        rotated[d] = lodge_bf16_float(q[d]);
+    rotate(rotated, c->dim);
     for (uint32_t d = 0; d < c->dim; d++)
-        sum += (int32_t)rintf(lodge_bf16_float(q[d]) * inverse15(amax)) *
+        amax = fmaxf(amax, fabsf(rotated[d]));
+    for (uint32_t d = 0; d < c->dim; d++)
+        sum += (int32_t)rintf(rotated[d] * inverse15(amax)) *
                keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4];
-    float scale = amax / LODGE_CODE15_MAX * c->scale;
+    float scale = amax / LODGE_CODE15_MAX * c->scale / (float)lodge_kv_block(c->dim);
     return (float)sum * lodge_bf16_float(scales[t]) * scale;
 }
 

@@ -226,19 +226,23 @@ static void encode(const struct lodge_attn_call *c, struct code_queries *g, unsi
 {
     const uint8_t *q = (const uint8_t *)(c->q + (size_t)(g->first + i) * c->dim);
     code4 *to = g->codes + (size_t)i * c->dim / 4;
+    float x[LODGE_HEAD_DIM_MAX];
     vec most = v_set(0), totals[VECS16];
     for (uint32_t d = 0; d < c->dim; d += LANES)
-        most = v_max(v_abs(load_bf16(q + 2 * (size_t)d)), most);
+        v_store(x + d, load_bf16(q + 2 * (size_t)d));
+    rotate(x, c->dim);
+    for (uint32_t d = 0; d < c->dim; d += LANES)
+        most = v_max(v_abs(v_load(x + d)), most);
     for (uint32_t j = 0; j < VECS16; j++)
         totals[j] = v_set(0);
     float amax = v_most(most);
     const vec inverse = v_set(inverse15(amax));
     for (uint32_t d = 0; d < c->dim; d += LANES) {
-        vec x = v_mul(load_bf16(q + 2 * (size_t)d), inverse);
-        store_codes15(to + d / 4, x);
-        totals[0] = v_add(totals[0], v_round(x));
+        vec codes = v_mul(v_load(x + d), inverse);
+        store_codes15(to + d / 4, codes);
+        totals[0] = v_add(totals[0], v_round(codes));
     }
-    g->scale[i] = amax / LODGE_CODE15_MAX * c->scale;
+    g->scale[i] = amax / LODGE_CODE15_MAX * c->scale / (float)lodge_kv_block(c->dim);
     g->start[i] = SUM_START * (int32_t)tree16(totals);
 }
 

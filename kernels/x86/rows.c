@@ -217,7 +217,11 @@ static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const fl
     uint16_t *scales = (uint16_t *)(void *)kv_head;
     uint8_t *keys = kv_head + 4 * PAGE, *values = keys + (size_t)dp * PAGE;
     uint8_t codes[LODGE_HEAD_DIM_MAX];
-    scales[t] = quantize(k, dim, codes);
+    float rotated[LODGE_HEAD_DIM_MAX];
+    for (uint32_t d = 0; d < dp; d += LANES)
+        v_store(rotated + d, v_load_tail(k + d, left_of(dim, d)));
+    rotate(rotated, dp);
+    scales[t] = quantize(rotated, dp, codes);
     for (uint32_t d = 0; d < dp; d += 4)
         memcpy(keys + ((size_t)(d / 4) * PAGE + t) * 4, codes + d, 4);
     scales[PAGE + t] = quantize(v, dim, codes);

@@ -124,6 +124,16 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
     return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_GT_OQ), v);
 }
 
+/* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
+INLINE vec v_butterfly(vec v, const int h)
+{
+    const int upper = h == 1 ? 0xAA : h == 2 ? 0xCC : 0xF0;
+    vec other = h == 1   ? _mm256_permute_ps(v, 0xB1)
+                : h == 2 ? _mm256_permute_ps(v, 0x4E)
+                         : _mm256_permute2f128_ps(v, v, 1);
+    return _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), upper);
+}
+
 INLINE float v_most(vec v)
 {
     __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -121,6 +121,17 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_GT_OQ), v);
 }
 
+/* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
+INLINE vec v_butterfly(vec v, const int h)
+{
+    const __mmask16 upper = h == 1 ? 0xAAAA : h == 2 ? 0xCCCC : h == 4 ? 0xF0F0 : 0xFF00;
+    vec other = h == 1   ? _mm512_permute_ps(v, 0xB1)
+                : h == 2 ? _mm512_permute_ps(v, 0x4E)
+                : h == 4 ? _mm512_shuffle_f32x4(v, v, 0xB1)
+                         : _mm512_shuffle_f32x4(v, v, 0x4E);
+    return _mm512_mask_sub_ps(_mm512_add_ps(v, other), upper, other, v);
+}
+
 INLINE float v_most(vec v)
 {
     return _mm512_reduce_max_ps(v);
