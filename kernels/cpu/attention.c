@@ -148,16 +148,17 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
     d->k.kv[d->cfg.kv].attn(c);
 }
 
-/* Gathers the item's queries: (query, dim padded) bf16. */
+/* Gathers the item's queries. */
 static void gather_queries(const struct lodge_device *d, const struct lodge_op_attn *op,
-                           const struct attn_item *item, uint32_t dim, uint16_t *q)
+                           const struct attn_item *item, uint32_t dim, uint8_t *q)
 {
+    size_t bytes = lodge_kv_query_bytes(d->cfg.kv, dim);
     uint32_t group = op->n_heads / op->n_kv_heads;
     for (uint32_t i = 0; i < item->n_queries; i++) {
         uint32_t query = item->first_query + i;
         size_t token = d->step->rows[item->row].first_token + query / group;
         size_t head = item->kv_head * group + query % group;
-        memcpy(q + (size_t)i * dim, d->q + (token * op->n_heads + head) * dim, dim * sizeof *q);
+        memcpy(q + i * bytes, d->q + (token * op->n_heads + head) * bytes, bytes);
     }
 }
 
@@ -166,7 +167,7 @@ static void run_item(struct lodge_device *d, const struct lodge_op_attn *op,
 {
     uint32_t dim = lodge_kv_dim(op->head_dim);
     float *acc = (float *)scratch, *next = acc + LODGE_ATTN_QUERIES * dim;
-    uint16_t *q = (uint16_t *)(next + LODGE_ATTN_QUERIES * dim);
+    uint8_t *q = (uint8_t *)(next + LODGE_ATTN_QUERIES * dim);
     gather_queries(d, op, item, dim, q);
     struct lodge_attn_call c = {.q = q,
                                 .n_queries = item->n_queries,

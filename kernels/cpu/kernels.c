@@ -36,6 +36,11 @@ size_t lodge_wide_bytes(uint32_t n_cols)
     return LODGE_PANEL_ROWS * (kp * 2 + (kp + LODGE_SCALE_COLS - 1) / LODGE_SCALE_COLS * 4);
 }
 
+size_t lodge_kv_query_bytes(enum lodge_kv_dtype kv, uint32_t dim)
+{
+    return dim * sizeof(uint16_t) + (kv == LODGE_KV_INT8 ? 16 : 0);
+}
+
 #if defined(__x86_64__)
 
 unsigned lodge_cpu_flush_denormals(void)

@@ -113,17 +113,17 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * query is (max, sum, acc) as below; the call starts from an empty state.
  *
  * Per page, in order, for each query (all lanes t < 32 of the page at once):
- *   s[t] = chain over pairs of dims as BF16 above (q first operand);   s *= scale (in fp32)
- *   softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below
- *   masked lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped
- *   pm = max of lanes; if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm
- *   p[t] = exp(s[t] - max), 0 where masked; sum += tree(p)
- *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
+ *   s[t] = chain over pairs of dims as BF16 above (q, in bf16, first operand);   s *= scale (in
+ * fp32) softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below masked
+ * lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped pm = max of lanes;
+ * if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm p[t] = exp(s[t] - max), 0 where
+ * masked; sum += tree(p) p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p
+ * first operand)
  *
  * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
  * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
  *   q rotated; amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax))
- *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 * scale / n)
+ *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 / n * scale)
  *   top = max of value scale[t] over the lanes that the query sees
  *   c[t] = rint(p[t] * (value scale[t] * inverse15(top))), 0 where masked
  *   acc[d] = fma((float)sum of c[t] v[t][d], top / 16383, acc[d])
@@ -136,7 +136,7 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * Keys or values of masked lanes may be anything (NaN too): they must not reach acc or sum.
  */
 struct lodge_attn_call {
-    const uint16_t *q; /* (n_queries, dim) bf16, dim padded with zeros to a multiple of 16 */
+    const uint8_t *q; /* n_queries as lodge_kv_ops.query made them, lodge_kv_query_bytes apart */
     uint32_t n_queries;
     uint32_t dim;            /* padded */
     const uint8_t *pages[8]; /* keys and values of this kv head in each page, as above */
@@ -148,8 +148,13 @@ struct lodge_attn_call {
     float *acc;             /* out: (n_queries, dim), not normalised */
 };
 
+/* Bytes of a query; dim is padded. */
+size_t lodge_kv_query_bytes(enum lodge_kv_dtype kv, uint32_t dim);
+
 /* What is done with keys and values of one dtype. */
 struct lodge_kv_ops {
+    /* A query as this rung's attn wants it: in bf16, or codes with their scale; aligned to 16. */
+    void (*query)(const float *q, uint32_t dim, uint8_t *out);
     /* Stores key and value of token t (< 32) of one kv head. */
     void (*store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
     void (*attn)(struct lodge_attn_call *c);

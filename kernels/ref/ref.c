@@ -318,6 +318,12 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     }
 }
 
+/* What numbers up to amax are multiplied with to be codes of 15 bits. */
+static float inverse15(float amax)
+{
+    return amax >= LODGE_CODE15_LEAST ? LODGE_CODE15_MAX / amax : 0;
+}
+
 /* H x in blocks of dims; dim is padded. */
 static void rotate(float *x, uint32_t dim)
 {
@@ -341,6 +347,27 @@ static uint16_t quantize(const float *x, uint32_t n, int8_t *codes)
     for (uint32_t d = 0; d < n; d++)
         codes[d] = (int8_t)fmaxf(fminf(rintf(x[d] * inverse), 127), -127);
     return scale;
+}
+
+/* A query's codes, then what one is in the rotated query's dot product. */
+static void query_int8(const float *q, uint32_t dim, uint8_t *out)
+{
+    uint32_t dp = lodge_kv_dim(dim);
+    float rotated[LODGE_HEAD_DIM_MAX] = {0}, amax = 0;
+    int16_t *codes = (int16_t *)out;
+    memcpy(rotated, q, dim * sizeof *q);
+    rotate(rotated, dp);
+    for (uint32_t d = 0; d < dp; d++)
+        amax = fmaxf(amax, fabsf(rotated[d]));
+    for (uint32_t d = 0; d < dp; d++)
+        codes[d] = (int16_t)rintf(rotated[d] * inverse15(amax));
+    float step = amax / LODGE_CODE15_MAX / (float)lodge_kv_block(dp);
+    memcpy(codes + dp, &step, sizeof step);
+}
+
+static void query_bf16(const float *q, uint32_t dim, uint8_t *out)
+{
+    to_bf16(q, dim, lodge_kv_dim(dim), (uint16_t *)out);
 }
 
 static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const float *v,
@@ -370,7 +397,7 @@ static float capped(const struct lodge_attn_call *c, float s)
 
 static float score(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page, uint32_t t)
 {
-    const uint16_t *q = c->q + (size_t)i * c->dim, *keys = (const uint16_t *)page;
+    const uint16_t *q = (const uint16_t *)c->q + (size_t)i * c->dim, *keys = (const uint16_t *)page;
     float s = 0;
     for (uint32_t d = 0; d < c->dim; d += 2)
         for (int odd = 1; odd >= 0; odd--)
@@ -393,29 +420,19 @@ static void add_values(const struct lodge_attn_call *c, const float *p, const ui
                         lodge_bf16_float(values[((size_t)(t / 2) * c->dim + d) * 2 + odd]), acc[d]);
 }
 
-/* What numbers up to amax are multiplied with to be codes of 15 bits. */
-static float inverse15(float amax)
-{
-    return amax >= LODGE_CODE15_LEAST ? LODGE_CODE15_MAX / amax : 0;
-}
-
 static float score_int8(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page,
                         uint32_t t)
 {
-    const uint16_t *q = c->q + (size_t)i * c->dim, *scales = (const uint16_t *)page;
+    const uint8_t *q = c->q + i * lodge_kv_query_bytes(LODGE_KV_INT8, c->dim);
+    const uint16_t *scales = (const uint16_t *)page;
     const int8_t *keys = (const int8_t *)page + 128;
-    float rotated[LODGE_HEAD_DIM_MAX], amax = 0;
+    const int16_t *codes = (const int16_t *)q;
+    float step;
     int32_t sum = 0;
+    memcpy(&step, codes + c->dim, sizeof step);
     for (uint32_t d = 0; d < c->dim; d++)
-        rotated[d] = lodge_bf16_float(q[d]);
-    rotate(rotated, c->dim);
-    for (uint32_t d = 0; d < c->dim; d++)
-        amax = fmaxf(amax, fabsf(rotated[d]));
-    for (uint32_t d = 0; d < c->dim; d++)
-        sum += (int32_t)rintf(rotated[d] * inverse15(amax)) *
-               keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4];
-    float scale = amax / LODGE_CODE15_MAX * c->scale / (float)lodge_kv_block(c->dim);
-    return (float)sum * lodge_bf16_float(scales[t]) * scale;
+        sum += codes[d] * keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4];
+    return (float)sum * lodge_bf16_float(scales[t]) * (step * c->scale);
 }
 
 static void add_values_int8(const struct lodge_attn_call *c, const float *p, const uint8_t *page,
@@ -574,8 +591,8 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->cap = cap;
     k->rope = rope;
     k->to_bf16 = to_bf16;
-    k->kv[LODGE_KV_BF16] = (struct lodge_kv_ops){kv_store, attn};
-    k->kv[LODGE_KV_INT8] = (struct lodge_kv_ops){kv_store_int8, attn_int8};
+    k->kv[LODGE_KV_BF16] = (struct lodge_kv_ops){query_bf16, kv_store, attn};
+    k->kv[LODGE_KV_INT8] = (struct lodge_kv_ops){query_int8, kv_store_int8, attn_int8};
     k->lora_shrink = lora_shrink;
     k->lora_sum = lora_sum;
     k->lora_expand = lora_expand;

@@ -190,7 +190,8 @@ static void attn_bf16(struct lodge_attn_call *c)
     begin(c);
     for (g.first = 0; g.first < c->n_queries; g.first += g.n) {
         g.n = c->n_queries - g.first < MAX_ROWS ? c->n_queries - g.first : MAX_ROWS;
-        g.q = as_pairs(c->q + (size_t)g.first * c->dim, (size_t)g.n * c->dim, g.room);
+        g.q = as_pairs((const uint16_t *)(const void *)c->q + (size_t)g.first * c->dim,
+                       (size_t)g.n * c->dim, g.room);
         for (uint32_t page = 0; page < c->n_pages; page++)
             if (look_at(c, g.first, g.n, page, &p)) {
 #define CALL(n) attend(c, &g, &p, n)
@@ -209,42 +210,13 @@ static void attn_bf16(struct lodge_attn_call *c)
 struct code_queries {
     unsigned first, n;
     float scale[CODE_ROWS];   /* of a query's code, times the scale of scores */
-    int32_t start[CODE_ROWS]; /* what sums over its codes begin with */
+    int32_t start[CODE_ROWS]; /* of sums over its codes */
     float step[CODE_ROWS];    /* of a weight's code */
     float scores[CODE_ROWS][PAGE];
     code4 weights[CODE_ROWS][PAGE / 4];
-    code4 codes[CODE_ROWS * LODGE_HEAD_DIM_MAX / 4]; /* (n, dim / 4) */
+    const code4 *codes; /* (n, row), dim / 4 of a query */
+    size_t row;
 };
-
-INLINE float inverse15(float amax)
-{
-    return amax >= LODGE_CODE15_LEAST ? LODGE_CODE15_MAX / amax : 0;
-}
-
-/* Query i of the group as codes. Their total is exact in floats too. */
-static void encode(const struct lodge_attn_call *c, struct code_queries *g, unsigned i)
-{
-    const uint8_t *q = (const uint8_t *)(c->q + (size_t)(g->first + i) * c->dim);
-    code4 *to = g->codes + (size_t)i * c->dim / 4;
-    float x[LODGE_HEAD_DIM_MAX];
-    vec most = v_set(0), totals[VECS16];
-    for (uint32_t d = 0; d < c->dim; d += LANES)
-        v_store(x + d, load_bf16(q + 2 * (size_t)d));
-    rotate(x, c->dim);
-    for (uint32_t d = 0; d < c->dim; d += LANES)
-        most = v_max(v_abs(v_load(x + d)), most);
-    for (uint32_t j = 0; j < VECS16; j++)
-        totals[j] = v_set(0);
-    float amax = v_most(most);
-    const vec inverse = v_set(inverse15(amax));
-    for (uint32_t d = 0; d < c->dim; d += LANES) {
-        vec codes = v_mul(v_load(x + d), inverse);
-        store_codes15(to + d / 4, codes);
-        totals[0] = v_add(totals[0], v_round(codes));
-    }
-    g->scale[i] = amax / LODGE_CODE15_MAX * c->scale / (float)lodge_kv_block(c->dim);
-    g->start[i] = SUM_START * (int32_t)tree16(totals);
-}
 
 /* The page after is fetched meanwhile, in equal parts. */
 INLINE void code_scores(const struct page *p, uint32_t dim, struct code_queries *g,
@@ -263,7 +235,7 @@ INLINE void code_scores(const struct page *p, uint32_t dim, struct code_queries 
         for (uint32_t d = 0; d < dim / 4; d++, keys += 4 * PAGE) {
             for (uint32_t line = 0; p->next && line < CODE_SIDE / 8; line++, next += 64)
                 fetch_near(next);
-            dot_codes(acc, keys, g->codes + d, dim / 4, true, m, CODE_VECS);
+            dot_codes(acc, keys, g->codes + d, g->row, true, m, CODE_VECS);
         }
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++)
@@ -384,6 +356,19 @@ INLINE void code_attend(struct lodge_attn_call *c, struct code_queries *g, const
         code_weighted(c, g, p, d, m, 1);
 }
 
+static void set_codes(const struct lodge_attn_call *c, struct code_queries *g)
+{
+    size_t size = lodge_kv_query_bytes(LODGE_KV_INT8, c->dim);
+    g->codes = (const code4 *)(const void *)(c->q + g->first * size);
+    g->row = size / sizeof *g->codes;
+    for (unsigned i = 0; i < g->n; i++) {
+        struct query_tail tail;
+        memcpy(&tail, g->codes + i * g->row + c->dim / 4, sizeof tail);
+        g->start[i] = tail.start;
+        g->scale[i] = tail.step * c->scale;
+    }
+}
+
 static void attn_int8(struct lodge_attn_call *c)
 {
     struct code_queries g;
@@ -391,8 +376,7 @@ static void attn_int8(struct lodge_attn_call *c)
     begin(c);
     for (g.first = 0; g.first < c->n_queries; g.first += g.n) {
         g.n = c->n_queries - g.first < CODE_ROWS ? c->n_queries - g.first : CODE_ROWS;
-        for (unsigned i = 0; i < g.n; i++)
-            encode(c, &g, i);
+        set_codes(c, &g);
         for (uint32_t page = 0; page < c->n_pages; page++)
             if (look_at(c, g.first, g.n, page, &p)) {
 #define CALL(n) code_attend(c, &g, &p, n)

@@ -192,6 +192,55 @@ static void kv_store_bf16(uint8_t *kv_head, uint32_t t, const float *k, const fl
     }
 }
 
+/* A head, padded and rotated as kernels/cpu/kernels.h says. */
+static void rotate(const float *from, uint32_t dim, float *x)
+{
+    uint32_t dp = lodge_kv_dim(dim), block = lodge_kv_block(dp);
+    for (uint32_t i = 0; i < dp; i += LANES) {
+        vec v = v_load_tail(from + i, left_of(dim, i));
+#pragma GCC unroll 4
+        for (int h = 1; h < LANES; h *= 2)
+            v = v_butterfly(v, h);
+        v_store(x + i, v);
+    }
+    for (uint32_t h = LANES; h < block; h *= 2)
+        for (uint32_t i = 0; i < dp; i += i % h + LANES < h ? LANES : LANES + h) {
+            vec a = v_load(x + i), b = v_load(x + i + h);
+            v_store(x + i, v_add(a, b));
+            v_store(x + i + h, v_sub(a, b));
+        }
+}
+
+/* A query's codes, then what their sums start from and what one of them is. The total of codes is
+ * exact in floats too. */
+static void query_int8(const float *q, uint32_t dim, uint8_t *out)
+{
+    uint32_t dp = lodge_kv_dim(dim);
+    float x[LODGE_HEAD_DIM_MAX];
+    code4 *codes = (code4 *)(void *)out;
+    vec most = v_set(0), totals[VECS16];
+    rotate(q, dim, x);
+    for (uint32_t d = 0; d < dp; d += LANES)
+        most = v_max(v_abs(v_load(x + d)), most);
+    for (uint32_t j = 0; j < VECS16; j++)
+        totals[j] = v_set(0);
+    float amax = v_most(most);
+    const vec inverse = v_set(inverse15(amax));
+    for (uint32_t d = 0; d < dp; d += LANES) {
+        vec c = v_mul(v_load(x + d), inverse);
+        store_codes15(codes + d / 4, c);
+        totals[0] = v_add(totals[0], v_round(c));
+    }
+    struct query_tail tail = {SUM_START * (int32_t)tree16(totals),
+                              amax / LODGE_CODE15_MAX / (float)lodge_kv_block(dp)};
+    memcpy(codes + dp / 4, &tail, sizeof tail);
+}
+
+static void query_bf16(const float *q, uint32_t dim, uint8_t *out)
+{
+    to_bf16(q, dim, lodge_kv_dim(dim), (uint16_t *)(void *)out);
+}
+
 /* Codes of dim numbers, zeros after them up to a multiple of 32; returns their scale. */
 static uint16_t quantize(const float *x, uint32_t dim, uint8_t *codes)
 {
@@ -218,9 +267,7 @@ static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const fl
     uint8_t *keys = kv_head + 4 * PAGE, *values = keys + (size_t)dp * PAGE;
     uint8_t codes[LODGE_HEAD_DIM_MAX];
     float rotated[LODGE_HEAD_DIM_MAX];
-    for (uint32_t d = 0; d < dp; d += LANES)
-        v_store(rotated + d, v_load_tail(k + d, left_of(dim, d)));
-    rotate(rotated, dp);
+    rotate(k, dim, rotated);
     scales[t] = quantize(rotated, dp, codes);
     for (uint32_t d = 0; d < dp; d += 4)
         memcpy(keys + ((size_t)(d / 4) * PAGE + t) * 4, codes + d, 4);
@@ -270,6 +317,8 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->cap = cap;
     k->rope = rope;
     k->to_bf16 = to_bf16;
+    k->kv[LODGE_KV_BF16].query = query_bf16;
+    k->kv[LODGE_KV_INT8].query = query_int8;
     k->kv[LODGE_KV_BF16].store = kv_store_bf16;
     k->kv[LODGE_KV_INT8].store = kv_store_int8;
     k->row = (struct lodge_row_ops){exp_sum, argmax};

@@ -89,23 +89,17 @@ INLINE vec v_tanh(vec x)
     return v_sub(v_set(1.0f), v_div(v_set(2.0f), e));
 }
 
-/* Rotates a padded head as kernels/cpu/kernels.h says. */
-INLINE void rotate(float *x, uint32_t dim)
+/* What numbers up to amax are multiplied with to be codes of 15 bits. */
+INLINE float inverse15(float amax)
 {
-    for (uint32_t i = 0; i < dim; i += LANES) {
-        vec v = v_load(x + i);
-#pragma GCC unroll 4
-        for (int h = 1; h < LANES; h *= 2)
-            v = v_butterfly(v, h);
-        v_store(x + i, v);
-    }
-    for (uint32_t h = LANES; h < lodge_kv_block(dim); h *= 2)
-        for (uint32_t i = 0; i < dim; i += i % h + LANES < h ? LANES : LANES + h) {
-            vec a = v_load(x + i), b = v_load(x + i + h);
-            v_store(x + i, v_add(a, b));
-            v_store(x + i + h, v_sub(a, b));
-        }
+    return amax >= LODGE_CODE15_LEAST ? LODGE_CODE15_MAX / amax : 0;
 }
+
+/* After the codes of a query. */
+struct query_tail {
+    int32_t start; /* of sums over them */
+    float step;    /* what a code is, in a dot product with a rotated key */
+};
 
 /* acc += dot of bf16 pairs: n_pairs steps of `vectors` vectors of pairs at w, `stride` bytes apart,
  * ANDed with the mask of their step (NULL: none), against n_pairs steps of m pairs at t, whose rows

@@ -124,7 +124,7 @@ static void open_bench(struct bench *b, const struct lodge_cpu_kernels *k, struc
     d->n_pages = b->step.n_pages;
     d->page_bytes = lodge_plan_page_bytes(&b->plan, kv, LODGE_PAGE_TOKENS);
     d->pool = lodge_pages_map(d->n_pages * d->page_bytes);
-    d->q = room(queries * s->dim * sizeof *d->q);
+    d->q = room(queries * lodge_kv_query_bytes(kv, s->dim));
     d->attn_out = room(queries * s->dim * sizeof *d->attn_out);
     d->scratch_bytes = (size_t)LODGE_ATTN_QUERIES * s->dim * 12;
     d->scratch = room(lodge_workers_count(w) * d->scratch_bytes);
@@ -134,8 +134,12 @@ static void open_bench(struct bench *b, const struct lodge_cpu_kernels *k, struc
     d->partial_acc = room((size_t)LODGE_MAX_PARTIALS * LODGE_ATTN_QUERIES * s->dim * 4);
     if (!d->pool)
         abort();
-    for (size_t i = 0; i < queries * s->dim; i++)
-        d->q[i] = (uint16_t)(0x3F00 + i * 2654435761u % 256 + (i % 3 ? 0x8000 : 0));
+    float q[LODGE_HEAD_DIM_MAX];
+    for (size_t i = 0; i < queries; i++) {
+        for (uint32_t j = 0; j < s->dim; j++)
+            q[j] = (float)((i + j) * 2654435761u % 2001) * 1e-3f - 1;
+        k->kv[kv].query(q, s->dim, d->q + i * lodge_kv_query_bytes(kv, s->dim));
+    }
     fill_pool(b);
     lodge_cpu_plan_attention(d, &b->op);
 }

@@ -326,7 +326,7 @@ static void stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint
     const uint16_t *halves = (const uint16_t *)page + (value ? dim * 32 : 0);
     const int8_t *codes = (const int8_t *)page + 128 + (value ? dim * 32 : 0);
     double scale = (double)lodge_bf16_float(((const uint16_t *)page)[t + (value ? 32 : 0)]);
-    double room[512];
+    double room[512] = {0};
     for (uint32_t d = 0; d < dim; d++)
         if (kv == LODGE_KV_BF16)
             out[d] = (double)lodge_bf16_float(
@@ -365,13 +365,15 @@ static void check_stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value
 /* Attention in fp64 over the same stored keys and values. Bounds: in bf16 the rounding of weights;
  * in int8 half a code of them (`values` is the largest value), and what half a code of the query
  * moves the scores by; beside that fp32 and the exponential. */
-static void check_attention64(enum lodge_kv_dtype kv, const struct lodge_attn_call *c, uint32_t i,
-                              double values)
+static void check_attention64(enum lodge_kv_dtype kv, const struct lodge_attn_call *c,
+                              const float *queries, uint32_t i, double values)
 {
     double s[256], q[512], x[512], room[512], y[512] = {0}, size[512] = {0};
     double most = -INFINITY, sum = 0, moved = 0;
     for (uint32_t d = 0; d < c->dim; d++)
-        q[d] = (double)lodge_bf16_float(c->q[i * c->dim + d]);
+        q[d] = (double)(kv == LODGE_KV_BF16
+                            ? lodge_bf16_float(lodge_float_bf16(queries[i * c->dim + d]))
+                            : queries[i * c->dim + d]);
     double code = rotate64(q, c->dim, room) / 16383;
     for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
         double rotated = 0;
@@ -457,12 +459,13 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
                                 .softcap = round % 5 ? 0 : 3.0f};
     size_t bytes = lodge_kv_head_bytes(kv, head, LODGE_PAGE_TOKENS);
     uint8_t *pages = aligned_alloc(64, n_pages * bytes);
-    uint16_t *q = malloc(12 * dim * sizeof *q);
+    float *q = malloc(12 * dim * sizeof *q);
+    uint8_t *made = aligned_alloc(16, 12 * lodge_kv_query_bytes(kv, dim));
     float *acc[2] = {aligned_alloc(64, 12 * dim * 4), aligned_alloc(64, 12 * dim * 4)};
     uint32_t filled = 1 + rnd() % (n_pages * 32);
     double most = fill_pages(k, n, kv, pages, n_pages, filled, head);
     for (uint32_t i = 0; i < 12 * dim; i++)
-        q[i] = i % dim < head ? lodge_float_bf16(uniform()) : 0;
+        q[i] = i % dim < head ? uniform() : 0;
     if (round % 7 == 0)
         memset(q, 0, dim * sizeof *q);
     for (uint32_t i = 0; i < c.n_queries; i++) {
@@ -471,8 +474,10 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
     }
     for (uint32_t p = 0; p < n_pages; p++)
         c.pages[p] = pages + p * bytes;
-    c.q = q;
+    c.q = made;
     for (int i = 0; i < n; i++) {
+        for (uint32_t j = 0; j < c.n_queries; j++)
+            k[i].kv[kv].query(q + j * dim, head, made + j * lodge_kv_query_bytes(kv, dim));
         struct lodge_attn_call mine = c;
         mine.acc = acc[i > 0];
         k[i].kv[kv].attn(&mine);
@@ -481,7 +486,7 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
             memcpy(c.sum, mine.sum, sizeof c.sum);
             c.acc = acc[0];
             for (uint32_t j = 0; j < c.n_queries; j++)
-                check_attention64(kv, &c, j, most);
+                check_attention64(kv, &c, q, j, most);
         }
         ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
                           equal(c.sum, mine.sum, c.n_queries * 4) &&
@@ -491,6 +496,7 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
     }
     free(pages);
     free(q);
+    free(made);
     free(acc[0]);
     free(acc[1]);
 }
