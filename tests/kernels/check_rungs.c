@@ -512,6 +512,29 @@ START_TEST(attention_equal)
 }
 END_TEST
 
+START_TEST(kv_dtypes)
+{
+    enum lodge_kv_dtype t;
+    for (int i = 0; i < LODGE_KV_DTYPE_COUNT; i++) {
+        ck_assert_int_eq(
+            lodge_kv_dtype_parse(lodge_kv_dtype_name((enum lodge_kv_dtype)i), &t, NULL), 0);
+        ck_assert_int_eq((int)t, i);
+    }
+    ck_assert(lodge_kv_dtype_parse("bfloat16", &t, NULL) == 0 && t == LODGE_KV_BF16);
+    ck_assert(lodge_kv_dtype_parse("auto", &t, NULL) == 0 && t == LODGE_KV_BF16);
+    ck_assert(lodge_kv_dtype_parse(NULL, &t, NULL) == 0 && t == LODGE_KV_BF16);
+    ck_assert_int_eq(lodge_kv_dtype_parse("fp8", &t, NULL), LODGE_ERR_INVALID);
+    ck_assert_uint_eq(lodge_kv_head_bytes(LODGE_KV_BF16, 64, 32), 2 * 32 * 64 * 2);
+    ck_assert_uint_eq(lodge_kv_head_bytes(LODGE_KV_INT8, 64, 32), 2 * 32 * (64 + 2));
+    ck_assert_uint_eq(lodge_kv_head_bytes(LODGE_KV_INT8, 65, 32), 2 * 32 * (80 + 2));
+    /* 3 layers of 2 heads of 16 dims: 12,288 and 6,912 bytes, in whole cells of 4 KiB. */
+    struct lodge_layer_group g = {.n_layers = 3, .n_kv_heads = 2, .head_dim = 16};
+    const struct lodge_plan p = {.groups = &g, .n_groups = 1};
+    ck_assert_uint_eq(lodge_plan_page_bytes(&p, LODGE_KV_BF16, 32), 12288);
+    ck_assert_uint_eq(lodge_plan_page_bytes(&p, LODGE_KV_INT8, 32), 8192);
+}
+END_TEST
+
 START_TEST(exp_is_close)
 {
     for (double x = -86.9; x < 87.9; x += 0.0137) {
@@ -553,6 +576,7 @@ int main(void)
     tcase_add_test(t, gemm_equal);
     tcase_add_test(t, rows_equal);
     tcase_add_test(t, attention_equal);
+    tcase_add_test(t, kv_dtypes);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     lodge_cpu_flush_denormals();
