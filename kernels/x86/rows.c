@@ -198,10 +198,8 @@ static void rotate(const float *from, uint32_t dim, float *x)
     uint32_t dp = lodge_kv_dim(dim), block = lodge_kv_block(dp);
     for (uint32_t i = 0; i < dp; i += LANES) {
         vec v = v_load_tail(from + i, left_of(dim, i));
-#pragma GCC unroll 4
-        for (int h = 1; h < LANES; h *= 2)
-            v = v_butterfly(v, h);
-        v_store(x + i, v);
+        v = v_butterfly(v_butterfly(v_butterfly(v, 1), 2), 4);
+        v_store(x + i, LANES > 8 ? v_butterfly(v, LANES / 2) : v);
     }
     for (uint32_t h = LANES; h < block; h *= 2)
         for (uint32_t i = 0; i < dp; i += i % h + LANES < h ? LANES : LANES + h) {

@@ -127,11 +127,13 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
 /* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
 INLINE vec v_butterfly(vec v, const int h)
 {
-    const int upper = h == 1 ? 0xAA : h == 2 ? 0xCC : 0xF0;
     vec other = h == 1   ? _mm256_permute_ps(v, 0xB1)
                 : h == 2 ? _mm256_permute_ps(v, 0x4E)
                          : _mm256_permute2f128_ps(v, v, 1);
-    return _mm256_blend_ps(_mm256_add_ps(v, other), _mm256_sub_ps(other, v), upper);
+    vec sum = _mm256_add_ps(v, other), difference = _mm256_sub_ps(other, v);
+    return h == 1   ? _mm256_blend_ps(sum, difference, 0xAA)
+           : h == 2 ? _mm256_blend_ps(sum, difference, 0xCC)
+                    : _mm256_blend_ps(sum, difference, 0xF0);
 }
 
 INLINE float v_most(vec v)
