@@ -39,17 +39,18 @@ struct lodge_adapter_version;
 enum lodge_policy { LODGE_POLICY_FAIR, LODGE_POLICY_FCFS, LODGE_POLICY_PRIORITY };
 
 struct lodge_engine_config {
-    const char *model_path;   /* .gguf file or Hugging Face directory */
-    const char *device;       /* "auto", "cpu"; NULL: auto */
-    const char *cpu_isa;      /* NULL: best */
-    uint32_t n_threads;       /* 0: all physical cores allowed */
-    uint32_t max_model_len;   /* tokens of prompt and output; 0: the model's own, lowered with a
-                                 warning when the pool cannot hold one such sequence */
-    uint32_t max_seqs;        /* sequences in one step; 0: 256 */
-    uint32_t max_step_tokens; /* tokens of one step; 0: 512 */
-    uint64_t pool_bytes;      /* 0: half of the memory left after weights */
-    uint32_t reserve_tokens;  /* admission reserves prompt + min(max_tokens, this); 0: 256 */
-    uint32_t max_queue;       /* requests waiting at most; 0: 1024 */
+    const char *model_path;     /* .gguf file or Hugging Face directory */
+    const char *device;         /* "auto", "cpu"; NULL: auto */
+    const char *cpu_isa;        /* NULL: best */
+    const char *kv_cache_dtype; /* "bf16", "bfloat16", "int8"; "auto" or NULL: bf16 */
+    uint32_t n_threads;         /* 0: all physical cores allowed */
+    uint32_t max_model_len;     /* tokens of prompt and output; 0: the model's own, lowered with a
+                                   warning when the pool cannot hold one such sequence */
+    uint32_t max_seqs;          /* sequences in one step; 0: 256 */
+    uint32_t max_step_tokens;   /* tokens of one step; 0: 512 */
+    uint64_t pool_bytes;        /* 0: half of the memory left after weights */
+    uint32_t reserve_tokens;    /* admission reserves prompt + min(max_tokens, this); 0: 256 */
+    uint32_t max_queue;         /* requests waiting at most; 0: 1024 */
     enum lodge_policy policy;
     double slo_ttft_s; /* waiting requests that cannot make it are ended (OVERLOADED); 0: off */
     uint64_t
@@ -79,6 +80,7 @@ struct lodge_engine_memory {
     uint64_t weights_cache_bytes; /* of the file in the weights cache */
     uint32_t n_pages, page_tokens, n_layer_groups;
     uint32_t max_model_len;
+    const char *kv_dtype; /* "bf16", "int8": what pages hold; static storage */
 };
 
 /* Matrices of one weight type that are used alike. */

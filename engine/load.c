@@ -48,7 +48,7 @@ static int open_backend(struct lodge_engine *en, struct lodge_error *e)
     if (c->device && strcmp(c->device, "auto") != 0 && strcmp(c->device, "cpu") != 0)
         return lodge_fail(e, LODGE_ERR_RESOURCE, "device '%s' is not available; use --device cpu",
                           c->device);
-    const struct lodge_device_config cfg = {
+    struct lodge_device_config cfg = {
         .isa = c->cpu_isa,
         .n_threads = c->n_threads,
         .max_rows = c->max_step_tokens,
@@ -58,7 +58,9 @@ static int open_backend(struct lodge_engine *en, struct lodge_error *e)
     };
     en->max_step_ranks = cfg.max_step_ranks;
     en->backend = lodge_backend_cpu();
-    int err = en->backend->open(&cfg, &en->device, e);
+    int err = lodge_kv_dtype_parse(c->kv_cache_dtype, &cfg.kv, e);
+    if (!err)
+        err = en->backend->open(&cfg, &en->device, e);
     if (!err)
         en->backend->info(en->device, &en->device_info);
     return err;
@@ -134,7 +136,8 @@ static int plan_memory(struct lodge_engine *en, struct lodge_engine_memory *m,
         .page_tokens = en->device_info.page_tokens,
         .n_layer_groups = en->plan->n_groups,
         .page_bytes =
-            lodge_plan_page_bytes(en->plan, en->device_info.page_tokens, en->device_info.kv_bytes),
+            lodge_plan_page_bytes(en->plan, en->device_info.kv, en->device_info.page_tokens),
+        .kv_dtype = lodge_kv_dtype_name(en->device_info.kv),
     };
     uint64_t fixed = m->weight_bytes + m->workspace_bytes;
     if (fixed > m->free_bytes)
@@ -272,8 +275,11 @@ static void set_info(struct lodge_engine *en, const struct lodge_engine_memory *
     const struct lodge_generation_defaults *d = lodge_model_defaults(en->model);
     bool use = en->cfg.model_defaults;
     struct lodge_digest mixed;
-    lodge_keyed_hash(&en->fingerprint, LODGE_VERSION, strlen(LODGE_VERSION), en->device_info.rung,
-                     strlen(en->device_info.rung), &mixed);
+    /* Also what prefixes are kept by: pages of one dtype say nothing to another. */
+    char arithmetic[64];
+    int n = snprintf(arithmetic, sizeof arithmetic, "%s %s", en->device_info.rung, m->kv_dtype);
+    lodge_keyed_hash(&en->fingerprint, LODGE_VERSION, strlen(LODGE_VERSION), arithmetic, (size_t)n,
+                     &mixed);
     *i = (struct lodge_engine_info){
         .name = lodge_model_name(en->model),
         .device = en->device_info.name,
@@ -328,7 +334,7 @@ static int init_adapters(struct lodge_engine *en, uint32_t n_pages, struct lodge
     if (!en->backend->adapter_pack || !en->model)
         return 0;
     size_t page_bytes =
-        lodge_plan_page_bytes(en->plan, en->device_info.page_tokens, en->device_info.kv_bytes);
+        lodge_plan_page_bytes(en->plan, en->device_info.kv, en->device_info.page_tokens);
     uint64_t quarter = (uint64_t)n_pages * page_bytes / 4;
     en->adapters = (struct lodge_adapters){
         .backend = en->backend,
@@ -425,7 +431,7 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
     en->plan = plan;
     err = open_backend(en, e);
     if (!err)
-        err = lodge_plan_group(plan, en->device_info.page_tokens, en->device_info.kv_bytes, e);
+        err = lodge_plan_group(plan, en->device_info.kv, en->device_info.page_tokens, e);
     if (!err && plan->n_groups > LODGE_MAX_GROUPS)
         err = lodge_fail(e, LODGE_ERR_UNSUPPORTED, "%s: %u layer groups, more than %u",
                          cfg->model_path, plan->n_groups, LODGE_MAX_GROUPS);
@@ -450,9 +456,9 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
         err = en->backend->pool_create(en->device, memory->n_pages, e);
     if (err)
         return err;
-    phase(en, "pool: %llu MiB, %u pages of %u tokens, context %u",
+    phase(en, "pool: %llu MiB, %u pages of %u tokens in %s, context %u",
           (unsigned long long)(memory->pool_bytes >> 20), memory->n_pages, memory->page_tokens,
-          memory->max_model_len);
+          memory->kv_dtype, memory->max_model_len);
     set_info(en, memory);
     return lodge_engine_prepare(en, memory->n_pages, e);
 }

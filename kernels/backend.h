@@ -35,16 +35,17 @@
 struct lodge_device;
 
 struct lodge_device_info {
-    char name[128];        /* "AMD EPYC 9R14, 2 threads, avx512" */
-    char rung[32];         /* instruction-set level or architecture */
-    uint32_t page_tokens;  /* T: tokens of a page */
-    uint32_t kv_bytes;     /* bytes of one key or value element */
+    char name[128];       /* "AMD EPYC 9R14, 2 threads, avx512" */
+    char rung[32];        /* instruction-set level or architecture */
+    uint32_t page_tokens; /* T: tokens of a page */
+    enum lodge_kv_dtype kv;
     uint32_t depth;        /* steps that may be in flight */
     uint64_t memory_bytes; /* free memory for weights and pool */
 };
 
 struct lodge_device_config {
     const char *isa;         /* "ref", "avx2", "avx512"; NULL: best there is */
+    enum lodge_kv_dtype kv;  /* of the pages' keys and values */
     uint32_t n_threads;      /* CPU: workers; 0: all that are allowed */
     uint32_t max_rows;       /* tokens of one step at most */
     uint32_t max_slots;      /* sequences of one step at most */

@@ -1,13 +1,46 @@
 #include "kernels/plan.h"
 
+#include <string.h>
+
 #define PAGE_LIMIT ((size_t)2 << 20)
-#define KV_DIM_STEP 16u /* head dims are padded to this in pages */
 
 const char *lodge_site_name(enum lodge_site site)
 {
     static const char *const names[LODGE_SITE_COUNT] = {"q",  "k",    "v",     "o",   "gate",
                                                         "up", "down", "embed", "head"};
     return names[site];
+}
+
+const char *lodge_kv_dtype_name(enum lodge_kv_dtype t)
+{
+    static const char *const names[LODGE_KV_DTYPE_COUNT] = {"bf16", "int8"};
+    return names[t];
+}
+
+int lodge_kv_dtype_parse(const char *name, enum lodge_kv_dtype *out, struct lodge_error *e)
+{
+    *out = LODGE_KV_BF16;
+    if (!name || strcmp(name, "auto") == 0 || strcmp(name, "bfloat16") == 0)
+        return 0;
+    for (int t = 0; t < LODGE_KV_DTYPE_COUNT; t++)
+        if (strcmp(name, lodge_kv_dtype_name((enum lodge_kv_dtype)t)) == 0) {
+            *out = (enum lodge_kv_dtype)t;
+            return 0;
+        }
+    return lodge_fail(e, LODGE_ERR_INVALID,
+                      "unknown format of keys and values '%s'; known: auto, bf16, bfloat16, int8",
+                      name);
+}
+
+uint32_t lodge_kv_dim(uint32_t head_dim)
+{
+    return (head_dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
+}
+
+size_t lodge_kv_head_bytes(enum lodge_kv_dtype t, uint32_t head_dim, uint32_t page_tokens)
+{
+    size_t dim = lodge_kv_dim(head_dim);
+    return 2 * page_tokens * (t == LODGE_KV_INT8 ? dim + sizeof(uint16_t) : dim * sizeof(uint16_t));
 }
 
 struct check {
@@ -154,11 +187,10 @@ int lodge_plan_check(const struct lodge_plan *p, struct lodge_error *e)
     return 0;
 }
 
-static size_t layer_bytes(const struct lodge_layer_group *g, uint32_t page_tokens,
-                          uint32_t kv_bytes)
+static size_t layer_bytes(const struct lodge_layer_group *g, enum lodge_kv_dtype kv,
+                          uint32_t page_tokens)
 {
-    size_t dim = (g->head_dim + KV_DIM_STEP - 1) / KV_DIM_STEP * KV_DIM_STEP;
-    return 2 * (size_t)page_tokens * dim * kv_bytes * g->n_kv_heads;
+    return lodge_kv_head_bytes(kv, g->head_dim, page_tokens) * g->n_kv_heads;
 }
 
 static bool same_kind(const struct lodge_layer_group *a, const struct lodge_layer_group *b)
@@ -189,10 +221,10 @@ static uint32_t find_kinds(const struct lodge_plan *p, struct lodge_layer_group 
 }
 
 /* Number of equal parts (the last may be smaller) that a kind is split into. */
-static uint32_t parts_of(const struct lodge_layer_group *kind, uint32_t page_tokens,
-                         uint32_t kv_bytes, uint32_t *per_part)
+static uint32_t parts_of(const struct lodge_layer_group *kind, enum lodge_kv_dtype kv,
+                         uint32_t page_tokens, uint32_t *per_part)
 {
-    size_t one = layer_bytes(kind, page_tokens, kv_bytes);
+    size_t one = layer_bytes(kind, kv, page_tokens);
     size_t fit = one ? PAGE_LIMIT / one : 1;
     fit = fit ? fit : 1;
     uint32_t parts = (uint32_t)((kind->n_layers + fit - 1) / fit);
@@ -200,7 +232,7 @@ static uint32_t parts_of(const struct lodge_layer_group *kind, uint32_t page_tok
     return (kind->n_layers + *per_part - 1) / *per_part;
 }
 
-int lodge_plan_group(struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes,
+int lodge_plan_group(struct lodge_plan *p, enum lodge_kv_dtype kv, uint32_t page_tokens,
                      struct lodge_error *e)
 {
     struct lodge_layer_group *kinds = lodge_arena_array(&p->arena, p->n_layers, sizeof *kinds);
@@ -216,7 +248,7 @@ int lodge_plan_group(struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_byt
     p->n_groups = 0;
     for (uint32_t k = 0; k < n_kinds; k++) {
         first[k] = p->n_groups;
-        p->n_groups += parts_of(&kinds[k], page_tokens, kv_bytes, &per_part[k]);
+        p->n_groups += parts_of(&kinds[k], kv, page_tokens, &per_part[k]);
     }
     for (uint32_t i = 0; i < p->n_ops; i++) {
         struct lodge_op *op = &p->ops[i];
@@ -234,17 +266,18 @@ int lodge_plan_group(struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_byt
     return 0;
 }
 
-size_t lodge_plan_group_bytes(const struct lodge_plan *p, uint32_t g, uint32_t page_tokens,
-                              uint32_t kv_bytes)
+size_t lodge_plan_group_bytes(const struct lodge_plan *p, uint32_t g, enum lodge_kv_dtype kv,
+                              uint32_t page_tokens)
 {
-    return p->groups[g].n_layers * layer_bytes(&p->groups[g], page_tokens, kv_bytes);
+    return p->groups[g].n_layers * layer_bytes(&p->groups[g], kv, page_tokens);
 }
 
-size_t lodge_plan_page_bytes(const struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes)
+size_t lodge_plan_page_bytes(const struct lodge_plan *p, enum lodge_kv_dtype kv,
+                             uint32_t page_tokens)
 {
     size_t most = 0;
     for (uint32_t g = 0; g < p->n_groups; g++) {
-        size_t bytes = lodge_plan_group_bytes(p, g, page_tokens, kv_bytes);
+        size_t bytes = lodge_plan_group_bytes(p, g, kv, page_tokens);
         most = bytes > most ? bytes : most;
     }
     return (most + 4095) & ~(size_t)4095;

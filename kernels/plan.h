@@ -28,6 +28,30 @@
 
 #define LODGE_NONE (-1)
 #define LODGE_HEAD_DIM_MAX 512u
+#define LODGE_KV_DIM_STEP 16u /* head dims are padded to this in pages */
+
+/* How keys and values are kept in pages. */
+enum lodge_kv_dtype {
+    LODGE_KV_BF16,
+    LODGE_KV_INT8, /* and a bf16 scale for each token and kv head, of keys and of values */
+    LODGE_KV_DTYPE_COUNT
+};
+
+/* "bf16", "int8". Static storage. */
+const char *lodge_kv_dtype_name(enum lodge_kv_dtype t);
+/* The dtype of a name: those above, "bfloat16", and "auto" or NULL for the default, bf16. INVALID
+ * lists them. */
+int lodge_kv_dtype_parse(const char *name, enum lodge_kv_dtype *out, struct lodge_error *e);
+/* A head dim as it stands in pages: the next multiple of LODGE_KV_DIM_STEP. */
+uint32_t lodge_kv_dim(uint32_t head_dim);
+/* The greatest power of two that divides it: dims of a block that int8 keys are rotated in. */
+static inline uint32_t lodge_kv_block(uint32_t kv_dim)
+{
+    return kv_dim & (~kv_dim + 1);
+}
+/* Bytes of keys and values, with their scales, of one (page of `page_tokens` tokens, layer, kv
+ * head). Pages hold them one after another: layer by layer of the group, head by head. */
+size_t lodge_kv_head_bytes(enum lodge_kv_dtype t, uint32_t head_dim, uint32_t page_tokens);
 
 /* Where a linear sits; with the layer it names an adapter's target. */
 enum lodge_site {
@@ -203,16 +227,17 @@ struct lodge_plan {
 int lodge_plan_check(const struct lodge_plan *p, struct lodge_error *e);
 
 /* Splits the layers into groups of one kind, each group into equal parts until a page of
- * `page_tokens` tokens with `kv_bytes` bytes an element is at most 2 MiB; fills groups,
- * layer_group and the ops' group fields. NOMEM. Calling it again replaces the groups. */
-int lodge_plan_group(struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes,
+ * `page_tokens` tokens of `kv` is at most 2 MiB; fills groups, layer_group and the ops' group
+ * fields. NOMEM. Calling it again replaces the groups. */
+int lodge_plan_group(struct lodge_plan *p, enum lodge_kv_dtype kv, uint32_t page_tokens,
                      struct lodge_error *e);
 
 /* Bytes of keys and values that one page of group g needs for T tokens. */
-size_t lodge_plan_group_bytes(const struct lodge_plan *p, uint32_t g, uint32_t page_tokens,
-                              uint32_t kv_bytes);
+size_t lodge_plan_group_bytes(const struct lodge_plan *p, uint32_t g, enum lodge_kv_dtype kv,
+                              uint32_t page_tokens);
 /* Page size in bytes for all groups: the largest need, rounded up to 4096. */
-size_t lodge_plan_page_bytes(const struct lodge_plan *p, uint32_t page_tokens, uint32_t kv_bytes);
+size_t lodge_plan_page_bytes(const struct lodge_plan *p, enum lodge_kv_dtype kv,
+                             uint32_t page_tokens);
 /* An earlier linear with the same stored bytes in the same form (a tied head), or LODGE_NONE. */
 int32_t lodge_plan_twin(const struct lodge_plan *p, uint32_t linear);
 /* Bytes of all linears as stored, twins once. */

@@ -235,9 +235,11 @@ static void put_pool(struct writer *w, const struct lodge_engine_stats *st,
     lodge_buf_printf(w->out, "lodge_pool_bytes %llu\n",
                      (unsigned long long)info->memory.pool_bytes);
     put_head(w, "vllm:cache_config_info", "gauge", "how the pool is cut");
-    lodge_buf_printf(w->out,
-                     "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\"} 1\n",
-                     w->label, info->page_tokens, info->n_pages);
+    lodge_buf_printf(
+        w->out,
+        "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\",cache_dtype="
+        "\"%s\"} 1\n",
+        w->label, info->page_tokens, info->n_pages, info->memory.kv_dtype);
 }
 
 /* Names of tenants and adapters, where the operator lets them be seen. */

@@ -177,6 +177,7 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
         .device = c->device,
         .cpu_isa = c->cpu_isa,
         .n_threads = (uint32_t)c->threads,
+        .kv_cache_dtype = c->kv_cache_dtype,
         .max_model_len = (uint32_t)c->max_model_len,
         .max_seqs = (uint32_t)c->max_num_seqs,
         .max_step_tokens = (uint32_t)c->max_num_batched_tokens,
@@ -214,10 +215,11 @@ static void print_weights(void *cookie, const struct lodge_engine_weights *w)
 static void print_memory(const struct lodge_serve_config *cfg, const struct lodge_engine_memory *m)
 {
     printf("weights    %10.1f MiB\nworkspace  %10.1f MiB\npool       %10.1f MiB (%u pages of %u "
-           "tokens, %.1f KiB each)\ntotal      %10.1f MiB\nfree       %10.1f MiB\ncontext    %10u "
+           "tokens in %s, %.1f KiB each)\ntotal      %10.1f MiB\nfree       %10.1f MiB\ncontext    "
+           "%10u "
            "tokens\n",
            (double)m->weight_bytes / 1048576, (double)m->workspace_bytes / 1048576,
-           (double)m->pool_bytes / 1048576, m->n_pages, m->page_tokens,
+           (double)m->pool_bytes / 1048576, m->n_pages, m->page_tokens, m->kv_dtype,
            (double)m->page_bytes / 1024, (double)m->total_bytes / 1048576,
            (double)m->free_bytes / 1048576, m->max_model_len);
     if (cfg->weights_cache)

@@ -195,6 +195,19 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
         vandq_u32(vcgtq_f32(x.v[h], bound.v[h]), vreinterpretq_u32_f32(v.v[h]))));
 }
 
+/* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
+INLINE vec v_butterfly(vec v, const int bit)
+{
+    if (bit == 4)
+        return (vec){{vaddq_f32(v.v[0], v.v[1]), vsubq_f32(v.v[0], v.v[1])}};
+    static const uint32_t upper[2][4] = {{0, ~0u, 0, ~0u}, {0, 0, ~0u, ~0u}};
+    vec other;
+    for (int h = 0; h < 2; h++)
+        other.v[h] = bit == 1 ? vrev64q_f32(v.v[h]) : vextq_f32(v.v[h], v.v[h], 2);
+    EACH_HALF(vbslq_f32(vld1q_u32(upper[bit - 1]), vsubq_f32(other.v[h], v.v[h]),
+                        vaddq_f32(v.v[h], other.v[h])));
+}
+
 INLINE float v_most(vec v)
 {
     float32x4_t a = greater4(v.v[0], v.v[1]);
@@ -248,6 +261,12 @@ INLINE vec load_half(const uint8_t *p)
 }
 
 /* ---- bf16 ---- */
+
+/* LANES numbers, widened. */
+INLINE vec load_bf16(const uint8_t *p)
+{
+    EACH_HALF(vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p + 8 * h)), 16)));
+}
 
 /* LANES pairs of weights. */
 typedef struct {
@@ -469,6 +488,62 @@ INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2]
     }
     sum[0] = vaddvq_s32(sums[0]);
     sum[1] = vaddvq_s32(sums[1]);
+}
+
+/* Four codes of 15 bits, 128 high + low: signed bytes, and bytes below 128. */
+typedef struct {
+    uint32_t high, low;
+} code4;
+
+/* LANES integer sums of products with codes, of both parts. */
+typedef struct {
+    int32x4_t high[2], low[2];
+} code_sums;
+
+/* A kernel keeps the sums of so many rows in registers; a code is broadcast for so many vectors. */
+#define CODE_ROWS 6
+#define CODE_VECS 1
+#define CODE_SWITCH SWITCH_ROWS_6
+#define SUM_START 0
+
+/* LANES codes, from their numbers not yet rounded. */
+INLINE void store_codes15(code4 *to, vec x)
+{
+    int16x8_t n =
+        vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.v[0])), vmovn_s32(vcvtnq_s32_f32(x.v[1])));
+    uint32x2x2_t parts = {{vreinterpret_u32_s8(vmovn_s16(vshrq_n_s16(n, 7))),
+                           vreinterpret_u32_s8(vmovn_s16(vandq_s16(n, vdupq_n_s16(127))))}};
+    vst2_u32(&to->high, parts);
+}
+
+INLINE code_sums sums_from(int32_t start)
+{
+    (void)start;
+    int32x4_t zero = vdupq_n_s32(0);
+    return (code_sums){{zero, zero}, {zero, zero}};
+}
+
+/* sums += products of 4 signed bytes of w for each lane with 4 codes of each of m rows at x, `row`
+ * apart. */
+INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 *x, size_t row,
+                      const bool keys, const unsigned m, const unsigned vectors)
+{
+    (void)keys, (void)vectors;
+    int8x16_t four[2] = {vld1q_s8((const int8_t *)w), vld1q_s8((const int8_t *)w + 16)};
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        int8x16_t high = vreinterpretq_s8_u32(vdupq_n_u32(x[i * row].high));
+        int8x16_t low = vreinterpretq_s8_u32(vdupq_n_u32(x[i * row].low));
+        for (int h = 0; h < 2; h++) {
+            acc[i][0].high[h] = vdotq_s32(acc[i][0].high[h], four[h], high);
+            acc[i][0].low[h] = vdotq_s32(acc[i][0].low[h], four[h], low);
+        }
+    }
+}
+
+INLINE vec float_sums(code_sums s)
+{
+    EACH_HALF(vcvtq_f32_s32(vaddq_s32(vshlq_n_s32(s.high[h], 7), s.low[h])));
 }
 
 /* 32 bytes of codes: 4 columns of 8 rows; or 8 integer sums. */

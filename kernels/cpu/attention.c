@@ -11,11 +11,6 @@
 
 #define RANGE_TOKENS (LODGE_RANGE_PAGES * LODGE_PAGE_TOKENS)
 
-static uint32_t padded_dim(uint32_t d)
-{
-    return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
-}
-
 uint8_t *lodge_cpu_kv_head(const struct lodge_device *d, const struct lodge_row *row,
                            uint32_t group, uint32_t group_layer, uint32_t kv_head, uint32_t block)
 {
@@ -23,7 +18,7 @@ uint8_t *lodge_cpu_kv_head(const struct lodge_device *d, const struct lodge_row 
     if (page == LODGE_NO_PAGE)
         return NULL;
     const struct lodge_layer_group *g = &d->plan->groups[group];
-    size_t head = lodge_kv_head_bytes(g->head_dim);
+    size_t head = lodge_kv_head_bytes(d->cfg.kv, g->head_dim, LODGE_PAGE_TOKENS);
     return d->pool + page * d->page_bytes + ((size_t)group_layer * g->n_kv_heads + kv_head) * head;
 }
 
@@ -145,29 +140,34 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
     for (uint32_t b = 0; b < c->n_pages; b++)
         c->pages[b] =
             lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head, first_block + b);
+    bool last = range + 1 == item->range + item->n_ranges;
+    c->next = last ? NULL
+                   : lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head,
+                                       first_block + c->n_pages);
     set_bounds(op, row, item, range * RANGE_TOKENS, c);
-    d->k.attn(c);
+    d->k.kv[d->cfg.kv].attn(c);
 }
 
-/* Gathers the item's queries: (query, dim padded) bf16. */
+/* Gathers the item's queries. */
 static void gather_queries(const struct lodge_device *d, const struct lodge_op_attn *op,
-                           const struct attn_item *item, uint32_t dim, uint16_t *q)
+                           const struct attn_item *item, uint32_t dim, uint8_t *q)
 {
+    size_t bytes = lodge_kv_query_bytes(d->cfg.kv, dim);
     uint32_t group = op->n_heads / op->n_kv_heads;
     for (uint32_t i = 0; i < item->n_queries; i++) {
         uint32_t query = item->first_query + i;
         size_t token = d->step->rows[item->row].first_token + query / group;
         size_t head = item->kv_head * group + query % group;
-        memcpy(q + (size_t)i * dim, d->q + (token * op->n_heads + head) * dim, dim * sizeof *q);
+        memcpy(q + i * bytes, d->q + (token * op->n_heads + head) * bytes, bytes);
     }
 }
 
 static void run_item(struct lodge_device *d, const struct lodge_op_attn *op,
                      const struct attn_item *item, uint8_t *scratch)
 {
-    uint32_t dim = padded_dim(op->head_dim);
+    uint32_t dim = lodge_kv_dim(op->head_dim);
     float *acc = (float *)scratch, *next = acc + LODGE_ATTN_QUERIES * dim;
-    uint16_t *q = (uint16_t *)(next + LODGE_ATTN_QUERIES * dim);
+    uint8_t *q = (uint8_t *)(next + LODGE_ATTN_QUERIES * dim);
     gather_queries(d, op, item, dim, q);
     struct lodge_attn_call c = {.q = q,
                                 .n_queries = item->n_queries,
@@ -212,7 +212,7 @@ void lodge_cpu_attention(struct lodge_device *d, const struct lodge_op_attn *op,
 void lodge_cpu_merge_partials(struct lodge_device *d, const struct lodge_op_attn *op,
                               unsigned worker, unsigned n_workers)
 {
-    uint32_t dim = padded_dim(op->head_dim), turn = 0;
+    uint32_t dim = lodge_kv_dim(op->head_dim), turn = 0;
     for (uint32_t i = 0; i < d->n_items;) {
         uint32_t n = 1;
         const struct attn_item *item = &d->items[i];

@@ -50,10 +50,8 @@ static void cpu_name(char *out, size_t n)
 
 static void describe(const struct lodge_cpu_kernels *k, struct lodge_device_info *info)
 {
-    *info = (struct lodge_device_info){.page_tokens = LODGE_PAGE_TOKENS,
-                                       .kv_bytes = 2,
-                                       .depth = 1,
-                                       .memory_bytes = available_memory()};
+    *info = (struct lodge_device_info){
+        .page_tokens = LODGE_PAGE_TOKENS, .depth = 1, .memory_bytes = available_memory()};
     cpu_name(info->name, sizeof info->name);
     snprintf(info->rung, sizeof info->rung, "%s", k->name);
 }
@@ -98,6 +96,7 @@ static int open_device(const struct lodge_device_config *cfg, struct lodge_devic
         return err;
     }
     describe(&d->k, &d->info);
+    d->info.kv = cfg->kv;
     size_t at = strlen(d->info.name);
     snprintf(d->info.name + at, sizeof d->info.name - at, ", %u threads, %s",
              lodge_workers_count(d->workers), d->k.name);
@@ -143,7 +142,7 @@ static int model_load(struct lodge_device *d, const struct lodge_plan *p,
     int err = lodge_cpu_load(d, p, cache, fn, cookie, e);
     if (err)
         return err;
-    d->page_bytes = lodge_plan_page_bytes(p, LODGE_PAGE_TOKENS, 2);
+    d->page_bytes = lodge_plan_page_bytes(p, d->cfg.kv, LODGE_PAGE_TOKENS);
     d->space_bytes = lodge_cpu_workspace(d, p, NULL);
     d->space = lodge_pages_map(d->space_bytes);
     if (!d->space)

@@ -95,7 +95,7 @@ struct lodge_device {
     float *x;        /* (max_rows, d_model) residual stream */
     float *fp;       /* (max_rows, widest of qkv, attention out, d_ff, d_model) */
     float *attn_out; /* (max_rows, widest n_heads * dim padded) */
-    uint16_t *q;     /* (max_rows, n_heads, dim padded) bf16, scaled by nothing */
+    uint8_t *q;      /* (max_rows, n_heads, lodge_kv_query_bytes) */
     uint8_t *act[LODGE_ACT_FORM_COUNT];  /* tiles of the input */
     uint8_t *act2[LODGE_ACT_FORM_COUNT]; /* tiles of the MLP's inner activation */
     float *cos, *sin;                    /* (n_ropes, max_rows, n_freqs of the widest) */

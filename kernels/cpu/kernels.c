@@ -36,10 +36,9 @@ size_t lodge_wide_bytes(uint32_t n_cols)
     return LODGE_PANEL_ROWS * (kp * 2 + (kp + LODGE_SCALE_COLS - 1) / LODGE_SCALE_COLS * 4);
 }
 
-size_t lodge_kv_head_bytes(uint32_t head_dim)
+size_t lodge_kv_query_bytes(enum lodge_kv_dtype kv, uint32_t dim)
 {
-    size_t dim = ((size_t)head_dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
-    return dim * LODGE_PAGE_TOKENS * 2 * sizeof(uint16_t);
+    return dim * sizeof(uint16_t) + (kv == LODGE_KV_INT8 ? 16 : 0);
 }
 
 #if defined(__x86_64__)

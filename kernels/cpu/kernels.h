@@ -44,7 +44,6 @@
 #define LODGE_PAGE_TOKENS 32u
 #define LODGE_RANGE_PAGES 8u   /* attention: tokens of a range = 256 */
 #define LODGE_ATTN_QUERIES 12u /* most queries of one attention call */
-#define LODGE_KV_DIM_STEP 16u  /* head dims are padded to this in pages */
 
 enum lodge_act_form { LODGE_ACT_F32, LODGE_ACT_BF16, LODGE_ACT_Q8, LODGE_ACT_FORM_COUNT };
 
@@ -90,31 +89,75 @@ size_t lodge_wide_bytes(uint32_t n_cols);
 /* Tiles from which widening pays. */
 #define LODGE_WIDE_TILES 4u
 
+/* Keys and values of one (page, layer, kv head), lodge_kv_head_bytes long, of 32 tokens t and dims
+ * d < dim, padded with zeros to a multiple of 16. Keys stand as dot products over dims want them,
+ * with tokens as lanes; values as sums over tokens do, with dims as lanes.
+ *
+ *   bf16  K [dim / 2][32 t][2 d], then V [16 t pairs][dim][2 t]: nearest even bf16
+ *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V
+ *         [8 t quads][dim][4 t]: signed bytes. For the key, rotated as below, and for the value of
+ * a token, finite: scale = amax / 127 rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in
+ * -127 .. 127; amax / 127 below the least normal number: both are 0. Stored once, with the token:
+ * what comes later changes neither. (A bf16 scale is half of an fp32 one and has the same range;
+ *         that it is rounded does not matter, as codes are taken by it as it stands.)
+ *
+ * Rotated: H x in each block of n dims, n the greatest power of two that divides dim, H the
+ * Hadamard matrix: for h = 1, 2, 4 .. n / 2, pairs i, i + h with bit h of i clear become (x[i] +
+ * x[i + h], x[i] - x[i + h]) in fp32. It spreads the few large dims that keys tend to have over
+ * all, so that they do not make the codes of the others coarse. (SmolLM2: half the error.) Queries
+ * are rotated too, which multiplies the dot product by n.
+ */
+
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
  * a (position, head of the group) pair) against up to 8 pages of that kv head. The state of each
  * query is (max, sum, acc) as below; the call starts from an empty state.
  *
  * Per page, in order, for each query (all lanes t < 32 of the page at once):
- *   s[t] = chain over pairs of dims as BF16 above (q first operand);   s *= scale (in fp32)
- *   softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below
- *   masked lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped
- *   pm = max of lanes; if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm
- *   p[t] = exp(s[t] - max), 0 where masked; sum += tree(p)
- *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
+ *   s[t] = chain over pairs of dims as BF16 above (q, in bf16, first operand);   s *= scale (in
+ * fp32) softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below masked
+ * lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped pm = max of lanes;
+ * if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm p[t] = exp(s[t] - max), 0 where
+ * masked; sum += tree(p) p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p
+ * first operand)
+ *
+ * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
+ * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
+ *   q rotated; amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax))
+ *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 / n * scale)
+ *   top = max of value scale[t] over the lanes that the query sees
+ *   c[t] = rint(p[t] * (value scale[t] * inverse15(top))), 0 where masked
+ *   acc[d] = fma((float)sum of c[t] v[t][d], top / 16383, acc[d])
+ * The sums are exact in int32: 512 * 16383 * 127 < 2^31. A weight is thus rounded to 1 / 16383 of
+ * the greatest in its range, so less than 1 % of a range's weight can be lost. p and sum are as
+ * above.
+ *
  * tree(p): 16 lanes a[j] = p[j] + p[j + 16]; then halves: a[j] + a[j + 8], + 4, + 2, + 1.
  * exp(x): lodge_ref_exp in kernels/ref/math.h.
  * Keys or values of masked lanes may be anything (NaN too): they must not reach acc or sum.
  */
 struct lodge_attn_call {
-    const uint16_t *q; /* (n_queries, dim) bf16, dim padded with zeros to a multiple of 16 */
+    const uint8_t *q; /* n_queries as lodge_kv_ops.query made them, lodge_kv_query_bytes apart */
     uint32_t n_queries;
     uint32_t dim;            /* padded */
-    const uint8_t *pages[8]; /* K then V of this kv head in each page, see lodge_kv_head_bytes */
+    const uint8_t *pages[8]; /* keys and values of this kv head in each page, as above */
     uint32_t n_pages;
+    const uint8_t *next; /* what the caller reads after these pages, to be fetched; or NULL */
     uint32_t first[12], last[12]; /* token range per query, relative to pages[0]; may be empty */
     float scale, softcap;
     float max[12], sum[12]; /* out */
     float *acc;             /* out: (n_queries, dim), not normalised */
+};
+
+/* Bytes of a query; dim is padded. */
+size_t lodge_kv_query_bytes(enum lodge_kv_dtype kv, uint32_t dim);
+
+/* What is done with keys and values of one dtype. */
+struct lodge_kv_ops {
+    /* A query as this rung's attn wants it: in bf16, or codes with their scale; aligned to 16. */
+    void (*query)(const float *q, uint32_t dim, uint8_t *out);
+    /* Stores key and value of token t (< 32) of one kv head. */
+    void (*store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
+    void (*attn)(struct lodge_attn_call *c);
 };
 
 /* Adapters (kernels/adapter.h). Cells on every rung and the reference:
@@ -151,10 +194,6 @@ struct lodge_lora_expand {
 /* The state of a shrink: chains[row][granule][q][2 * rank + h]. */
 typedef float lodge_lora_chains[LODGE_LORA_ROWS][2][2][16];
 
-/* K of one (page, layer, kv head): bf16 [dim/2][32 tokens][2 dims]; then V: bf16
- * [16 token pairs][dim][2 tokens]. 128 * dim bytes. */
-size_t lodge_kv_head_bytes(uint32_t head_dim);
-
 struct lodge_cpu_kernels {
     const char *name; /* rung */
     struct lodge_gemm gemm[LODGE_FMT_COUNT];
@@ -186,9 +225,7 @@ struct lodge_cpu_kernels {
     void (*rope)(float *head, const float *cos, const float *sin, uint32_t n);
     /* Rounds dim values to bf16 (nearest even), zero-pads to dim_padded. */
     void (*to_bf16)(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t *out);
-    /* Stores key and value of token t (< 32) of one kv head. */
-    void (*kv_store)(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim);
-    void (*attn)(struct lodge_attn_call *c);
+    struct lodge_kv_ops kv[LODGE_KV_DTYPE_COUNT];
     /* Goes on with the chains, or begins them if `first`, over n_lines (even) of the rows of cells
      * of `granules` (1 or 2) times 8 ranks of A; x is row 0's number for the first column, rows ldx
      * apart. */

@@ -17,11 +17,6 @@ static void barrier(const struct run *r)
     lodge_workers_barrier(r->d->workers);
 }
 
-static uint32_t padded_dim(uint32_t d)
-{
-    return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
-}
-
 static void share(const struct run *r, uint32_t n, uint32_t *from, uint32_t *to)
 {
     lodge_cpu_share(n, r->worker, r->n_workers, from, to);
@@ -144,7 +139,7 @@ static void finish_token(const struct qkv_ctx *c, uint32_t token)
 {
     struct lodge_device *d = c->d;
     const struct lodge_op_qkv *op = c->op;
-    uint32_t dim = op->head_dim, dp = padded_dim(dim);
+    uint32_t dim = op->head_dim;
     float *q = d->fp + (size_t)token * c->width;
     float *k = q + op->n_heads * dim, *v = k + op->n_kv_heads * dim;
     norm_heads(d, &op->q_norm, q, op->n_heads, dim);
@@ -156,15 +151,17 @@ static void finish_token(const struct qkv_ctx *c, uint32_t token)
         for (uint32_t h = 0; h < op->n_heads + op->n_kv_heads; h++)
             d->k.rope(q + h * dim, d->cos + at, d->sin + at, n);
     }
+    const struct lodge_kv_ops *ops = &d->k.kv[d->cfg.kv];
+    size_t bytes = lodge_kv_query_bytes(d->cfg.kv, lodge_kv_dim(dim));
     for (uint32_t h = 0; h < op->n_heads; h++)
-        d->k.to_bf16(q + h * dim, dim, dp, d->q + ((size_t)token * op->n_heads + h) * dp);
+        ops->query(q + h * dim, dim, d->q + ((size_t)token * op->n_heads + h) * bytes);
     const struct token_info *info = &d->tokens[token];
     const struct lodge_row *row = &d->step->rows[info->row];
     for (uint32_t h = 0; h < op->n_kv_heads; h++) {
         uint8_t *kv = lodge_cpu_kv_head(d, row, op->group, op->group_layer, h,
                                         info->position / LODGE_PAGE_TOKENS);
         if (kv)
-            d->k.kv_store(kv, info->position % LODGE_PAGE_TOKENS, k + h * dim, v + h * dim, dim);
+            ops->store(kv, info->position % LODGE_PAGE_TOKENS, k + h * dim, v + h * dim, dim);
     }
 }
 

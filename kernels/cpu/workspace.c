@@ -15,7 +15,7 @@ static void *take(struct carver *c, size_t n, size_t size)
 }
 
 struct widths {
-    uint32_t qkv, attn, inner, dim, freqs;
+    uint32_t qkv, attn, heads, inner, dim, freqs;
 };
 
 static uint32_t most(uint32_t a, uint32_t b)
@@ -28,11 +28,6 @@ static size_t most_bytes(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static uint32_t padded_dim(uint32_t d)
-{
-    return (d + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
-}
-
 static struct widths widest(const struct lodge_plan *p)
 {
     struct widths w = {0};
@@ -41,8 +36,9 @@ static struct widths widest(const struct lodge_plan *p)
         if (op->kind == LODGE_OP_QKV) {
             const struct lodge_op_qkv *q = &op->qkv;
             w.qkv = most(w.qkv, (q->n_heads + 2 * q->n_kv_heads) * q->head_dim);
-            w.attn = most(w.attn, q->n_heads * padded_dim(q->head_dim));
-            w.dim = most(w.dim, padded_dim(q->head_dim));
+            w.attn = most(w.attn, q->n_heads * lodge_kv_dim(q->head_dim));
+            w.heads = most(w.heads, q->n_heads);
+            w.dim = most(w.dim, lodge_kv_dim(q->head_dim));
         } else if (op->kind == LODGE_OP_GATE_UP) {
             w.inner = most(w.inner, p->linears[op->gate_up.up].n_rows);
         }
@@ -84,7 +80,8 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->x = take(&c, rows * p->d_model, sizeof(float));
     d->fp = take(&c, rows * fp, sizeof(float));
     d->attn_out = take(&c, rows * w.attn, sizeof(float));
-    d->q = take(&c, rows * w.attn, sizeof(uint16_t));
+    d->q = take(
+        &c, rows * (w.attn * sizeof(uint16_t) + w.heads * lodge_kv_query_bytes(d->cfg.kv, 0)), 1);
     for (int f = 0; f < LODGE_ACT_FORM_COUNT; f++) {
         d->act[f] = take(&c, tiles_bytes(d, (enum lodge_act_form)f, in), 1);
         d->act2[f] = take(&c, tiles_bytes(d, (enum lodge_act_form)f, w.inner), 1);

@@ -62,6 +62,17 @@ static inline float lodge_e4m3_float(uint8_t c)
     return sign ? -f : f;
 }
 
+/* The scale of codes up to 127 of numbers up to amax, as bf16: amax / 127 rounded up, 0 if that is
+ * not a normal number. */
+static inline uint16_t lodge_kv_scale(float amax)
+{
+    uint32_t u = lodge_float_bits(amax / 127.0f);
+    return u & 0x7F800000u ? (uint16_t)((u + 0xFFFFu) >> 16) : 0;
+}
+
+#define LODGE_CODE15_MAX 16383.0f
+#define LODGE_CODE15_LEAST 0x1p-100f /* numbers up to less than this are 0 */
+
 #define LODGE_EXP_LOW (-87.0f) /* below: 0 */
 #define LODGE_EXP_HIGH 88.0f   /* above: exp(88) */
 #define LODGE_LOG2E 1.44269504f

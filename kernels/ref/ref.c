@@ -310,7 +310,7 @@ static void to_bf16(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t 
 
 static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim)
 {
-    uint32_t dp = (dim + LODGE_KV_DIM_STEP - 1) / LODGE_KV_DIM_STEP * LODGE_KV_DIM_STEP;
+    uint32_t dp = lodge_kv_dim(dim);
     uint16_t *keys = (uint16_t *)kv_head, *values = keys + (size_t)dp * 32;
     for (uint32_t d = 0; d < dp; d++) {
         keys[((size_t)(d / 2) * 32 + t) * 2 + d % 2] = d < dim ? lodge_float_bf16(k[d]) : 0;
@@ -318,28 +318,156 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     }
 }
 
+/* What numbers up to amax are multiplied with to be codes of 15 bits. */
+static float inverse15(float amax)
+{
+    return amax >= LODGE_CODE15_LEAST ? LODGE_CODE15_MAX / amax : 0;
+}
+
+/* H x in blocks of dims; dim is padded. */
+static void rotate(float *x, uint32_t dim)
+{
+    for (uint32_t h = 1; h < lodge_kv_block(dim); h *= 2)
+        for (uint32_t i = 0; i < dim; i++)
+            if (!(i & h)) {
+                float a = x[i], b = x[i + h];
+                x[i] = a + b;
+                x[i + h] = a - b;
+            }
+}
+
+/* Scale and codes of n numbers. */
+static uint16_t quantize(const float *x, uint32_t n, int8_t *codes)
+{
+    float amax = 0;
+    for (uint32_t d = 0; d < n; d++)
+        amax = fabsf(x[d]) > amax ? fabsf(x[d]) : amax;
+    uint16_t scale = lodge_kv_scale(amax);
+    float inverse = scale ? 1.0f / lodge_bf16_float(scale) : 0;
+    for (uint32_t d = 0; d < n; d++)
+        codes[d] = (int8_t)fmaxf(fminf(rintf(x[d] * inverse), 127), -127);
+    return scale;
+}
+
+/* A query's codes, then what one is in the rotated query's dot product. */
+static void query_int8(const float *q, uint32_t dim, uint8_t *out)
+{
+    uint32_t dp = lodge_kv_dim(dim);
+    float rotated[LODGE_HEAD_DIM_MAX] = {0}, amax = 0;
+    int16_t *codes = (int16_t *)out;
+    memcpy(rotated, q, dim * sizeof *q);
+    rotate(rotated, dp);
+    for (uint32_t d = 0; d < dp; d++)
+        amax = fmaxf(amax, fabsf(rotated[d]));
+    for (uint32_t d = 0; d < dp; d++)
+        codes[d] = (int16_t)rintf(rotated[d] * inverse15(amax));
+    float step = amax / LODGE_CODE15_MAX / (float)lodge_kv_block(dp);
+    memcpy(codes + dp, &step, sizeof step);
+}
+
+static void query_bf16(const float *q, uint32_t dim, uint8_t *out)
+{
+    to_bf16(q, dim, lodge_kv_dim(dim), (uint16_t *)out);
+}
+
+static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const float *v,
+                          uint32_t dim)
+{
+    uint32_t dp = lodge_kv_dim(dim);
+    uint16_t *scales = (uint16_t *)kv_head;
+    int8_t *keys = (int8_t *)(scales + 64), *values = keys + (size_t)dp * 32;
+    int8_t key[LODGE_HEAD_DIM_MAX], value[LODGE_HEAD_DIM_MAX] = {0};
+    float rotated[LODGE_HEAD_DIM_MAX] = {0};
+    memcpy(rotated, k, dim * sizeof *k);
+    rotate(rotated, dp);
+    scales[t] = quantize(rotated, dp, key);
+    scales[32 + t] = quantize(v, dim, value);
+    for (uint32_t d = 0; d < dp; d++) {
+        keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4] = key[d];
+        values[((size_t)(t / 4) * dp + d) * 4 + t % 4] = value[d];
+    }
+}
+
 /* ---- attention ---- */
 
-static float score(const struct lodge_attn_call *c, const uint16_t *q, const uint16_t *keys,
-                   uint32_t t)
+static float capped(const struct lodge_attn_call *c, float s)
 {
+    return c->softcap > 0 ? c->softcap * lodge_ref_tanh(s / c->softcap) : s;
+}
+
+static float score(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page, uint32_t t)
+{
+    const uint16_t *q = (const uint16_t *)c->q + (size_t)i * c->dim, *keys = (const uint16_t *)page;
     float s = 0;
     for (uint32_t d = 0; d < c->dim; d += 2)
         for (int odd = 1; odd >= 0; odd--)
             s = fmaf(lodge_bf16_float(q[d + (uint32_t)odd]),
                      lodge_bf16_float(keys[((size_t)(d / 2) * 32 + t) * 2 + odd]), s);
-    s = s * c->scale;
-    return c->softcap > 0 ? c->softcap * lodge_ref_tanh(s / c->softcap) : s;
+    return s * c->scale;
 }
 
-/* One page for one query; lanes [a, b) of the page are visible. */
-static void attend_page(struct lodge_attn_call *c, uint32_t i, const uint8_t *page, uint32_t a,
-                        uint32_t b)
+/* acc += p V, p being 0 outside [a, b). */
+static void add_values(const struct lodge_attn_call *c, const float *p, const uint8_t *page,
+                       uint32_t a, uint32_t b, float *acc)
 {
-    const uint16_t *keys = (const uint16_t *)page, *values = keys + (size_t)c->dim * 32;
+    const uint16_t *values = (const uint16_t *)page + (size_t)c->dim * 32;
+    for (uint32_t d = 0; d < c->dim; d++)
+        for (uint32_t t = 0; t < 32; t += 2)
+            for (uint32_t odd = 2; odd-- > 0;)
+                if (t + odd >= a && t + odd < b)
+                    acc[d] = fmaf(
+                        lodge_bf16_float(lodge_float_bf16(p[t + odd])),
+                        lodge_bf16_float(values[((size_t)(t / 2) * c->dim + d) * 2 + odd]), acc[d]);
+}
+
+static float score_int8(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page,
+                        uint32_t t)
+{
+    const uint8_t *q = c->q + i * lodge_kv_query_bytes(LODGE_KV_INT8, c->dim);
+    const uint16_t *scales = (const uint16_t *)page;
+    const int8_t *keys = (const int8_t *)page + 128;
+    const int16_t *codes = (const int16_t *)q;
+    float step;
+    int32_t sum = 0;
+    memcpy(&step, codes + c->dim, sizeof step);
+    for (uint32_t d = 0; d < c->dim; d++)
+        sum += codes[d] * keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4];
+    return (float)sum * lodge_bf16_float(scales[t]) * (step * c->scale);
+}
+
+static void add_values_int8(const struct lodge_attn_call *c, const float *p, const uint8_t *page,
+                            uint32_t a, uint32_t b, float *acc)
+{
+    const uint16_t *scales = (const uint16_t *)page + 32;
+    const int8_t *values = (const int8_t *)page + 128 + (size_t)c->dim * 32;
+    int32_t codes[32];
+    float most = 0;
+    for (uint32_t t = a; t < b; t++)
+        most = fmaxf(most, lodge_bf16_float(scales[t]));
+    for (uint32_t t = a; t < b; t++)
+        codes[t] = (int32_t)rintf(p[t] * (lodge_bf16_float(scales[t]) * inverse15(most)));
+    for (uint32_t d = 0; d < c->dim; d++) {
+        int32_t sum = 0;
+        for (uint32_t t = a; t < b; t++)
+            sum += codes[t] * values[((size_t)(t / 4) * c->dim + d) * 4 + t % 4];
+        acc[d] = fmaf((float)sum, most / LODGE_CODE15_MAX, acc[d]);
+    }
+}
+
+/* The products of a dtype. */
+struct products {
+    float (*score)(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page, uint32_t t);
+    void (*add_values)(const struct lodge_attn_call *c, const float *p, const uint8_t *page,
+                       uint32_t a, uint32_t b, float *acc);
+};
+
+/* One page for one query; lanes [a, b) of the page are visible. */
+static void attend_page(struct lodge_attn_call *c, const struct products *k, uint32_t i,
+                        const uint8_t *page, uint32_t a, uint32_t b)
+{
     float p[32] = {0}, most = -INFINITY;
     for (uint32_t t = a; t < b; t++) {
-        p[t] = score(c, c->q + (size_t)i * c->dim, keys, t);
+        p[t] = capped(c, k->score(c, i, page, t));
         most = p[t] > most ? p[t] : most;
     }
     float *acc = c->acc + (size_t)i * c->dim;
@@ -351,24 +479,15 @@ static void attend_page(struct lodge_attn_call *c, uint32_t i, const uint8_t *pa
         c->max[i] = most;
     }
     float lanes[16];
-    uint16_t weight[32];
-    for (uint32_t t = 0; t < 32; t++) {
-        p[t] = t >= a && t < b ? lodge_ref_exp(p[t] - c->max[i]) : 0;
-        weight[t] = lodge_float_bf16(p[t]);
-    }
+    for (uint32_t t = a; t < b; t++)
+        p[t] = lodge_ref_exp(p[t] - c->max[i]);
     for (int j = 0; j < 16; j++)
         lanes[j] = p[j] + p[j + 16];
     c->sum[i] += lodge_ref_tree16(lanes);
-    for (uint32_t d = 0; d < c->dim; d++)
-        for (uint32_t t = 0; t < 32; t += 2)
-            for (uint32_t odd = 2; odd-- > 0;)
-                if (t + odd >= a && t + odd < b)
-                    acc[d] = fmaf(
-                        lodge_bf16_float(weight[t + odd]),
-                        lodge_bf16_float(values[((size_t)(t / 2) * c->dim + d) * 2 + odd]), acc[d]);
+    k->add_values(c, p, page, a, b, acc);
 }
 
-static void attn(struct lodge_attn_call *c)
+static void attend(struct lodge_attn_call *c, const struct products *k)
 {
     for (uint32_t i = 0; i < c->n_queries; i++) {
         c->max[i] = -INFINITY;
@@ -379,9 +498,19 @@ static void attn(struct lodge_attn_call *c)
             uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
             uint32_t b = c->last[i] < to ? c->last[i] : to;
             if (b > from && a < b - from)
-                attend_page(c, i, c->pages[page], a, b - from);
+                attend_page(c, k, i, c->pages[page], a, b - from);
         }
     }
+}
+
+static void attn(struct lodge_attn_call *c)
+{
+    attend(c, &(struct products){score, add_values});
+}
+
+static void attn_int8(struct lodge_attn_call *c)
+{
+    attend(c, &(struct products){score_int8, add_values_int8});
 }
 
 /* ---- adapters ---- */
@@ -462,8 +591,8 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->cap = cap;
     k->rope = rope;
     k->to_bf16 = to_bf16;
-    k->kv_store = kv_store;
-    k->attn = attn;
+    k->kv[LODGE_KV_BF16] = (struct lodge_kv_ops){query_bf16, kv_store, attn};
+    k->kv[LODGE_KV_INT8] = (struct lodge_kv_ops){query_int8, kv_store_int8, attn_int8};
     k->lora_shrink = lora_shrink;
     k->lora_sum = lora_sum;
     k->lora_expand = lora_expand;

@@ -171,9 +171,10 @@ static void to_bf16(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t 
         store_bf16(out + i, v_load_tail(x + i, left_of(dim, i)));
 }
 
-static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *v, uint32_t dim)
+static void kv_store_bf16(uint8_t *kv_head, uint32_t t, const float *k, const float *v,
+                          uint32_t dim)
 {
-    uint32_t dp = (dim + 15) / 16 * 16;
+    uint32_t dp = lodge_kv_dim(dim);
     uint32_t *keys = (uint32_t *)(void *)kv_head;
     uint16_t *values = (uint16_t *)(void *)kv_head + (size_t)dp * 32;
     for (uint32_t d = 0; d < dp; d += 16) {
@@ -185,6 +186,89 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
         for (uint32_t j = 0; j < 16; j++)
             values[((size_t)(t / 2) * dp + d + j) * 2 + t % 2] = half[j];
     }
+}
+
+/* A head, padded and rotated as kernels/cpu/kernels.h says. */
+static void rotate(const float *from, uint32_t dim, float *x)
+{
+    uint32_t dp = lodge_kv_dim(dim), block = lodge_kv_block(dp);
+    for (uint32_t i = 0; i < dp; i += LANES) {
+        vec v = v_load_tail(from + i, left_of(dim, i));
+        v = v_butterfly(v_butterfly(v_butterfly(v, 1), 2), 4);
+        v_store(x + i, LANES > 8 ? v_butterfly(v, LANES / 2) : v);
+    }
+    for (uint32_t h = LANES; h < block; h *= 2)
+        for (uint32_t i = 0; i < dp; i += i % h + LANES < h ? LANES : LANES + h) {
+            vec a = v_load(x + i), b = v_load(x + i + h);
+            v_store(x + i, v_add(a, b));
+            v_store(x + i + h, v_sub(a, b));
+        }
+}
+
+/* A query's codes, then what their sums start from and what one of them is. The total of codes is
+ * exact in floats too. */
+static void query_int8(const float *q, uint32_t dim, uint8_t *out)
+{
+    uint32_t dp = lodge_kv_dim(dim);
+    float x[LODGE_HEAD_DIM_MAX];
+    code4 *codes = (code4 *)(void *)out;
+    vec most = v_set(0), totals[VECS16];
+    rotate(q, dim, x);
+    for (uint32_t d = 0; d < dp; d += LANES)
+        most = v_max(v_abs(v_load(x + d)), most);
+    for (uint32_t j = 0; j < VECS16; j++)
+        totals[j] = v_set(0);
+    float amax = v_most(most);
+    const vec inverse = v_set(inverse15(amax));
+    for (uint32_t d = 0; d < dp; d += LANES) {
+        vec c = v_mul(v_load(x + d), inverse);
+        store_codes15(codes + d / 4, c);
+        totals[0] = v_add(totals[0], v_round(c));
+    }
+    struct query_tail tail = {SUM_START * (int32_t)tree16(totals),
+                              amax / LODGE_CODE15_MAX / (float)lodge_kv_block(dp)};
+    memcpy(codes + dp / 4, &tail, sizeof tail);
+}
+
+static void query_bf16(const float *q, uint32_t dim, uint8_t *out)
+{
+    to_bf16(q, dim, lodge_kv_dim(dim), (uint16_t *)(void *)out);
+}
+
+/* Codes of dim numbers, zeros after them up to a multiple of 32; returns their scale. */
+static uint16_t quantize(const float *x, uint32_t dim, uint8_t *codes)
+{
+    vec most = v_set(0);
+    for (uint32_t d = 0; d < dim; d += LANES)
+        most = v_max(v_abs(v_load_tail(x + d, dim - d)), most);
+    uint16_t scale = lodge_kv_scale(v_most(most));
+    const vec inverse = v_set(scale ? 1.0f / lodge_bf16_float(scale) : 0);
+    for (uint32_t d = 0; d < dim; d += 32) {
+        vec part[VECS32];
+        int32_t sums[2];
+        for (uint32_t j = 0; j < VECS32; j++)
+            part[j] = v_load_tail(x + d + LANES * j, left_of(dim, d + LANES * j));
+        store_codes(codes + d, part, inverse, sums);
+    }
+    return scale;
+}
+
+static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const float *v,
+                          uint32_t dim)
+{
+    uint32_t dp = lodge_kv_dim(dim);
+    uint16_t *scales = (uint16_t *)(void *)kv_head;
+    uint8_t *keys = kv_head + 4 * PAGE, *values = keys + (size_t)dp * PAGE;
+    uint8_t codes[LODGE_HEAD_DIM_MAX];
+    float rotated[LODGE_HEAD_DIM_MAX];
+    rotate(k, dim, rotated);
+    scales[t] = quantize(rotated, dp, codes);
+    for (uint32_t d = 0; d < dp; d += 4)
+        memcpy(keys + ((size_t)(d / 4) * PAGE + t) * 4, codes + d, 4);
+    scales[PAGE + t] = quantize(v, dim, codes);
+    values += (size_t)(t / 4) * dp * 4 + t % 4;
+    for (uint32_t d = 0; d < dp; d++)
+        values[(size_t)d * 4] = codes[d];
 }
 
 void RUNG(rows)(struct lodge_cpu_kernels *k)
@@ -199,5 +283,8 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->cap = cap;
     k->rope = rope;
     k->to_bf16 = to_bf16;
-    k->kv_store = kv_store;
+    k->kv[LODGE_KV_BF16].query = query_bf16;
+    k->kv[LODGE_KV_INT8].query = query_int8;
+    k->kv[LODGE_KV_BF16].store = kv_store_bf16;
+    k->kv[LODGE_KV_INT8].store = kv_store_int8;
 }

@@ -46,6 +46,8 @@ INLINE void fetch_far(const void *p)
 #define VECS16 (16 / LANES)
 #define VECS32 (32 / LANES)
 
+#define PAGE LODGE_PAGE_TOKENS
+
 /* The float whose bits are DOT_BIAS, where that is not 0: 1.5 * 2^23. To it integers below 2^22 add
  * up exactly, without a conversion. */
 #define DOT_BIAS_FLOAT 12582912.0f
@@ -125,6 +127,18 @@ INLINE vec v_tanh(vec x)
     vec e = v_add(v_exp(v_add(x, x)), v_set(1.0f));
     return v_sub(v_set(1.0f), v_div(v_set(2.0f), e));
 }
+
+/* What numbers up to amax are multiplied with to be codes of 15 bits. */
+INLINE float inverse15(float amax)
+{
+    return amax >= LODGE_CODE15_LEAST ? LODGE_CODE15_MAX / amax : 0;
+}
+
+/* After the codes of a query. */
+struct query_tail {
+    int32_t start; /* of sums over them */
+    float step;    /* what a code is, in a dot product with a rotated key */
+};
 
 /* acc += dot of bf16 pairs: n_pairs steps of `vectors` vectors of pairs at w, `stride` bytes apart,
  * ANDed with the mask of their step (NULL: none), against n_pairs steps of m pairs at t, whose rows

@@ -124,6 +124,18 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
     return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_GT_OQ), v);
 }
 
+/* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
+INLINE vec v_butterfly(vec v, const int h)
+{
+    vec other = h == 1   ? _mm256_permute_ps(v, 0xB1)
+                : h == 2 ? _mm256_permute_ps(v, 0x4E)
+                         : _mm256_permute2f128_ps(v, v, 1);
+    vec sum = _mm256_add_ps(v, other), difference = _mm256_sub_ps(other, v);
+    return h == 1   ? _mm256_blend_ps(sum, difference, 0xAA)
+           : h == 2 ? _mm256_blend_ps(sum, difference, 0xCC)
+                    : _mm256_blend_ps(sum, difference, 0xF0);
+}
+
 INLINE float v_most(vec v)
 {
     __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -175,6 +187,13 @@ INLINE vec load_half(const uint8_t *p)
 }
 
 /* ---- bf16 ---- */
+
+/* LANES numbers, widened. */
+INLINE vec load_bf16(const uint8_t *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
 
 /* A pair of activations, widened: what a multiply-add broadcasts. */
 typedef struct {
@@ -324,6 +343,60 @@ INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2]
         _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((void *)to, bytes);
+}
+
+/* Four codes of 15 bits. */
+typedef struct {
+    int16_t of[4];
+} code4;
+
+/* LANES integer sums of products with codes: of pairs of products, each half for half the lanes. */
+typedef struct {
+    __m256i half[2];
+} code_sums;
+
+/* A kernel keeps the sums of so many rows in registers; a code is broadcast for so many vectors. */
+#define CODE_ROWS 4
+#define CODE_VECS 1
+#define CODE_SWITCH SWITCH_ROWS_4
+#define SUM_START 0
+
+/* LANES codes, from their numbers not yet rounded. */
+INLINE void store_codes15(code4 *to, vec x)
+{
+    __m256i n = _mm256_cvtps_epi32(x);
+    __m128i codes = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+    _mm_storeu_si128((void *)to, codes);
+}
+
+INLINE code_sums sums_from(int32_t start)
+{
+    (void)start;
+    return (code_sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
+}
+
+/* sums += products of 4 signed bytes of w for each lane with 4 codes of each of m rows at x, `row`
+ * apart. */
+INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 *x, size_t row,
+                      const bool keys, const unsigned m, const unsigned vectors)
+{
+    (void)keys, (void)vectors;
+    __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)w));
+    __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w + 16)));
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        long long four;
+        memcpy(&four, &x[i * row], sizeof four);
+        __m256i codes = _mm256_set1_epi64x(four), *half = acc[i][0].half;
+        half[0] = _mm256_add_epi32(half[0], _mm256_madd_epi16(low, codes));
+        half[1] = _mm256_add_epi32(half[1], _mm256_madd_epi16(high, codes));
+    }
+}
+
+INLINE vec float_sums(code_sums s)
+{
+    __m256i n = _mm256_hadd_epi32(s.half[0], s.half[1]);
+    return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(n, 0xD8));
 }
 
 /* 32 bytes of codes: 4 columns of 8 rows. */

@@ -121,6 +121,17 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_GT_OQ), v);
 }
 
+/* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
+INLINE vec v_butterfly(vec v, const int h)
+{
+    const __mmask16 upper = h == 1 ? 0xAAAA : h == 2 ? 0xCCCC : h == 4 ? 0xF0F0 : 0xFF00;
+    vec other = h == 1   ? _mm512_permute_ps(v, 0xB1)
+                : h == 2 ? _mm512_permute_ps(v, 0x4E)
+                : h == 4 ? _mm512_shuffle_f32x4(v, v, 0xB1)
+                         : _mm512_shuffle_f32x4(v, v, 0x4E);
+    return _mm512_mask_sub_ps(_mm512_add_ps(v, other), upper, other, v);
+}
+
 INLINE float v_most(vec v)
 {
     return _mm512_reduce_max_ps(v);
@@ -266,7 +277,74 @@ INLINE __m512i dot_u8s8(__m512i acc, __m512i u8, __m512i s8)
     return acc;
 }
 
+/* Four codes of 15 bits, 128 high + low: signed bytes, and bytes below 128. */
+typedef struct {
+    uint32_t high, low;
+} code4;
+
+/* LANES integer sums of products with codes, of both parts. */
+typedef struct {
+    __m512i high, low;
+} code_sums;
+
+/* A kernel keeps the sums of so many rows in registers; a code is broadcast for so many vectors. */
+#define CODE_ROWS 6
+#define CODE_VECS 2
+#define CODE_SWITCH SWITCH_ROWS_6
+#define SUM_START (-128) /* of sums over keys, times the total of a row's codes */
+
+/* LANES codes, from their numbers not yet rounded. */
+INLINE void store_codes15(code4 *to, vec x)
+{
+    __m512i n = _mm512_cvtps_epi32(x);
+    __m128i high = _mm512_cvtepi32_epi8(_mm512_srai_epi32(n, 7));
+    __m128i low = _mm512_cvtepi32_epi8(_mm512_and_si512(n, _mm512_set1_epi32(127)));
+    _mm_storeu_si128((void *)to, _mm_unpacklo_epi32(high, low));
+    _mm_storeu_si128((void *)(to + 2), _mm_unpackhi_epi32(high, low));
+}
+
+INLINE code_sums sums_from(int32_t start)
+{
+    return (code_sums){_mm512_setzero_si512(), _mm512_set1_epi32(start)};
+}
+
+/* sums += products of 4 signed bytes of w for each lane with 4 codes of each of m rows at x, `row`
+ * apart. Keys meet codes of either sign, so 128 is added to them for the instruction, which what
+ * the sums start from takes away; values meet positive ones. */
+INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 *x, size_t row,
+                      const bool keys, const unsigned m, const unsigned vectors)
+{
+    __m512i four[2] = {_mm512_loadu_si512(w), _mm512_setzero_si512()};
+    if (vectors > 1)
+        four[1] = _mm512_loadu_si512(w + 64);
+    for (unsigned v = 0; v < 2 && keys; v++)
+        four[v] = _mm512_xor_si512(four[v], _mm512_set1_epi8((char)0x80));
+#pragma GCC unroll 6
+    for (unsigned i = 0; i < m; i++) {
+        __m512i high = _mm512_set1_epi32((int)x[i * row].high);
+        __m512i low = _mm512_set1_epi32((int)x[i * row].low);
+#pragma GCC unroll 2
+        for (unsigned v = 0; v < vectors; v++) {
+            code_sums *s = &acc[i][v];
+            s->high = keys ? dot_u8s8(s->high, four[v], high) : dot_u8s8(s->high, high, four[v]);
+            s->low = keys ? dot_u8s8(s->low, four[v], low) : dot_u8s8(s->low, low, four[v]);
+        }
+    }
+}
+
+INLINE vec float_sums(code_sums s)
+{
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(s.high, 7), s.low));
+}
+
 /* ---- bf16 ---- */
+
+/* LANES numbers, widened. */
+INLINE vec load_bf16(const uint8_t *p)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 
 /* LANES pairs of weights, as stored. */
 typedef __m512i pairs;

@@ -116,7 +116,7 @@ static int open_all(struct bench *b, const char *path, struct lodge_error *e)
         return err;
     b->plan = lodge_model_plan(b->model);
     b->backend->info(b->device, &info);
-    err = lodge_plan_group(b->plan, info.page_tokens, info.kv_bytes, e);
+    err = lodge_plan_group(b->plan, info.kv, info.page_tokens, e);
     if (!err)
         err = b->backend->model_load(b->device, b->plan, NULL, NULL, NULL, e);
     lodge_arena_init(&b->arena, 0);

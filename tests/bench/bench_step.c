@@ -1,10 +1,11 @@
 /* Whole steps of a model on the CPU backend, without scheduler, text and HTTP.
  *
- *   bench_step MODEL [--isa RUNG] [--threads N]
+ *   bench_step MODEL [--isa RUNG] [--threads N] [--kv-cache-dtype bf16|int8]
  *
  * Prefill of 512 tokens in one step, and decode of 1, 8, 32 and 64 sequences whose contexts are 128
- * or 512 tokens long. Beside each: the step's bytes (weights once, keys and values of every
- * sequence) at the read rate of that moment, as a share of the time. Median of 5 (prefill) or 25.
+ * or 512 tokens long, of 32 with 2048, and of 8 with 8192. Beside each: the step's bytes (weights
+ * once, keys and values of every sequence) at the read rate of that moment, as a share of the time.
+ * Median of 5 (prefill) or 25.
  */
 #include "engine/files/model_file.h"
 #include "kernels/backend.h"
@@ -42,7 +43,7 @@ static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t 
                        struct lodge_step_result *res)
 {
     uint32_t t = b->info.page_tokens, groups = b->plan->n_groups;
-    uint32_t blocks = (position + n_tokens + t - 1) / t, most = MAX_CONTEXT / t;
+    uint32_t blocks = (position + n_tokens + t - 1) / t;
     for (uint32_t r = 0; r < n; r++) {
         b->rows[r] = (struct lodge_row){.slot = r,
                                         .position = position,
@@ -53,7 +54,7 @@ static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t 
                                         .want = LODGE_WANT_SAMPLE,
                                         .sampling = &b->sampling};
         for (uint32_t i = 0; i < blocks * groups; i++)
-            b->pages[r * blocks * groups + i] = r * most * groups + i;
+            b->pages[r * blocks * groups + i] = r * blocks * groups + i;
     }
     struct lodge_step s = {.rows = b->rows,
                            .n_rows = n,
@@ -100,7 +101,7 @@ static int open_all(struct bench *b, const char *path, const struct lodge_device
     if (err)
         return err;
     b->backend->info(b->device, &b->info);
-    err = lodge_plan_group(b->plan, b->info.page_tokens, b->info.kv_bytes, e);
+    err = lodge_plan_group(b->plan, b->info.kv, b->info.page_tokens, e);
     if (!err)
         err = b->backend->model_load(b->device, b->plan, NULL, NULL, NULL, e);
     uint32_t n_pages = MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;
@@ -131,18 +132,25 @@ int main(int argc, char **argv)
             cfg.isa = argv[i + 1];
         else if (strcmp(argv[i], "--threads") == 0)
             cfg.n_threads = (unsigned)atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--kv-cache-dtype") == 0 &&
+                 lodge_kv_dtype_parse(argv[i + 1], &cfg.kv, &e))
+            argc = 1;
     cfg.n_threads = cfg.n_threads ? cfg.n_threads : lodge_cpu_count();
     if (argc < 2 || open_all(&b, argv[1], &cfg, &model, &e)) {
         fprintf(stderr, "%s\n",
-                argc < 2 ? "usage: bench_step MODEL [--isa RUNG] [--threads N]" : e.text);
+                argc < 2 ? "usage: bench_step MODEL [--isa RUNG] [--threads N] "
+                           "[--kv-cache-dtype bf16|int8]"
+                         : e.text);
         return 2;
     }
-    printf("%s\nread %.1f GB/s\n", b.info.name,
+    printf("%s, keys and values in %s\nread %.1f GB/s\n", b.info.name, lodge_kv_dtype_name(cfg.kv),
            bench_read_rate(b.readers, b.cold, (size_t)128 << 20) * 1e-9);
     one_line(&b, "prefill", 1, 0, PREFILL, 5);
     for (uint32_t context = 128; context <= 512; context *= 4)
         for (uint32_t n = 1; n <= MAX_BATCH; n *= n < 8 ? 8 : n < 32 ? 4 : 2)
             one_line(&b, "decode", n, context - 1, 1, MAX_RUNS);
+    one_line(&b, "decode", 32, 2047, 1, MAX_RUNS);
+    one_line(&b, "decode", 8, 8191, 1, MAX_RUNS);
     b.backend->close(b.device);
     lodge_model_close(model);
     lodge_workers_destroy(b.readers);

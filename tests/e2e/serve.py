@@ -199,6 +199,21 @@ def check_programs():
         ok("port in use", got[0] == 4, got)
 
 
+def check_variants(dtype, pool, alone):
+    """Replies depend on nothing but the dtype of keys and values; `pool` holds 16 pages."""
+    tight = ["--max-model-len", "512", "--pool-bytes", pool, "--reserve-tokens", "1"]
+    for flags in (["--threads", "1"], [*tight, "--max-num-batched-tokens", "64", "--max-num-seqs", "16"],
+                  ["--speculate"], ["--no-prefix-cache", "--cpu-isa", "avx2"]):
+        s = Server("--kv-cache-dtype", dtype, *flags)
+        with concurrent.futures.ThreadPoolExecutor(16) as executor:
+            n = 2 if "avx2" in flags else 16
+            got = list(executor.map(lambda q: chat(s, q).choices[0].message.content, QUESTIONS[:n]))
+        ok(f"the same replies in {dtype} with " + " ".join(flags), got == alone[:n])
+        if pool in flags:
+            ok("some were preempted", not re.search(r"^vllm:num_preemptions_total.* 0$", pages(s)[1], re.M))
+        ok("stops", s.stop() == 0)
+
+
 def short():
     """The threaded paths alone, for sanitizers."""
     s = Server("--max-num-seqs", "8")
@@ -221,14 +236,13 @@ def main():
     check_refusals(s)
     check_disconnect(s)
     ok("SIGTERM ends it with 0", s.stop() == 0)
-    for flags in (["--threads", "1"], ["--pool-bytes", "220M", "--reserve-tokens", "8", "--max-num-batched-tokens", "64", "--max-num-seqs", "16"],
-                  ["--no-prefix-cache", "--cpu-isa", "avx2"]):
-        s = Server(*flags)
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            n = 2 if "avx2" in flags else 16
-            got = list(pool.map(lambda q: chat(s, q).choices[0].message.content, QUESTIONS[:n]))
-        ok("the same replies with " + " ".join(flags), got == alone[:n])
-        ok("stops", s.stop() == 0)
+    check_variants("bf16", "12M", alone)
+    s = Server("--kv-cache-dtype", "int8")
+    ok("the metrics tell the dtype", 'cache_dtype="int8"' in pages(s)[1])
+    alone = check_determinism(s)
+    check_scores(s)
+    s.stop()
+    check_variants("int8", "6M", alone)
     s = Server("--api-key", "secret")
     ok("401 without the key", s.raw("GET", "/v1/models")[0] == 401)
     ok("200 with it", s.raw("GET", "/v1/models", headers={"Authorization": "bearer secret"})[0] == 200)

@@ -432,36 +432,201 @@ START_TEST(random_words)
 }
 END_TEST
 
-/* Attention in fp64 over the same rounded inputs; P is rounded to bf16 by definition, so the bound
- * is that rounding. */
-static void check_attention64(const struct lodge_attn_call *c, uint32_t i)
+/* H x in blocks, by its definition: element (i, j) of H is -1 to the number of bits that i and j
+ * share. Returns the greatest size. */
+static double rotate64(const double *x, uint32_t dim, double *out)
 {
-    double s[256], most = -INFINITY, sum = 0;
+    uint32_t n = lodge_kv_block(dim);
+    double most = 0;
+    for (uint32_t i = 0; i < dim; i++) {
+        out[i] = 0;
+        for (uint32_t j = i / n * n; j < i / n * n + n; j++)
+            out[i] += __builtin_popcount(i & j & (n - 1)) % 2 ? -x[j] : x[j];
+        most = fmax(most, fabs(out[i]));
+    }
+    return most;
+}
+
+/* The key or value of token t, as the page holds it. */
+static void stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint32_t dim,
+                   uint32_t t, double *out)
+{
+    const uint16_t *halves = (const uint16_t *)page + (value ? dim * 32 : 0);
+    const int8_t *codes = (const int8_t *)page + 128 + (value ? dim * 32 : 0);
+    double scale = (double)lodge_bf16_float(((const uint16_t *)page)[t + (value ? 32 : 0)]);
+    double room[512] = {0};
+    for (uint32_t d = 0; d < dim; d++)
+        if (kv == LODGE_KV_BF16)
+            out[d] = (double)lodge_bf16_float(
+                halves[value ? ((t / 2) * dim + d) * 2 + t % 2 : ((d / 2) * 32 + t) * 2 + d % 2]);
+        else
+            out[d] =
+                scale *
+                codes[value ? ((t / 4) * dim + d) * 4 + t % 4 : ((d / 4) * 32 + t) * 4 + d % 4];
+    if (kv != LODGE_KV_INT8 || value)
+        return;
+    memcpy(room, out, dim * sizeof *room); /* H H = n */
+    rotate64(room, dim, out);
+    for (uint32_t d = 0; d < dim; d++)
+        out[d] /= lodge_kv_block(dim);
+}
+
+/* Against what was to be stored: half a step of the type, whose scale is rounded up to bf16. */
+static void check_stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint32_t dim,
+                         uint32_t t, const float *x)
+{
+    double want[512] = {0}, got[512], room[512], amax = 0;
+    uint32_t dp = lodge_kv_dim(dim);
+    for (uint32_t d = 0; d < dim; d++) {
+        want[d] = (double)x[d];
+        amax = fmax(amax, fabs(want[d]));
+    }
+    if (!value)
+        amax = rotate64(want, dp, room);
+    stored(kv, page, value, dp, t, got);
+    for (uint32_t d = 0; d < dp; d++) {
+        double step = kv == LODGE_KV_INT8 ? amax / 127 * (1 + 0x1p-7) : fabs(want[d]) * 0x1p-7;
+        ck_assert_double_le(fabs(got[d] - want[d]), step * 0.5001 + 127 * 0x1p-126);
+    }
+}
+
+/* Attention in fp64 over the same stored keys and values. Bounds: in bf16 the rounding of weights;
+ * in int8 half a code of them (`values` is the largest value), and what half a code of the query
+ * moves the scores by; beside that fp32 and the exponential. */
+static void check_attention64(enum lodge_kv_dtype kv, const struct lodge_attn_call *c,
+                              const float *queries, uint32_t i, double values)
+{
+    double s[256], q[512], x[512], room[512], y[512] = {0}, size[512] = {0};
+    double most = -INFINITY, sum = 0, moved = 0;
+    for (uint32_t d = 0; d < c->dim; d++)
+        q[d] = (double)(kv == LODGE_KV_BF16
+                            ? lodge_bf16_float(lodge_float_bf16(queries[i * c->dim + d]))
+                            : queries[i * c->dim + d]);
+    double code = rotate64(q, c->dim, room) / 16383;
     for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
-        const uint16_t *keys = (const uint16_t *)c->pages[t / 32];
+        double rotated = 0;
         s[t] = 0;
+        stored(kv, c->pages[t / 32], false, c->dim, t % 32, x);
         for (uint32_t d = 0; d < c->dim; d++)
-            s[t] += (double)lodge_bf16_float(c->q[i * c->dim + d]) *
-                    (double)lodge_bf16_float(keys[((d / 2) * 32 + t % 32) * 2 + d % 2]);
-        s[t] *= (double)c->scale;
+            s[t] += q[d] * x[d] * (double)c->scale;
+        rotate64(x, c->dim, room);
+        for (uint32_t d = 0; d < c->dim; d++)
+            rotated += fabs(room[d]);
+        moved = fmax(moved, rotated * code / 2 * (double)c->scale / lodge_kv_block(c->dim));
         if (c->softcap > 0)
             s[t] = (double)c->softcap * tanh(s[t] / (double)c->softcap);
         most = s[t] > most ? s[t] : most;
     }
     for (uint32_t t = c->first[i]; t < c->last[i]; t++)
         sum += exp(s[t] - most);
-    for (uint32_t d = 0; d < c->dim; d++) {
-        double y = 0, size = 0;
-        for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
-            const uint16_t *values = (const uint16_t *)c->pages[t / 32] + c->dim * 32;
-            double v = (double)lodge_bf16_float(values[((t % 32 / 2) * c->dim + d) * 2 + t % 2]);
-            y += exp(s[t] - most) / sum * v;
-            size += exp(s[t] - most) / sum * fabs(v);
+    for (uint32_t t = c->first[i]; t < c->last[i]; t++) {
+        stored(kv, c->pages[t / 32], true, c->dim, t % 32, x);
+        for (uint32_t d = 0; d < c->dim; d++) {
+            y[d] += exp(s[t] - most) / sum * x[d];
+            size[d] += exp(s[t] - most) / sum * fabs(x[d]);
         }
-        if (c->last[i] > c->first[i])
-            ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y),
-                                size * 0.006 + 1e-6);
     }
+    double lost = values * ((c->last[i] - c->first[i]) / sum / 16383 / 2 + 1e-6);
+    for (uint32_t d = 0; d < c->dim && c->last[i] > c->first[i]; d++) {
+        double bound =
+            kv == LODGE_KV_BF16 ? size[d] * 0.006 + 1e-6 : size[d] * (2 * moved + 1e-5) + lost;
+        ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y[d]), bound);
+    }
+}
+
+/* Keys or values of a token; sometimes with one that towers, sometimes nothing or next to it. */
+static void random_head(float *x, uint32_t dim, float size)
+{
+    float all = rnd() % 16 ? size : rnd() % 2 ? 0 : 1e-37f;
+    for (uint32_t d = 0; d < dim; d++)
+        x[d] = uniform() * all;
+    if (rnd() % 8 == 0)
+        x[rnd() % dim] *= 20;
+}
+
+/* Fills the first tokens of pages full of NaNs, in every rung to the same bytes; the largest value.
+ */
+static double fill_pages(const struct lodge_cpu_kernels *k, int n, enum lodge_kv_dtype kv,
+                         uint8_t *pages, uint32_t n_pages, uint32_t filled, uint32_t dim)
+{
+    size_t bytes = lodge_kv_head_bytes(kv, dim, LODGE_PAGE_TOKENS);
+    uint8_t *again = aligned_alloc(64, n_pages * bytes);
+    float(*x)[2][512] = calloc(filled, sizeof *x);
+    double most = 0;
+    for (uint32_t t = 0; t < filled; t++) {
+        random_head(x[t][0], dim, 2);
+        random_head(x[t][1], dim, 1);
+        for (uint32_t d = 0; d < dim; d++)
+            most = fmax(most, (double)fabsf(x[t][1][d]));
+    }
+    for (int i = 0; i < n; i++) {
+        uint8_t *to = i ? again : pages;
+        memset(to, 0xFF, n_pages * bytes);
+        for (uint32_t t = 0; t < filled; t++)
+            k[i].kv[kv].store(to + t / 32 * bytes, t % 32, x[t][0], x[t][1], dim);
+        ck_assert_msg(equal(to, pages, n_pages * bytes), "%s stores %s, dim %u", k[i].name,
+                      lodge_kv_dtype_name(kv), dim);
+    }
+    for (uint32_t t = 0; t < filled; t++)
+        for (int value = 0; value < 2; value++)
+            check_stored(kv, pages + t / 32 * bytes, value, dim, t % 32, x[t][value]);
+    free(x);
+    free(again);
+    return most;
+}
+
+static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_kv_dtype kv,
+                          int round)
+{
+    uint32_t head = 16 * (1 + rnd() % (round % 10 ? 8 : 32)) - (rnd() % 3 ? 0 : rnd() % 16);
+    uint32_t dim = lodge_kv_dim(head), n_pages = 1 + rnd() % 8;
+    struct lodge_attn_call c = {.dim = dim,
+                                .n_pages = n_pages,
+                                .n_queries = 1 + rnd() % 12,
+                                .scale = 0.2f,
+                                .softcap = round % 5 ? 0 : 3.0f};
+    size_t bytes = lodge_kv_head_bytes(kv, head, LODGE_PAGE_TOKENS);
+    uint8_t *pages = aligned_alloc(64, n_pages * bytes);
+    float *q = malloc(12 * dim * sizeof *q);
+    uint8_t *made = aligned_alloc(16, 12 * lodge_kv_query_bytes(kv, dim));
+    float *acc[2] = {aligned_alloc(64, 12 * dim * 4), aligned_alloc(64, 12 * dim * 4)};
+    uint32_t filled = 1 + rnd() % (n_pages * 32);
+    double most = fill_pages(k, n, kv, pages, n_pages, filled, head);
+    for (uint32_t i = 0; i < 12 * dim; i++)
+        q[i] = i % dim < head ? uniform() : 0;
+    if (round % 7 == 0)
+        memset(q, 0, dim * sizeof *q);
+    for (uint32_t i = 0; i < c.n_queries; i++) {
+        c.last[i] = 1 + rnd() % filled;
+        c.first[i] = rnd() % 3 ? 0 : rnd() % (c.last[i] + 1);
+    }
+    for (uint32_t p = 0; p < n_pages; p++)
+        c.pages[p] = pages + p * bytes;
+    c.q = made;
+    for (int i = 0; i < n; i++) {
+        for (uint32_t j = 0; j < c.n_queries; j++)
+            k[i].kv[kv].query(q + j * dim, head, made + j * lodge_kv_query_bytes(kv, dim));
+        struct lodge_attn_call mine = c;
+        mine.acc = acc[i > 0];
+        k[i].kv[kv].attn(&mine);
+        if (i == 0) {
+            memcpy(c.max, mine.max, sizeof c.max);
+            memcpy(c.sum, mine.sum, sizeof c.sum);
+            c.acc = acc[0];
+            for (uint32_t j = 0; j < c.n_queries; j++)
+                check_attention64(kv, &c, q, j, most);
+        }
+        ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
+                          equal(c.sum, mine.sum, c.n_queries * 4) &&
+                          equal(c.max, mine.max, c.n_queries * 4),
+                      "%s attention over %s, dim %u, %u pages", k[i].name, lodge_kv_dtype_name(kv),
+                      dim, n_pages);
+    }
+    free(pages);
+    free(q);
+    free(made);
+    free(acc[0]);
+    free(acc[1]);
 }
 
 START_TEST(attention_equal)
@@ -469,56 +634,32 @@ START_TEST(attention_equal)
     struct lodge_cpu_kernels k[MAX_RUNGS];
     int n = rungs(k);
     seed();
-    for (int round = 0; round < 60; round++) {
-        uint32_t dim = 16 * (1 + rnd() % (round % 10 ? 8 : 32)), n_pages = 1 + rnd() % 8;
-        struct lodge_attn_call c = {.dim = dim,
-                                    .n_pages = n_pages,
-                                    .n_queries = 1 + rnd() % 12,
-                                    .scale = 0.2f,
-                                    .softcap = round % 5 ? 0 : 3.0f};
-        uint8_t *pages = aligned_alloc(64, n_pages * lodge_kv_head_bytes(dim));
-        uint16_t *q = malloc(12 * dim * sizeof *q);
-        float *acc[2] = {aligned_alloc(64, 12 * dim * 4), aligned_alloc(64, 12 * dim * 4)};
-        memset(pages, 0xFF, n_pages * lodge_kv_head_bytes(dim)); /* NaNs where nothing is stored */
-        uint32_t filled = 1 + rnd() % (n_pages * 32);
-        for (uint32_t t = 0; t < filled; t++) {
-            float key[512], value[512];
-            for (uint32_t d = 0; d < dim; d++) {
-                key[d] = uniform() * 2;
-                value[d] = uniform();
-            }
-            k[0].kv_store(pages + (t / 32) * lodge_kv_head_bytes(dim), t % 32, key, value, dim);
-        }
-        for (uint32_t i = 0; i < 12 * dim; i++)
-            q[i] = lodge_float_bf16(uniform());
-        for (uint32_t i = 0; i < c.n_queries; i++) {
-            c.last[i] = 1 + rnd() % filled;
-            c.first[i] = rnd() % 3 ? 0 : rnd() % (c.last[i] + 1);
-        }
-        for (uint32_t p = 0; p < n_pages; p++)
-            c.pages[p] = pages + p * lodge_kv_head_bytes(dim);
-        c.q = q;
-        for (int i = 0; i < n; i++) {
-            struct lodge_attn_call mine = c;
-            mine.acc = acc[i > 0];
-            k[i].attn(&mine);
-            if (i == 0) {
-                memcpy(c.max, mine.max, sizeof c.max);
-                memcpy(c.sum, mine.sum, sizeof c.sum);
-                c.acc = acc[0];
-                for (uint32_t j = 0; j < c.n_queries; j++)
-                    check_attention64(&c, j);
-            }
-            ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
-                              equal(c.sum, mine.sum, c.n_queries * 4) &&
-                              equal(c.max, mine.max, c.n_queries * 4),
-                          "%s attention, dim %u, %u pages", k[i].name, dim, n_pages);
-        }
-        free(pages);
-        free(q);
-        free(acc[0]);
-        free(acc[1]);
+    for (int round = 0; round < 60; round++)
+        for (int kv = 0; kv < LODGE_KV_DTYPE_COUNT; kv++)
+            one_attention(k, n, (enum lodge_kv_dtype)kv, round);
+}
+END_TEST
+
+START_TEST(kv_dtypes)
+{
+    enum lodge_kv_dtype t;
+    for (int i = 0; i < LODGE_KV_DTYPE_COUNT; i++) {
+        ck_assert_int_eq(
+            lodge_kv_dtype_parse(lodge_kv_dtype_name((enum lodge_kv_dtype)i), &t, NULL), 0);
+        ck_assert_int_eq((int)t, i);
     }
+    ck_assert(lodge_kv_dtype_parse("bfloat16", &t, NULL) == 0 && t == LODGE_KV_BF16);
+    ck_assert(lodge_kv_dtype_parse("auto", &t, NULL) == 0 && t == LODGE_KV_BF16);
+    ck_assert(lodge_kv_dtype_parse(NULL, &t, NULL) == 0 && t == LODGE_KV_BF16);
+    ck_assert_int_eq(lodge_kv_dtype_parse("fp8", &t, NULL), LODGE_ERR_INVALID);
+    ck_assert_uint_eq(lodge_kv_head_bytes(LODGE_KV_BF16, 64, 32), 2 * 32 * 64 * 2);
+    ck_assert_uint_eq(lodge_kv_head_bytes(LODGE_KV_INT8, 64, 32), 2 * 32 * (64 + 2));
+    ck_assert_uint_eq(lodge_kv_head_bytes(LODGE_KV_INT8, 65, 32), 2 * 32 * (80 + 2));
+    /* 3 layers of 2 heads of 16 dims: 12,288 and 6,912 bytes, in whole cells of 4 KiB. */
+    struct lodge_layer_group g = {.n_layers = 3, .n_kv_heads = 2, .head_dim = 16};
+    const struct lodge_plan p = {.groups = &g, .n_groups = 1};
+    ck_assert_uint_eq(lodge_plan_page_bytes(&p, LODGE_KV_BF16, 32), 12288);
+    ck_assert_uint_eq(lodge_plan_page_bytes(&p, LODGE_KV_INT8, 32), 8192);
 }
 END_TEST
 
@@ -637,6 +778,7 @@ int main(void)
     tcase_add_test(t, random_words);
     tcase_add_test(t, attention_equal);
     tcase_add_test(t, layouts_are_known);
+    tcase_add_test(t, kv_dtypes);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     lodge_cpu_flush_denormals();
