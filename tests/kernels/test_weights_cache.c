@@ -566,14 +566,18 @@ START_TEST(another_key)
     check_answer(d, &paired, "another order of rows");
     await(&c.written, 3);
     backend->close(d);
-    /* Another rung, whose panels differ. */
-    d = open_device(&other, &c, 2, "ref");
-    await(&c.written, 4);
-    backend->close(d);
-    d = open_device(&other, &c, 2, NULL);
-    check_answer(d, &paired, "another rung");
-    await(&c.written, 5);
-    backend->close(d);
+    /* Another rung, whose panels differ, if there is one. */
+    struct lodge_cpu_kernels best;
+    lodge_cpu_kernels_init(&best, NULL, NULL);
+    if (strcmp(best.name, "ref") != 0) {
+        d = open_device(&other, &c, 2, "ref");
+        await(&c.written, 4);
+        backend->close(d);
+        d = open_device(&other, &c, 2, NULL);
+        check_answer(d, &paired, "another rung");
+        await(&c.written, 5);
+        backend->close(d);
+    }
     ck_assert_int_eq(atomic_load(&c.warnings), 0);
     ck_assert_int_eq(count_files(&c), 1);
     end_cache(&c);
