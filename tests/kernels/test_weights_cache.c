@@ -45,11 +45,23 @@ struct model {
     struct lodge_vector norm;
 };
 
+/* Of one test, until end_cache. */
+static struct lodge_arena room;
+static struct lodge_plan *plans[2];
+static unsigned n_plans;
+
 static void *make(size_t n)
 {
-    void *p = calloc(n, 1);
+    void *p = lodge_arena_alloc_aligned(&room, n, 64);
     ck_assert_ptr_nonnull(p);
-    return p;
+    return memset(p, 0, n);
+}
+
+static void end_models(void)
+{
+    while (n_plans)
+        lodge_arena_finish(&plans[--n_plans]->arena);
+    lodge_arena_finish(&room);
 }
 
 static int32_t add_linear(struct model *m, enum lodge_site site, int32_t layer, uint32_t n_rows,
@@ -117,6 +129,7 @@ static void make_model(struct model *m)
     m->plan.vectors = &m->norm;
     m->plan.n_vectors = 1;
     lodge_arena_init(&m->plan.arena, 0);
+    plans[n_plans++] = &m->plan;
     for (uint32_t i = 0; i < D; i++)
         ones[i] = 1;
     m->norm = (struct lodge_vector){ones, D};
@@ -170,9 +183,9 @@ static void say(void *cookie, bool warning, const char *text)
 
 static void make_cache(struct cache *c)
 {
-    const char *room = getenv("TMPDIR");
+    const char *folder = getenv("TMPDIR");
     *c = (struct cache){.c = {.name = FILE_NAME, .unchanged = unchanged, .say = say}};
-    snprintf(c->path, sizeof c->path, "%.30s/lodge-cache-XXXXXX", room ? room : "/tmp");
+    snprintf(c->path, sizeof c->path, "%.30s/lodge-cache-XXXXXX", folder ? folder : "/tmp");
     ck_assert_ptr_nonnull(mkdtemp(c->path));
     c->c.dir = open(c->path, O_RDONLY | O_DIRECTORY);
     ck_assert_int_ge(c->c.dir, 0);
@@ -196,6 +209,7 @@ static void end_cache(struct cache *c)
     unlinkat(c->c.dir, FILE_NAME ".tmp", 0);
     close(c->c.dir);
     ck_assert_int_eq(rmdir(c->path), 0);
+    end_models();
 }
 
 /* So that reading takes longer than packing an adapter, if the file system does as it is told. */
@@ -352,6 +366,7 @@ START_TEST(order_is_known)
     ck_assert_int_eq(LODGE_CPU_PANEL_VERSION, 1);
     ck_assert_uint_eq(lodge_xxh64(d->weights, d->weight_bytes, 0), 0x2DDA3DB5329BF8B6u);
     backend->close(d);
+    end_models();
 }
 END_TEST
 
@@ -551,14 +566,18 @@ START_TEST(another_key)
     check_answer(d, &paired, "another order of rows");
     await(&c.written, 3);
     backend->close(d);
-    /* Another rung, whose panels differ. */
-    d = open_device(&other, &c, 2, "ref");
-    await(&c.written, 4);
-    backend->close(d);
-    d = open_device(&other, &c, 2, NULL);
-    check_answer(d, &paired, "another rung");
-    await(&c.written, 5);
-    backend->close(d);
+    /* Another rung, whose panels differ, if there is one. */
+    struct lodge_cpu_kernels best;
+    lodge_cpu_kernels_init(&best, NULL, NULL);
+    if (strcmp(best.name, "ref") != 0) {
+        d = open_device(&other, &c, 2, "ref");
+        await(&c.written, 4);
+        backend->close(d);
+        d = open_device(&other, &c, 2, NULL);
+        check_answer(d, &paired, "another rung");
+        await(&c.written, 5);
+        backend->close(d);
+    }
     ck_assert_int_eq(atomic_load(&c.warnings), 0);
     ck_assert_int_eq(count_files(&c), 1);
     end_cache(&c);
@@ -756,7 +775,7 @@ START_TEST(adapters_wait)
     struct lodge_lora_layout layout;
     ck_assert_int_eq(lodge_lora_layout_init(&layout, &m.plan, &lora, NULL), 0);
     size_t n = (size_t)layout.n_cells * LODGE_CELL_BYTES;
-    uint8_t *images[2] = {aligned_alloc(64, n), aligned_alloc(64, n)};
+    uint8_t *images[2] = {make(n), make(n)};
     for (int i = 0; i < 8; i++) {
         drop_pages(&c);
         struct lodge_device *d = open_device(i ? &empty : &m, &c, 2, NULL);
@@ -769,6 +788,7 @@ START_TEST(adapters_wait)
         backend->close(d);
         ck_assert_int_eq(memcmp(images[0], image, n), 0);
     }
+    lodge_lora_layout_finish(&layout);
     end_cache(&c);
 }
 END_TEST
