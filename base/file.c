@@ -41,17 +41,37 @@ int lodge_map_open(const char *path, struct lodge_map *out, struct lodge_error *
                               n, strerror(saved));
         }
         out->data = p;
+        out->fd = fd;
+    } else {
+        close(fd);
     }
-    close(fd);
     return 0;
 }
 
 void lodge_map_close(struct lodge_map *m)
 {
-    if (m && m->data)
+    if (m && m->data) {
         munmap((void *)(uintptr_t)m->data, m->n_bytes);
+        close(m->fd);
+    }
     if (m)
         *m = (struct lodge_map){0};
+}
+
+static uint64_t ns_of(struct timespec t)
+{
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+struct lodge_file_stamp lodge_map_stamp(const struct lodge_map *m)
+{
+    struct stat st;
+    if (!m->data || fstat(m->fd, &st))
+        return (struct lodge_file_stamp){0};
+    return (struct lodge_file_stamp){.inode = st.st_ino,
+                                     .n_bytes = (uint64_t)st.st_size,
+                                     .changed_ns = ns_of(st.st_mtim),
+                                     .inode_changed_ns = ns_of(st.st_ctim)};
 }
 
 static ssize_t read_all(int fd, char *out, size_t n)

@@ -236,6 +236,7 @@ static void publish_stats(struct lodge_engine *en)
     s->pages_total = en->pool.n_pages;
     s->prefix_queries = en->sched.prefix_queries;
     s->prefix_hits = en->sched.prefix_hits;
+    s->prefix_evicted = en->prefix.n_evicted;
     s->n_preemptions = en->sched.preemptions;
     s->n_aborted_early = en->sched.aborted_early;
     s->n_tenants = en->sched.fair.n_tenants;

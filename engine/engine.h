@@ -60,8 +60,12 @@ struct lodge_engine_config {
     uint64_t seed;             /* requests without a seed derive theirs from this and their id */
     bool model_defaults;       /* apply generation_config.json (decisions 24) */
     const char *chat_template; /* text that replaces the model's own; NULL: the model's */
+    /* Directory of files of packed weights (docs/weights-cache.md); NULL: none. CONFIG if it is not
+     * there. */
+    const char *weights_cache;
     struct lodge_log *log;
-    /* Start-up phases, plain text without newline; called from the opening thread. */
+    /* Start-up phases, plain text without newline; called from the opening thread. News of the
+     * weights cache too, which also come later and from a thread of the device. */
     void (*on_phase)(void *cookie, const char *text);
     /* Weights packed so far. */
     void (*on_progress)(void *cookie, size_t done_bytes, size_t total_bytes);
@@ -73,6 +77,7 @@ struct lodge_engine_config {
 
 struct lodge_engine_memory {
     uint64_t weight_bytes, workspace_bytes, pool_bytes, page_bytes, total_bytes, free_bytes;
+    uint64_t weights_cache_bytes; /* of the file in the weights cache */
     uint32_t n_pages, page_tokens, n_layer_groups;
     uint32_t max_model_len;
     const char *kv_dtype; /* "bf16", "int8": what pages hold; static storage */
@@ -340,6 +345,7 @@ struct lodge_engine_stats {
     uint32_t pages_free, pages_kv, pages_adapter, pages_cached, pages_total;
     uint64_t prompt_tokens, cached_prompt_tokens, output_tokens;
     uint64_t prefix_queries, prefix_hits; /* tokens */
+    uint64_t prefix_evicted;              /* pages */
     uint64_t n_drafts, drafted_tokens, accepted_tokens;
     uint64_t n_preemptions, n_steps, step_ns;
     uint64_t step_tokens_bucket[16]; /* steps with <= 1, 8, 16, 32, .. 16384 tokens; last: more */

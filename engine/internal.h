@@ -25,6 +25,9 @@ struct lodge_engine {
     const struct lodge_backend *backend;
     struct lodge_device *device;
     struct lodge_device_info device_info;
+    struct lodge_digest fingerprint;          /* of the model's files */
+    struct lodge_weights_cache weights_cache; /* its directory is open while the engine is */
+    bool has_weights_cache;
 
     struct lodge_adapters adapters; /* init'ed when the backend runs adapters */
     bool runs_adapters;

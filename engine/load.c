@@ -2,9 +2,12 @@
 #include "engine/files/gguf_vocab.h"
 #include "engine/internal.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define STEP_TOKENS 512u
 #define MAX_SEQS 256u
@@ -126,6 +129,8 @@ static int plan_memory(struct lodge_engine *en, struct lodge_engine_memory *m,
         return err;
     *m = (struct lodge_engine_memory){
         .weight_bytes = need.weight_bytes,
+        .weights_cache_bytes =
+            lodge_weights_header_bytes(need.weight_bytes) + (uint64_t)need.weight_bytes,
         .workspace_bytes = need.workspace_bytes,
         .free_bytes = en->device_info.memory_bytes,
         .page_tokens = en->device_info.page_tokens,
@@ -157,6 +162,64 @@ static int plan_memory(struct lodge_engine *en, struct lodge_engine_memory *m,
     m->pool_bytes = m->n_pages * m->page_bytes;
     m->total_bytes = fixed + m->pool_bytes;
     return settle_context(en, m, e);
+}
+
+/* ---- the weights cache ---- */
+
+static void on_cache_news(void *cookie, bool warning, const char *text)
+{
+    struct lodge_engine *en = cookie;
+    phase(en, "%sweights cache: %s", warning ? "warning: " : "", text);
+    lodge_log_text(en->cfg.log, warning ? LODGE_LOG_WARN : LODGE_LOG_INFO, "weights", "%s", text);
+}
+
+static bool same_model(void *cookie)
+{
+    const struct lodge_engine *en = cookie;
+    struct lodge_digest now;
+    lodge_model_identity(en->model, &en->fingerprint, &now);
+    return memcmp(&now, &en->weights_cache.model, sizeof now) == 0;
+}
+
+static int open_cache(struct lodge_engine *en, struct lodge_error *e)
+{
+    const char *dir = en->cfg.weights_cache;
+    en->weights_cache.dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (en->weights_cache.dir < 0)
+        return lodge_fail(e, LODGE_ERR_CONFIG,
+                          "--weights-cache %s: %s; it must be a directory that is there", dir,
+                          strerror(errno));
+    en->has_weights_cache = true;
+    return 0;
+}
+
+/* "NAME-0123456789abcdef.packed": a person sees whose it is, and models of one name in several
+ * directories do not meet. */
+static void name_cache(const struct lodge_engine *en, char *out, size_t room)
+{
+    const char *name = lodge_model_name(en->model);
+    char *real = realpath(en->cfg.model_path, NULL), hex[65];
+    const char *path = real ? real : en->cfg.model_path;
+    struct lodge_digest d;
+    size_t n = 0;
+    for (; name[n] && n < 100; n++)
+        out[n] = (uint8_t)name[n] <= ' ' || strchr(n ? "/" : "/.", name[n]) ? '_' : name[n];
+    lodge_sha256(path, strlen(path), &d);
+    lodge_digest_hex(&d, hex);
+    snprintf(out + n, room - n, "-%.16s.packed", hex);
+    free(real);
+}
+
+static void set_cache(struct lodge_engine *en)
+{
+    struct lodge_weights_cache *c = &en->weights_cache;
+    if (!en->has_weights_cache)
+        return;
+    name_cache(en, c->name, sizeof c->name);
+    lodge_model_identity(en->model, &en->fingerprint, &c->model);
+    c->unchanged = same_model;
+    c->say = on_cache_news;
+    c->cookie = en;
 }
 
 /* ---- the text side ---- */
@@ -211,12 +274,12 @@ static void set_info(struct lodge_engine *en, const struct lodge_engine_memory *
     struct lodge_engine_info *i = &en->info;
     const struct lodge_generation_defaults *d = lodge_model_defaults(en->model);
     bool use = en->cfg.model_defaults;
-    struct lodge_digest model, mixed;
+    struct lodge_digest mixed;
     /* Also what prefixes are kept by: pages of one dtype say nothing to another. */
     char arithmetic[64];
     int n = snprintf(arithmetic, sizeof arithmetic, "%s %s", en->device_info.rung, m->kv_dtype);
-    lodge_model_fingerprint(en->model, &model);
-    lodge_keyed_hash(&model, LODGE_VERSION, strlen(LODGE_VERSION), arithmetic, (size_t)n, &mixed);
+    lodge_keyed_hash(&en->fingerprint, LODGE_VERSION, strlen(LODGE_VERSION), arithmetic, (size_t)n,
+                     &mixed);
     *i = (struct lodge_engine_info){
         .name = lodge_model_name(en->model),
         .device = en->device_info.name,
@@ -357,8 +420,11 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
                       struct lodge_error *e)
 {
     const struct lodge_engine_config *cfg = &en->cfg;
+    int err = cfg->weights_cache && !only_plan ? open_cache(en, e) : 0;
+    if (err)
+        return err;
     phase(en, "opening %s", cfg->model_path);
-    int err = lodge_model_open(cfg->model_path, cfg->max_model_len, &en->model, e);
+    err = lodge_model_open(cfg->model_path, cfg->max_model_len, &en->model, e);
     if (err)
         return err;
     struct lodge_plan *plan = lodge_model_plan(en->model);
@@ -378,7 +444,11 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
     if (err)
         return err;
     phase(en, "loading %llu MiB of weights", (unsigned long long)(memory->weight_bytes >> 20));
-    err = en->backend->model_load(en->device, plan, cfg->on_progress, cfg->cookie, e);
+    lodge_model_fingerprint(en->model, &en->fingerprint);
+    set_cache(en);
+    err =
+        en->backend->model_load(en->device, plan, en->has_weights_cache ? &en->weights_cache : NULL,
+                                cfg->on_progress, cfg->cookie, e);
     lodge_model_release_pages(en->model);
     if (err == LODGE_ERR_FORMAT)
         lodge_error_prefix(e, "%s", cfg->model_path);
@@ -453,6 +523,8 @@ void lodge_engine_free(struct lodge_engine *en)
     lodge_pool_finish(&en->pool);
     if (en->device)
         en->backend->close(en->device);
+    if (en->has_weights_cache)
+        close(en->weights_cache.dir);
     lodge_template_destroy(en->chat_template);
     lodge_template_destroy(en->tool_template);
     lodge_tokenizer_destroy(en->tokenizer);

@@ -168,15 +168,16 @@ void lodge_prefix_unref_page(struct lodge_prefix *c, uint32_t page)
 }
 
 /* Idle pages of the entry become free, the others lose their name if `all`; an entry without
- * pages goes. */
-static void strip(struct lodge_prefix *c, uint32_t i, bool all)
+ * pages goes. Returns how many were freed. */
+static uint32_t strip(struct lodge_prefix *c, uint32_t i, bool all)
 {
-    uint32_t *own = c->pages + (size_t)i * c->n_groups, left = 0;
+    uint32_t *own = c->pages + (size_t)i * c->n_groups, left = 0, freed = 0;
     for (uint32_t g = 0; g < c->n_groups; g++) {
         if (own[g] == LODGE_NO_PAGE)
             continue;
         if (!c->pool->pages[own[g]].refs) {
             lodge_pool_drop(c->pool, own[g]);
+            freed++;
         } else if (all) {
             c->pool->pages[own[g]].entry = NONE;
         } else {
@@ -189,13 +190,14 @@ static void strip(struct lodge_prefix *c, uint32_t i, bool all)
         list_remove(c, i);
     else
         remove_entry(c, i);
+    return freed;
 }
 
 bool lodge_prefix_evict(struct lodge_prefix *c)
 {
     if (c->oldest == NONE)
         return false;
-    strip(c, c->oldest, false);
+    c->n_evicted += strip(c, c->oldest, false);
     return true;
 }
 
@@ -213,7 +215,7 @@ bool lodge_prefix_evict_owner(struct lodge_prefix *c, uint32_t owner)
     for (uint32_t i = c->oldest, newer; i != NONE; i = newer) {
         newer = c->entries[i].newer;
         if (c->entries[i].owner == owner || c->entries[i].owner == LODGE_OWNER_SEVERAL) {
-            strip(c, i, false);
+            c->n_evicted += strip(c, i, false);
             any = true;
         }
     }

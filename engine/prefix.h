@@ -44,7 +44,8 @@ struct lodge_prefix {
     uint32_t *buckets;
     uint32_t mask;
     uint32_t oldest, newest;
-    double floor; /* value of what was evicted last; set by whoever evicts (residency.c) */
+    uint64_t n_evicted; /* pages whose content made room */
+    double floor;       /* value of what was evicted last; set by whoever evicts (residency.c) */
 };
 
 /* Owners of entries: none, the number of the one adapter they were computed with, or several. */

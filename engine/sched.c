@@ -521,5 +521,8 @@ struct lodge_seq *lodge_sched_hopeless(const struct lodge_sched *s, uint64_t now
     if (!s->limits.slo_ttft_ns || !q)
         return NULL;
     uint64_t latest = q->req->arrived_ns + s->limits.slo_ttft_ns;
-    return now_ns + lodge_queue_first_token_ns(s) > latest ? q : NULL;
+    /* Of one that no plan looked at yet the estimate says nothing: it may be admitted now, and if
+     * all were refused by an estimate that is too long nothing would ever correct it. */
+    bool passed_over = q->req->arrived_ns < s->planned_ns;
+    return now_ns + (passed_over ? lodge_queue_first_token_ns(s) : 0) > latest ? q : NULL;
 }

@@ -53,8 +53,9 @@
  * to end. It is kept while more than one tenant was there within LODGE_SCHED_SHARED_NS; else all is
  * given to whoever waits.
  *
- * Early abort (slo_ttft_ns > 0): a request that waits and cannot get its first token in time any
- * more, by the time from admission to first token of late, is named by lodge_sched_hopeless. A
+ * Early abort (slo_ttft_ns > 0): a request that a plan passed over and that cannot get its first
+ * token in time any more, by the time from admission to first token of late, is named by
+ * lodge_sched_hopeless. A
  * tenant from which more came than was served of late, and whose oldest waits for half of the
  * time already, is served newest first: so that what is computed is in time. The order among
  * tenants is not affected.

@@ -12,7 +12,7 @@
  * Adapters take cells of the same pool (kernels/adapter.h). Their life on a device:
  *
  *   pack    host image of n_cells cells from an adapter's matrices; any one thread at a time, also
- *           beside steps: it reads the weights (DoRA) and writes the image only
+ *           beside steps: it reads the weights (DoRA; waits for them) and writes the image only
  *   open    names pages for the cells and gives a slot, which rows refer to
  *   upload  copies a run of cells from the image into the pages, between steps
  *   close   forgets the slot; after the last step that used it has retired
@@ -26,8 +26,9 @@
 #include "kernels/adapter.h"
 #include "kernels/plan.h"
 #include "kernels/sample.h"
+#include "kernels/weights_file.h"
 
-#define LODGE_BACKEND_ABI 1u
+#define LODGE_BACKEND_ABI 2u
 #define LODGE_NO_PAGE UINT32_MAX
 #define LODGE_MAX_ROW_ADAPTERS 8u
 
@@ -123,8 +124,9 @@ struct lodge_step_result {
     const struct lodge_result *results; /* in row order; scores before the samples of a row */
     uint32_t n_results;
     const struct lodge_top *tops;
-    const float *hidden;             /* (rows that asked, d_model) in row order */
-    uint64_t begin_ns, end_ns;       /* monotonic */
+    const float *hidden;       /* (rows that asked, d_model) in row order */
+    uint64_t begin_ns, end_ns; /* monotonic */
+    bool waited;               /* for weights: how long it took says nothing about the next step */
     uint64_t weight_bytes, kv_bytes; /* read in this step */
 };
 
@@ -148,10 +150,19 @@ struct lodge_backend {
                   struct lodge_memory_need *out, struct lodge_error *e);
     void (*weight_use)(const struct lodge_device *d, const struct lodge_linear *l,
                        struct lodge_weight_use *out);
-    /* Packs the weights (in parallel). The plan stays referenced until close; tensor bytes are
-     * not needed after it returns. UNSUPPORTED names the op or format it cannot run. */
-    int (*model_load)(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
-                      void *cookie, struct lodge_error *e);
+    /* Packs the weights (in parallel). The plan stays referenced until close; without a cache,
+     * tensor bytes are not needed after it returns. UNSUPPORTED names the op or format it cannot
+     * run.
+     *
+     * `cache` (may be NULL) names a file of packed weights. If it is there and of this model, its
+     * weights are read beside the first steps, in the order in which these use them: each is
+     * checked before a step or adapter_pack reads it, and these wait for what is not there yet. A
+     * file that turns out to be damaged is deleted, and the rest packed from the tensors, whose
+     * bytes must stay readable until close. Without a file, one is written beside the steps. No
+     * fault of the cache is an error; `say` tells it. */
+    int (*model_load)(struct lodge_device *d, const struct lodge_plan *p,
+                      const struct lodge_weights_cache *cache, lodge_progress_fn *fn, void *cookie,
+                      struct lodge_error *e);
     /* Reserves n_pages pages; their memory is touched later. NOMEM. */
     int (*pool_create)(struct lodge_device *d, uint32_t n_pages, struct lodge_error *e);
     /* Touches up to n_bytes more of the pool; returns true while some is left. */

@@ -16,7 +16,8 @@
  *
  * Linear operators are matrices (N, K) of stored rows, y = W x. Their index is the index of their
  * tensor. What a fused group q|k|v or gate|up means for memory is the backend's business; its
- * members may have different formats, and may be slices of one stored matrix.
+ * members may have different formats, and may be slices of one stored matrix. Builders number
+ * linears in the order in which a step uses them; backends may load them in that order.
  */
 #ifndef LODGE_KERNELS_PLAN_H
 #define LODGE_KERNELS_PLAN_H

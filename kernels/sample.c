@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define GREEDY_BELOW 1e-5f
-#define BLOCK 16u
+#define BLOCK LODGE_LOGIT_BLOCK
 
 struct candidate {
     float logit;
@@ -22,27 +22,42 @@ struct typical_key {
     uint32_t index;
 };
 
-/* Scratch: an edited copy of the row, the candidates, and what typical_p sorts. */
+/* Scratch: room for an edited copy of the row, the candidates, and what typical_p sorts. */
 struct work {
-    float *logits;
+    const struct lodge_row_ops *ops;
+    struct lodge_logits row; /* as it came, or edited */
+    float scale;             /* 1 / temperature */
+    float most;              /* of the row, scaled */
+    float *room, *room_most; /* for an edited copy */
     struct candidate *kept;
     struct typical_key *keys;
     uint32_t n_kept;
-    float most; /* of logits */
 };
 
-size_t lodge_sample_scratch_bytes(uint32_t n_vocab)
+static size_t rounded(uint32_t n)
 {
-    size_t n = ((size_t)n_vocab + BLOCK - 1) / BLOCK * BLOCK;
-    return n * (sizeof(float) + sizeof(struct candidate) + sizeof(struct typical_key)) + 64;
+    return ((size_t)n + 15) / 16 * 16;
 }
 
-static struct work work_in(void *scratch, uint32_t n_vocab)
+size_t lodge_sample_scratch_bytes(uint32_t n)
 {
-    size_t n = ((size_t)n_vocab + BLOCK - 1) / BLOCK * BLOCK;
-    float *logits = scratch;
-    struct candidate *kept = (struct candidate *)(logits + n);
-    return (struct work){.logits = logits, .kept = kept, .keys = (struct typical_key *)(kept + n)};
+    return rounded(n) * (sizeof(float) + sizeof(struct candidate) + sizeof(struct typical_key)) +
+           rounded(lodge_logit_blocks(n)) * sizeof(float) + 64;
+}
+
+static struct work work_in(const struct lodge_row_ops *ops, const struct lodge_logits *raw,
+                           void *scratch)
+{
+    size_t n = rounded(raw->n);
+    float *room = scratch, *room_most = room + n;
+    struct candidate *kept = (struct candidate *)(room_most + rounded(lodge_logit_blocks(raw->n)));
+    return (struct work){.ops = ops,
+                         .row = *raw,
+                         .scale = 1,
+                         .room = room,
+                         .room_most = room_most,
+                         .kept = kept,
+                         .keys = (struct typical_key *)(kept + n)};
 }
 
 void lodge_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4])
@@ -77,61 +92,90 @@ static float noise(const struct lodge_sampling *s, uint32_t position, uint32_t t
     return gumbel(word[token % 4]);
 }
 
-static uint32_t plain_argmax(const float *x, uint32_t n)
+/* ---- passes over a row ---- */
+
+static void plain_block_most(const float *x, size_t ld, unsigned m, uint32_t n, float *most,
+                             size_t ld_most)
 {
-    uint32_t best = 0;
-    float most = -INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        if (x[i] > most) {
-            most = x[i];
-            best = i;
+    for (unsigned r = 0; r < m; r++, x += ld, most += ld_most)
+        for (uint32_t i = 0; i < n; i++) {
+            float *to = &most[i / BLOCK];
+            *to = x[i] > (i % BLOCK ? *to : -INFINITY) ? x[i] : i % BLOCK ? *to : -INFINITY;
         }
-    return best;
 }
 
-static double plain_exp_sum(const float *x, uint32_t n, float most)
+static double plain_exp_sum(const float *x, uint32_t n, float scale, float most)
 {
     double lanes[16] = {0};
     for (uint32_t i = 0; i < n; i++)
-        lanes[i % 16] += (double)lodge_ref_exp(x[i] - most);
+        lanes[i % 16] += (double)lodge_ref_exp(x[i] * scale - most);
     for (uint32_t half = 8; half; half /= 2)
         for (uint32_t j = 0; j < half; j++)
             lanes[j] += lanes[j + half];
     return lanes[0];
 }
 
-const struct lodge_row_ops lodge_row_ops_ref = {plain_exp_sum, plain_argmax};
-
-/* Largest of a row; n when nothing is above -inf. */
-static uint32_t largest(const struct lodge_row_ops *ops, const float *x, uint32_t n)
+static uint32_t plain_words(const struct lodge_sampling *s, uint32_t position, uint32_t block,
+                            uint32_t n_blocks, const uint32_t *need, struct lodge_word *out)
 {
-    uint32_t best = n ? ops->argmax(x, n) : 0;
-    return n && x[best] > -INFINITY ? best : n;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_blocks * BLOCK; i += 4) {
+        uint32_t first = block * BLOCK + i, counter[4] = {first / 4, position, s->choice, 0};
+        uint32_t word[4];
+        lodge_philox(s->seed, counter, word);
+        for (uint32_t k = 0; k < 4; k++)
+            if (word[k] >= need[i / BLOCK])
+                out[n++] = (struct lodge_word){first + k, word[k]};
+    }
+    return n;
+}
+
+const struct lodge_row_ops lodge_row_ops_ref = {plain_exp_sum, plain_block_most, plain_words};
+
+static uint32_t end_of(const struct lodge_logits *l, uint32_t block)
+{
+    return l->n - block * BLOCK < BLOCK ? l->n : (block + 1) * BLOCK;
+}
+
+/* Largest of a row, the smallest id on ties; n when nothing is above -inf. */
+static uint32_t largest(const struct lodge_logits *l)
+{
+    uint32_t best = 0, blocks = lodge_logit_blocks(l->n);
+    float most = -INFINITY;
+    for (uint32_t b = 0; b < blocks; b++)
+        if (l->block_most[b] > most) {
+            most = l->block_most[b];
+            best = b;
+        }
+    for (uint32_t i = best * BLOCK; i < l->n && most > -INFINITY; i++)
+        if (l->x[i] == most)
+            return i;
+    return l->n;
 }
 
 /* ---- raw log-probabilities ---- */
 
-static double log_sum(const struct lodge_row_ops *ops, const float *raw, uint32_t n, float most)
+static double log_sum(const struct lodge_row_ops *ops, const struct lodge_logits *l, float most)
 {
-    return (double)most + log(ops->exp_sum(raw, n, most));
+    return (double)most + log(ops->exp_sum(l->x, l->n, 1, most));
 }
 
-void lodge_score(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
-                 uint32_t n_vocab_text, uint32_t token, void *scratch, struct lodge_sampled *out)
+void lodge_score(const struct lodge_row_ops *ops, const struct lodge_logits *raw, uint32_t token,
+                 struct lodge_sampled *out)
 {
-    (void)n_vocab;
-    (void)scratch;
     *out = (struct lodge_sampled){.token = token};
-    uint32_t best = largest(ops, raw, n_vocab_text);
-    if (best == n_vocab_text || token >= n_vocab_text) {
-        out->fault = best == n_vocab_text;
+    uint32_t best = largest(raw);
+    if (best == raw->n || token >= raw->n) {
+        out->fault = best == raw->n;
         out->logprob = -INFINITY;
         return;
     }
-    out->logprob = (float)((double)raw[token] - log_sum(ops, raw, n_vocab_text, raw[best]));
+    float own = raw->x[token];
+    out->logprob = (float)((double)own - log_sum(ops, raw, raw->x[best]));
     out->rank = 1;
-    for (uint32_t i = 0; i < n_vocab_text; i++)
-        out->rank += raw[i] > raw[token];
+    for (uint32_t b = 0; b < lodge_logit_blocks(raw->n); b++)
+        for (uint32_t i = b * BLOCK; raw->block_most[b] > own && i < end_of(raw, b); i++)
+            out->rank += raw->x[i] > own;
 }
 
 static bool better(struct lodge_top a, struct lodge_top b)
@@ -139,26 +183,31 @@ static bool better(struct lodge_top a, struct lodge_top b)
     return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
 }
 
-uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
-                            uint32_t n_vocab_text, uint32_t n, void *scratch, struct lodge_top *out)
+/* Puts t in its place among the best so far, got <= n of them; returns how many there are now. */
+static uint32_t insert(struct lodge_top *best, uint32_t got, uint32_t n, struct lodge_top t)
 {
-    (void)n_vocab;
-    (void)scratch;
-    uint32_t got = 0, best = largest(ops, raw, n_vocab_text);
-    if (best == n_vocab_text || !n)
+    if (!(t.logprob > -INFINITY) || (got == n && !better(t, best[got - 1])))
+        return got;
+    uint32_t at = got < n ? got++ : got - 1;
+    for (; at > 0 && better(t, best[at - 1]); at--)
+        best[at] = best[at - 1];
+    best[at] = t;
+    return got;
+}
+
+uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const struct lodge_logits *raw,
+                            uint32_t n, struct lodge_top *out)
+{
+    uint32_t got = 0, best = largest(raw);
+    if (best == raw->n || !n)
         return 0;
-    for (uint32_t i = 0; i < n_vocab_text; i++) {
-        struct lodge_top t = {i, raw[i]};
-        if (!(raw[i] > -INFINITY) || (got == n && !better(t, out[got - 1])))
+    for (uint32_t b = 0; b < lodge_logit_blocks(raw->n); b++) {
+        if (got == n && !(raw->block_most[b] > out[got - 1].logprob))
             continue;
-        uint32_t at = got < n ? got++ : got - 1;
-        while (at > 0 && better(t, out[at - 1])) {
-            out[at] = out[at - 1];
-            at--;
-        }
-        out[at] = t;
+        for (uint32_t i = b * BLOCK; i < end_of(raw, b); i++)
+            got = insert(out, got, n, (struct lodge_top){i, raw->x[i]});
     }
-    double total = log_sum(ops, raw, n_vocab_text, raw[best]);
+    double total = log_sum(ops, raw, raw->x[best]);
     for (uint32_t i = 0; i < got; i++)
         out[i].logprob = (float)((double)out[i].logprob - total);
     return got;
@@ -172,32 +221,39 @@ static bool has_edits(const struct lodge_sampling *s)
            (s->n_counts && (s->repetition != 1 || s->presence != 0 || s->frequency != 0));
 }
 
-static void edit(struct work *w, const float *raw, uint32_t n, const struct lodge_sampling *s)
+/* Makes an edited copy the row. */
+static void edit(struct work *w, const struct lodge_sampling *s)
 {
+    uint32_t n = w->row.n;
+    const float *raw = w->row.x;
+    float *x = w->room;
     if (s->n_allowed) {
         for (uint32_t i = 0; i < n; i++)
-            w->logits[i] = -INFINITY;
+            x[i] = -INFINITY;
         for (uint32_t i = 0; i < s->n_allowed; i++)
             if (s->allowed[i] < n)
-                w->logits[s->allowed[i]] = raw[s->allowed[i]];
+                x[s->allowed[i]] = raw[s->allowed[i]];
     } else {
-        memcpy(w->logits, raw, n * sizeof *raw);
+        memcpy(x, raw, n * sizeof *raw);
     }
     for (uint32_t i = 0; i < s->n_banned; i++)
         if (s->banned[i] < n)
-            w->logits[s->banned[i]] = -INFINITY;
+            x[s->banned[i]] = -INFINITY;
     for (uint32_t i = 0; i < s->n_bias; i++)
         if (s->bias[i].token < n)
-            w->logits[s->bias[i].token] += s->bias[i].value;
+            x[s->bias[i].token] += s->bias[i].value;
     for (uint32_t i = 0; i < s->n_counts; i++) {
         const struct lodge_count *c = &s->counts[i];
         if (c->token >= n)
             continue;
-        float *l = &w->logits[c->token];
+        float *l = &x[c->token];
         *l = *l > 0 ? *l / s->repetition : *l * s->repetition;
         if (c->n_output)
             *l -= s->frequency * (float)c->n_output + s->presence;
     }
+    w->ops->block_most(x, n, 1, n, w->room_most, 0);
+    w->row.x = x;
+    w->row.block_most = w->room_most;
 }
 
 /* ---- keeping ---- */
@@ -210,13 +266,18 @@ static int by_logit(const void *a, const void *b)
     return (x->token > y->token) - (x->token < y->token);
 }
 
-/* All tokens whose logit is at least `low`. */
-static void keep_from(struct work *w, const float *logits, uint32_t n, float low)
+/* All tokens whose scaled logit is at least `low`. Scaling keeps the order, so blocks below it have
+ * none. */
+static void keep_from(struct work *w, float low)
 {
+    const struct lodge_logits *l = &w->row;
     w->n_kept = 0;
-    for (uint32_t i = 0; i < n; i++)
-        if (logits[i] >= low && logits[i] > -INFINITY)
-            w->kept[w->n_kept++] = (struct candidate){logits[i], i};
+    for (uint32_t b = 0; b < lodge_logit_blocks(l->n); b++)
+        for (uint32_t i = b * BLOCK; l->block_most[b] * w->scale >= low && i < end_of(l, b); i++) {
+            float x = l->x[i] * w->scale;
+            if (x >= low && x > -INFINITY)
+                w->kept[w->n_kept++] = (struct candidate){x, i};
+        }
 }
 
 /* Moves the k best of the kept to the front (Hoare's quickselect; ids make the order total). */
@@ -310,35 +371,52 @@ static bool keep_top_p(struct work *w, float p, double total)
 
 /* top_p over the whole row: only tokens near the largest are gathered and sorted, further out
  * until the mass is there. */
-static void keep_top_p_wide(struct work *w, const float *logits, uint32_t n, float p, double total)
+static void keep_top_p_wide(struct work *w, float p)
 {
-    float most = w->most;
+    double total = w->ops->exp_sum(w->row.x, w->row.n, w->scale, w->most);
     for (float reach = 3; reach < 400; reach *= 2) {
-        keep_from(w, logits, n, most - reach);
+        keep_from(w, w->most - reach);
         qsort(w->kept, w->n_kept, sizeof *w->kept, by_logit);
         if (keep_top_p(w, p, total))
             return;
     }
 }
 
-/* Narrows the row by top_k, typical_p, top_p and min_p; n_kept 0 means: all are kept. */
-static void narrow(const struct lodge_row_ops *ops, struct work *w, const float *logits, uint32_t n,
-                   const struct lodge_sampling *s)
+/* The k best. The k-th largest of the blocks' maxima is a logit that at least k reach, so few below
+ * the k best are gathered. */
+static void keep_top_k(struct work *w, uint32_t k)
 {
-    bool k = s->top_k && s->top_k < n, typical = s->typical_p < 1;
+    uint32_t blocks = lodge_logit_blocks(w->row.n);
+    float low = -INFINITY;
+    if (k < blocks) {
+        for (uint32_t b = 0; b < blocks; b++)
+            w->kept[b] = (struct candidate){w->row.block_most[b], b};
+        select_best(w->kept, blocks, k);
+        low = w->kept[k - 1].logit * w->scale;
+    }
+    keep_from(w, low);
+    if (k < w->n_kept) {
+        select_best(w->kept, w->n_kept, k);
+        w->n_kept = k;
+    }
+}
+
+/* Narrows the row by top_k, typical_p, top_p and min_p; n_kept 0 means: all are kept. */
+static void narrow(struct work *w, const struct lodge_sampling *s)
+{
+    bool k = s->top_k && s->top_k < w->row.n, typical = s->typical_p < 1;
     bool p = s->top_p < 1;
     bool min = s->min_p > 0;
     w->n_kept = 0;
     if (!k && !typical && !p && !min)
         return;
     if (p && !k && !typical) {
-        keep_top_p_wide(w, logits, n, s->top_p, ops->exp_sum(logits, n, w->most));
+        keep_top_p_wide(w, s->top_p);
     } else {
-        keep_from(w, logits, n, k || typical || p ? -INFINITY : w->most + logf(s->min_p));
-        if (k && s->top_k < w->n_kept) {
-            select_best(w->kept, w->n_kept, s->top_k);
-            w->n_kept = s->top_k;
-        }
+        if (k)
+            keep_top_k(w, s->top_k);
+        else
+            keep_from(w, typical ? -INFINITY : w->most + logf(s->min_p));
         qsort(w->kept, w->n_kept, sizeof *w->kept, by_logit);
         if (typical)
             keep_typical(w, s->typical_p);
@@ -367,35 +445,30 @@ static void offer(struct best *b, float value, uint32_t token)
         *b = (struct best){value, token};
 }
 
-/* Word that noise must reach to lift a logit by `lift`: u > exp(-exp(-lift)), with slack for
- * rounding. */
+/* Word that noise must reach to lift a logit by `lift`: u > exp(-exp(-lift)) >= 1 - exp(-lift),
+ * with slack for rounding. */
 static uint32_t word_needed(float lift)
 {
-    double u = exp(-exp(-(double)lift)) * 0x1p24 - 2;
-    return u <= 0 ? 0 : u >= 16777216.0 ? UINT32_MAX : (uint32_t)u << 8;
+    float u = (1 - lodge_ref_exp(-lift)) * 0x1p24f - 4;
+    return u <= 0 ? 0 : (uint32_t)u << 8;
 }
 
-/* Gumbel-max over all tokens. Blocks are skipped when even the largest noise could not make them
- * win, and noise is only computed where its random word is large enough. */
-static uint32_t draw_all(const float *logits, uint32_t n, uint32_t top,
-                         const struct lodge_sampling *s, uint32_t position)
+/* Gumbel-max over all tokens: noise is only computed where its random word is large enough. */
+static uint32_t draw_all(const struct work *w, uint32_t top, const struct lodge_sampling *s,
+                         uint32_t position)
 {
-    struct best b = {logits[top] + noise(s, position, top), top};
-    for (uint32_t from = 0; from < n; from += BLOCK) {
-        uint32_t to = from + BLOCK < n ? from + BLOCK : n;
-        float most = -INFINITY;
-        for (uint32_t i = from; i < to; i++)
-            most = logits[i] > most ? logits[i] : most;
-        if (!(most > b.value - 17.5f))
-            continue;
-        uint32_t need = word_needed(b.value - most);
-        for (uint32_t i = from; i < to; i += 4) {
-            uint32_t counter[4] = {i / 4, position, s->choice, 0}, word[4];
-            lodge_philox(s->seed, counter, word);
-            for (uint32_t k = 0; k < 4 && i + k < to; k++)
-                if (word[k] >= need && logits[i + k] > -INFINITY)
-                    offer(&b, logits[i + k] + gumbel(word[k]), i + k);
-        }
+    const struct lodge_logits *l = &w->row;
+    struct best b = {w->most + noise(s, position, top), top};
+    uint32_t need[LODGE_WORD_BLOCKS], blocks = lodge_logit_blocks(l->n);
+    struct lodge_word words[LODGE_WORD_BLOCKS * BLOCK];
+    for (uint32_t from = 0; from < blocks; from += LODGE_WORD_BLOCKS) {
+        uint32_t n = blocks - from < LODGE_WORD_BLOCKS ? blocks - from : LODGE_WORD_BLOCKS;
+        for (uint32_t i = 0; i < n; i++)
+            need[i] = word_needed(b.value - l->block_most[from + i] * w->scale);
+        uint32_t found = w->ops->words(s, position, from, n, need, words);
+        for (uint32_t i = 0; i < found && words[i].token < l->n; i++)
+            if (l->x[words[i].token] > -INFINITY)
+                offer(&b, l->x[words[i].token] * w->scale + gumbel(words[i].word), words[i].token);
     }
     return b.token;
 }
@@ -408,38 +481,31 @@ static uint32_t draw_kept(const struct work *w, const struct lodge_sampling *s, 
     return b.token;
 }
 
-void lodge_sample(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
-                  uint32_t n_vocab_text, const struct lodge_sampling *s, uint32_t position,
-                  bool want_logprob, void *scratch, struct lodge_sampled *out)
+void lodge_sample(const struct lodge_row_ops *ops, const struct lodge_logits *raw,
+                  const struct lodge_sampling *s, uint32_t position, bool want_logprob,
+                  void *scratch, struct lodge_sampled *out)
 {
-    uint32_t n = n_vocab_text;
-    struct work w = work_in(scratch, n_vocab);
-    const float *logits = raw;
+    struct work w = work_in(ops, raw, scratch);
     *out = (struct lodge_sampled){0};
-    if (has_edits(s)) {
-        edit(&w, raw, n, s);
-        logits = w.logits;
-    }
-    uint32_t top = largest(ops, logits, n);
-    if (top == n) { /* everything removed, or nothing finite */
-        top = largest(ops, raw, n);
-        out->fault = top == n;
+    if (has_edits(s))
+        edit(&w, s);
+    uint32_t top = largest(&w.row);
+    if (top == raw->n) { /* everything removed, or nothing finite */
+        top = largest(raw);
+        out->fault = top == raw->n;
         out->exhausted = !out->fault;
         out->token = out->fault ? 0 : top;
     } else if (!(s->temperature >= GREEDY_BELOW)) {
         out->token = top;
     } else {
-        float inverse = 1.0f / s->temperature;
-        for (uint32_t i = 0; i < n; i++)
-            w.logits[i] = logits[i] * inverse;
-        w.most = w.logits[top];
-        narrow(ops, &w, w.logits, n, s);
-        out->token =
-            w.n_kept ? draw_kept(&w, s, position) : draw_all(w.logits, n, top, s, position);
+        w.scale = 1.0f / s->temperature;
+        w.most = w.row.x[top] * w.scale;
+        narrow(&w, s);
+        out->token = w.n_kept ? draw_kept(&w, s, position) : draw_all(&w, top, s, position);
     }
     if (want_logprob && !out->fault) {
         struct lodge_sampled scored;
-        lodge_score(ops, raw, n_vocab, n_vocab_text, out->token, scratch, &scored);
+        lodge_score(ops, raw, out->token, &scored);
         out->logprob = scored.logprob;
         out->rank = scored.rank;
     }

@@ -73,33 +73,57 @@ struct lodge_sampled {
     bool fault;
 };
 
+/* One row of logits. block_most[b] is the largest of ids [32 b, 32 b + 32) below n (NaN counts as
+ * -inf, -inf if there is none): whoever made the row has it at hand, and most of what is below
+ * looks at these alone. */
+#define LODGE_LOGIT_BLOCK 32u
+struct lodge_logits {
+    const float *x;          /* (n) fp32 */
+    const float *block_most; /* (lodge_logit_blocks(n)) */
+    uint32_t n;              /* ids that may be sampled: n_vocab_text */
+};
+
+static inline uint32_t lodge_logit_blocks(uint32_t n)
+{
+    return (n + LODGE_LOGIT_BLOCK - 1) / LODGE_LOGIT_BLOCK;
+}
+
+/* A token and its random word. */
+struct lodge_word {
+    uint32_t token, word;
+};
+#define LODGE_WORD_BLOCKS 16u /* most blocks of one call of `words` */
+
 /* Passes over a whole row; a backend brings fast ones of the same bits. */
 struct lodge_row_ops {
-    /* Sum of exp(x[i] - most), exp as lodge_ref_exp (kernels/ref/math.h): 16 lanes of doubles,
-     * lane i % 16 in rising i, added by halves. */
-    double (*exp_sum)(const float *x, uint32_t n, float most);
-    /* Index of the largest element, the smallest on ties; NaN counts as -inf; 0 when no element is
-     * above -inf. */
-    uint32_t (*argmax)(const float *x, uint32_t n);
+    /* Sum of exp(x[i] * scale - most), product and difference rounded, exp as lodge_ref_exp
+     * (kernels/ref/math.h): 16 lanes of doubles, lane i % 16 in rising i, added by halves. */
+    double (*exp_sum)(const float *x, uint32_t n, float scale, float most);
+    /* block_most of m rows of n logits, row i at x + i * ld, to most + i * ld_most. */
+    void (*block_most)(const float *x, size_t ld, unsigned m, uint32_t n, float *most,
+                       size_t ld_most);
+    /* Those of the random words of step 8, of the ids of blocks [block, block + n_blocks), that are
+     * at least their block's need[b], in rising id; returns how many. */
+    uint32_t (*words)(const struct lodge_sampling *s, uint32_t position, uint32_t block,
+                      uint32_t n_blocks, const uint32_t *need, struct lodge_word *out);
 };
 /* The plain ones. */
 extern const struct lodge_row_ops lodge_row_ops_ref;
 
-/* Bytes of scratch that the functions below need for a vocabulary. */
-size_t lodge_sample_scratch_bytes(uint32_t n_vocab);
+/* Bytes of scratch that lodge_sample needs for rows of n logits. */
+size_t lodge_sample_scratch_bytes(uint32_t n);
 
-/* Draws one token. raw: (n_vocab) fp32. scratch: as above, 64-byte aligned. If want_logprob is
- * false, logprob and rank may be left 0. */
-void lodge_sample(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
-                  uint32_t n_vocab_text, const struct lodge_sampling *s, uint32_t position,
-                  bool want_logprob, void *scratch, struct lodge_sampled *out);
+/* Draws one token. scratch: as above, 64-byte aligned. If want_logprob is false, logprob and rank
+ * may be left 0. */
+void lodge_sample(const struct lodge_row_ops *ops, const struct lodge_logits *raw,
+                  const struct lodge_sampling *s, uint32_t position, bool want_logprob,
+                  void *scratch, struct lodge_sampled *out);
 /* Raw log-probability and rank of a given token. */
-void lodge_score(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
-                 uint32_t n_vocab_text, uint32_t token, void *scratch, struct lodge_sampled *out);
+void lodge_score(const struct lodge_row_ops *ops, const struct lodge_logits *raw, uint32_t token,
+                 struct lodge_sampled *out);
 /* The n largest raw log-probabilities, descending, ties by smaller id. Returns how many. */
-uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const float *raw, uint32_t n_vocab,
-                            uint32_t n_vocab_text, uint32_t n, void *scratch,
-                            struct lodge_top *out);
+uint32_t lodge_top_logprobs(const struct lodge_row_ops *ops, const struct lodge_logits *raw,
+                            uint32_t n, struct lodge_top *out);
 
 /* Philox4x32-10. */
 void lodge_philox(uint64_t key, const uint32_t counter[4], uint32_t out[4]);

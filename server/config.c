@@ -40,6 +40,8 @@ static const struct lodge_conf_setting settings[] = {
      .help = "do not reuse the work of equal prompt beginnings"},
     {"speculate", LODGE_CONF_BOOL, F(speculate), "false",
      .help = "guess tokens of all replies from their text so far; replies stay the same"},
+    {"weights-cache", LODGE_CONF_STRING, F(weights_cache),
+     .help = "directory for packed weights, which the next start reads at once"},
     {"generation-config", LODGE_CONF_CHOICE, F(generation_config), "auto", "auto|vllm",
      .help = "auto: sampling defaults of the model's own file; vllm: neutral ones"},
     {"chat-template", LODGE_CONF_STRING, F(chat_template),

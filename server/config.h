@@ -20,7 +20,7 @@ struct lodge_serve_config {
     bool trust_request_chat_template;
     const char *config;
     bool check_config, print_config, memory;
-    const char *log_level, *log_file;
+    const char *weights_cache, *log_level, *log_file;
     double slo_ttft, drain_timeout, body_timeout, idle_timeout, stall_timeout, keepalive;
     int64_t max_connections, max_connections_per_ip;
     bool has_seed;

@@ -192,6 +192,8 @@ static void put_engine(struct writer *w, const struct lodge_engine_stats *st)
          (double)st->prefix_queries},
         {"vllm:prefix_cache_hits_total", "counter", "tokens found in the prefix cache",
          (double)st->prefix_hits},
+        {"lodge_prefix_evicted_pages_total", "counter", "cached pages that made room",
+         (double)st->prefix_evicted},
         {"vllm:spec_decode_num_drafts_total", "counter", "drafts of guessed tokens",
          (double)st->n_drafts},
         {"vllm:spec_decode_num_draft_tokens_total", "counter", "guessed tokens that were checked",

@@ -190,6 +190,7 @@ static struct lodge_engine_config engine_config(struct server *s, const char *ch
         .no_prefix_cache = c->no_prefix_cache,
         .speculate = c->speculate,
         .seed = seed,
+        .weights_cache = c->weights_cache,
         .model_defaults = strcmp(c->generation_config, "auto") == 0,
         .chat_template = chat_template,
         .log = s->log,
@@ -211,7 +212,7 @@ static void print_weights(void *cookie, const struct lodge_engine_weights *w)
            w->n_rows, w->n_cols, w->kernel, w->bits_per_weight, (double)w->n_bytes / 1048576);
 }
 
-static void print_memory(const struct lodge_engine_memory *m)
+static void print_memory(const struct lodge_serve_config *cfg, const struct lodge_engine_memory *m)
 {
     printf("weights    %10.1f MiB\nworkspace  %10.1f MiB\npool       %10.1f MiB (%u pages of %u "
            "tokens in %s, %.1f KiB each)\ntotal      %10.1f MiB\nfree       %10.1f MiB\ncontext    "
@@ -221,6 +222,9 @@ static void print_memory(const struct lodge_engine_memory *m)
            (double)m->pool_bytes / 1048576, m->n_pages, m->page_tokens, m->kv_dtype,
            (double)m->page_bytes / 1024, (double)m->total_bytes / 1048576,
            (double)m->free_bytes / 1048576, m->max_model_len);
+    if (cfg->weights_cache)
+        printf("on disk    %10.1f MiB of packed weights in %s\n",
+               (double)m->weights_cache_bytes / 1048576, cfg->weights_cache);
 }
 
 /* ---- running ---- */
@@ -441,6 +445,9 @@ static int check_files(struct server *s, struct lodge_error *e)
         }
         free(text);
     }
+    if (!err && c->weights_cache && !lodge_dir_exists(c->weights_cache))
+        err = lodge_fail(e, LODGE_ERR_CONFIG, "--weights-cache %s: no such directory",
+                         c->weights_cache);
     return err;
 }
 
@@ -465,7 +472,7 @@ static int only_tell(const struct lodge_conf *c, const struct lodge_serve_config
     struct lodge_engine_memory m;
     int err = lodge_engine_plan_memory(&engine, &m, print_weights, NULL, e);
     if (!err)
-        print_memory(&m);
+        print_memory(cfg, &m);
     return err;
 }
 

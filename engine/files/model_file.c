@@ -21,7 +21,18 @@ struct lodge_model_file {
     const char *chat_template;
     const char *tool_template;
     struct lodge_generation_defaults defaults;
+    struct lodge_digest fingerprint;
 };
+
+/* How the mappings will be read. */
+static void advise(const struct lodge_model_file *m, int advice)
+{
+    if (m->gguf.map.data)
+        madvise((void *)(uintptr_t)m->gguf.map.data, m->gguf.map.n_bytes, advice);
+    for (uint32_t i = 0; i < m->st.n_maps; i++)
+        if (m->st.maps[i].data)
+            madvise((void *)(uintptr_t)m->st.maps[i].data, m->st.maps[i].n_bytes, advice);
+}
 
 static bool find_gguf(const void *container, const char *name, struct lodge_source_tensor *out)
 {
@@ -209,6 +220,8 @@ static int read_template(struct lodge_model_file *m, struct lodge_error *e)
 
 /* ---- opening ---- */
 
+/* Vectors and samples of matrices lie far apart: with read-ahead, which may be megabytes, a plan
+ * would cost the whole file. */
 static int open_dir(struct lodge_model_file *m, uint32_t served_context, struct lodge_error *e)
 {
     json_t *config = NULL;
@@ -219,6 +232,7 @@ static int open_dir(struct lodge_model_file *m, uint32_t served_context, struct 
                          m->dir);
     if (!err)
         err = lodge_safetensors_open(m->dir, &m->st, e);
+    advise(m, MADV_RANDOM);
     char where[300];
     snprintf(where, sizeof where, "%.280s/config.json", m->dir);
     const struct lodge_tensor_source src = {
@@ -259,6 +273,7 @@ static int open_gguf(struct lodge_model_file *m, const char *path, uint32_t serv
     if (err)
         return err;
     m->is_gguf = true;
+    advise(m, MADV_RANDOM);
     int64_t parts = 1;
     err = lodge_gguf_get_int(&m->gguf, "split.count", 0, 65535, &parts, e);
     if (!err && parts > 1)
@@ -278,6 +293,30 @@ static int open_gguf(struct lodge_model_file *m, const char *path, uint32_t serv
     m->chat_template = gguf_text(m, "tokenizer.chat_template");
     m->tool_template = gguf_text(m, "tokenizer.chat_template.tool_use");
     return err;
+}
+
+static void prefetch(const void *data, size_t n)
+{
+    uintptr_t at = (uintptr_t)data & ~(uintptr_t)4095;
+    madvise((void *)at, (uintptr_t)data + n - at, MADV_WILLNEED);
+}
+
+/* A row of every matrix: all are asked of the disk before the first is waited for. */
+static void make_fingerprint(struct lodge_model_file *m)
+{
+    const struct lodge_plan *p = &m->plan;
+    struct lodge_digest key = {{0}}, next;
+    size_t row;
+    for (uint32_t i = 0; i < p->n_linears; i++)
+        if (lodge_format_row_bytes(p->linears[i].format, p->linears[i].n_cols, &row))
+            prefetch(p->tensors[i].data, row);
+    for (uint32_t i = 0; i < p->n_linears; i++, key = next) {
+        const struct lodge_linear *l = &p->linears[i];
+        row = 0;
+        lodge_format_row_bytes(l->format, l->n_cols, &row);
+        lodge_keyed_hash(&key, l, sizeof *l, p->tensors[i].data, row, &next);
+    }
+    m->fingerprint = key;
 }
 
 /* "/a/b/Name.gguf" -> "Name". */
@@ -316,6 +355,9 @@ int lodge_model_open(const char *path, uint32_t served_context, struct lodge_mod
     }
     if (!err && !m->name)
         err = lodge_fail(e, LODGE_ERR_NOMEM, "no memory for a name");
+    if (!err)
+        make_fingerprint(m);
+    advise(m, MADV_NORMAL);
     if (err) {
         lodge_model_close(m);
         return err;
@@ -374,24 +416,23 @@ const struct lodge_generation_defaults *lodge_model_defaults(const struct lodge_
 
 void lodge_model_fingerprint(const struct lodge_model_file *m, struct lodge_digest *out)
 {
-    struct lodge_digest key = {{0}};
-    const struct lodge_plan *p = &m->plan;
-    for (uint32_t i = 0; i < p->n_linears; i++) {
-        const struct lodge_linear *l = &p->linears[i];
-        size_t row = 0;
-        lodge_format_row_bytes(l->format, l->n_cols, &row);
+    *out = m->fingerprint;
+}
+
+void lodge_model_identity(const struct lodge_model_file *m, const struct lodge_digest *fingerprint,
+                          struct lodge_digest *out)
+{
+    struct lodge_file_stamp stamp = lodge_map_stamp(&m->gguf.map);
+    lodge_keyed_hash(fingerprint, &stamp, sizeof stamp, NULL, 0, out);
+    for (uint32_t i = 0; i < m->st.n_maps; i++) {
         struct lodge_digest next;
-        lodge_keyed_hash(&key, l, sizeof *l, p->tensors[i].data, row, &next);
-        key = next;
+        stamp = lodge_map_stamp(&m->st.maps[i]);
+        lodge_keyed_hash(out, &stamp, sizeof stamp, NULL, 0, &next);
+        *out = next;
     }
-    *out = key;
 }
 
 void lodge_model_release_pages(struct lodge_model_file *m)
 {
-    if (m->gguf.map.data)
-        madvise((void *)(uintptr_t)m->gguf.map.data, m->gguf.map.n_bytes, MADV_DONTNEED);
-    for (uint32_t i = 0; i < m->st.n_maps; i++)
-        if (m->st.maps[i].data)
-            madvise((void *)(uintptr_t)m->st.maps[i].data, m->st.maps[i].n_bytes, MADV_DONTNEED);
+    advise(m, MADV_DONTNEED);
 }

@@ -42,6 +42,10 @@ const struct lodge_generation_defaults *lodge_model_defaults(const struct lodge_
 
 /* Hash of what identifies the model: shapes, formats, sizes and samples of the weights. */
 void lodge_model_fingerprint(const struct lodge_model_file *m, struct lodge_digest *out);
+/* Hash of a fingerprint and of the stamps (base/file.h) that the weight files have now: equal only
+ * while no byte of them has changed. Any thread. */
+void lodge_model_identity(const struct lodge_model_file *m, const struct lodge_digest *fingerprint,
+                          struct lodge_digest *out);
 /* The weights were packed: their pages of the mapping may leave memory. */
 void lodge_model_release_pages(struct lodge_model_file *m);
 

@@ -69,6 +69,7 @@ static void close_device(struct lodge_device *d)
 {
     if (!d)
         return;
+    lodge_cpu_feed_stop(d);
     lodge_workers_destroy(d->workers);
     lodge_pages_unmap(d->weights, d->weight_bytes);
     lodge_pages_unmap(d->pool, d->n_pages * d->page_bytes);
@@ -134,10 +135,11 @@ static void weight_use(const struct lodge_device *d, const struct lodge_linear *
                  8 * lodge_format_info(l->format)->block_bytes);
 }
 
-static int model_load(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
-                      void *cookie, struct lodge_error *e)
+static int model_load(struct lodge_device *d, const struct lodge_plan *p,
+                      const struct lodge_weights_cache *cache, lodge_progress_fn *fn, void *cookie,
+                      struct lodge_error *e)
 {
-    int err = lodge_cpu_load(d, p, fn, cookie, e);
+    int err = lodge_cpu_load(d, p, cache, fn, cookie, e);
     if (err)
         return err;
     d->page_bytes = lodge_plan_page_bytes(p, d->cfg.kv, LODGE_PAGE_TOKENS);

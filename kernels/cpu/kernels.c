@@ -24,9 +24,9 @@ enum lodge_act_form lodge_act_form(enum lodge_format f)
 size_t lodge_act_tile_bytes(enum lodge_act_form form, uint32_t n_cols)
 {
     size_t kp = padded(n_cols);
-    /* Q8: a scale, and sums of the block and its halves in two forms, beside the codes. */
-    size_t row = form == LODGE_ACT_Q8 ? kp / 32 * (32 + 7 * 4) : kp * 4;
-    return (row * LODGE_TILE_ROWS_MAX + 63) / 64 * 64;
+    /* Q8: what belongs to a block, scale and sums, takes no more room than its codes. */
+    size_t row = form == LODGE_ACT_Q8 ? kp / 32 * 64 : kp * 4;
+    return row * LODGE_TILE_ROWS_MAX;
 }
 
 /* Most for bf16 numbers with a scale per 128 columns. */
@@ -146,12 +146,15 @@ static unsigned list_rungs(struct rung out[MAX_RUNGS])
 #endif
     out[0] = (struct rung){"ref", lodge_kernels_fill_ref, true};
 #ifdef LODGE_HAVE_ARM_RUNGS
-    out[4] = (struct rung){"neon-dotprod", lodge_kernels_fill_neon_dotprod,
-                           (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0};
+    const bool dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    const unsigned long i8mm = HWCAP2_I8MM | HWCAP2_BF16;
+    out[4] = (struct rung){"neon-dotprod", lodge_kernels_fill_neon_dotprod, dotprod};
+    out[5] = (struct rung){"neon-i8mm", lodge_kernels_fill_neon_i8mm,
+                           dotprod && (getauxval(AT_HWCAP2) & i8mm) == i8mm};
 #else
     out[4] = (struct rung){"neon-dotprod", NULL, false};
-#endif
     out[5] = (struct rung){"neon-i8mm", NULL, false};
+#endif
     return MAX_RUNGS;
 }
 

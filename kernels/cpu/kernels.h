@@ -1,10 +1,10 @@
 /* The CPU kernel table: one pointer per operation, filled by each instruction-set rung.
  *
  * Private to the CPU backend. `kernels/ref` fills it with plain C, which defines the bits;
- * `kernels/x86` overwrites entries for AVX2 and AVX-512. Every rung gives the same bits as `ref`
- * in every entry here (checks test equality), so a result does not depend on the rung, the number
- * of rows, tiles or threads. All run with denormals flushed to zero (lodge_cpu_flush_denormals),
- * as the bf16 dot product instructions do by definition.
+ * `kernels/vec`, over the vectors of `kernels/x86` and `kernels/arm`, overwrites entries. Every
+ * rung gives the same bits as `ref` in every entry here (checks test equality), so a result does
+ * not depend on the rung, the number of rows, tiles or threads. All run with denormals flushed to
+ * zero (lodge_cpu_flush_denormals), as the bf16 dot product instructions do by definition.
  *
  * Shapes. A weight matrix (N, K) is cut into panels of 32 rows, the last padded with zero rows;
  * K is padded with zeros to Kp = round_up(K, 32). Activations come in row tiles of m <= mr rows
@@ -160,7 +160,7 @@ struct lodge_kv_ops {
     void (*attn)(struct lodge_attn_call *c);
 };
 
-/* Adapters (kernels/adapter.h). Cells on every x86 rung and the reference:
+/* Adapters (kernels/adapter.h). Cells on every rung and the reference:
  *
  *   A: 64 lines of 4 columns; element (rank j, column 4l + 2h + i) at ((l * 8 + j) * 2 + h) * 2 + i
  *   B: 8 blocks of 32 outputs, LODGE_LORA_BLOCK_BYTES each; element (rank j, output 32b + 16i + o)
@@ -243,9 +243,9 @@ struct lodge_cpu_kernels {
     struct lodge_row_ops row; /* over logits */
 };
 
-/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod", or NULL for
- * the best that the CPU and the operating system allow. RESOURCE names what is missing; INVALID
- * lists the known rungs. */
+/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod",
+ * "neon-i8mm", or NULL for the best that the CPU and the operating system allow. RESOURCE names
+ * what is missing; INVALID lists the known rungs. */
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
 
 /* The rungs' own fill functions; each overwrites what it has. Call only on a CPU that has it. */
@@ -254,6 +254,7 @@ void lodge_kernels_fill_avx2(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512_vnni(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_neon_dotprod(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_neon_i8mm(struct lodge_cpu_kernels *k);
 
 /* Flush-to-zero and denormals-are-zero for the calling thread; returns the former state. */
 unsigned lodge_cpu_flush_denormals(void);

@@ -1,9 +1,11 @@
-/* Packing: stored rows to panels, all workers at once, into one region of huge pages. */
+/* Packing: stored rows to panels, all workers at once, into one region of huge pages; or reading
+ * what an earlier start packed (weights.c). */
 #include "base/pages.h"
 #include "kernels/cpu/device.h"
+#include "kernels/cpu/panel.h"
 
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static size_t linear_bytes(const struct lodge_plan *p, uint32_t i)
 {
@@ -23,11 +25,9 @@ size_t lodge_cpu_packed_bytes(const struct lodge_plan *p)
 }
 
 struct job {
-    struct lodge_device *d;
+    const struct lodge_device *d;
     lodge_progress_fn *fn;
     void *cookie;
-    size_t total;
-    _Atomic size_t done;
     _Atomic uint32_t bad; /* a linear with codes that are no numbers, plus 1 */
 };
 
@@ -48,11 +48,13 @@ static bool has_nan(const uint8_t *codes, size_t n)
     return found;
 }
 
-static void pack_panel(struct job *j, uint32_t linear, uint32_t panel)
+/* False if codes are no numbers. */
+static bool pack_panel(const struct lodge_device *d, uint32_t linear, uint32_t panel)
 {
-    const struct lodge_plan *p = j->d->plan;
+    const struct lodge_plan *p = d->plan;
     const struct lodge_linear *l = &p->linears[linear];
-    const struct packed *to = &j->d->linears[linear];
+    const struct packed *to = &d->linears[linear];
+    bool sound = true;
     const struct lodge_tensor *t = &p->tensors[linear];
     size_t row_bytes = 0;
     lodge_format_row_bytes(l->format, l->n_cols, &row_bytes);
@@ -61,12 +63,24 @@ static void pack_panel(struct job *j, uint32_t linear, uint32_t panel)
         uint32_t n = stored_row(l, panel * 32 + r);
         rows.data[r] = (const uint8_t *)t->data + row_bytes * n;
         if (l->format == LODGE_FMT_F8_E4M3 && has_nan(rows.data[r], row_bytes))
-            atomic_store(&j->bad, linear + 1);
+            sound = false;
         if (t->scales)
             rows.scales[r] =
                 t->scales + (size_t)(n / t->scale_rows) * ((l->n_cols - 1) / t->scale_cols + 1);
     }
-    j->d->k.gemm[l->format].pack(&rows, l->n_cols, to->panels + panel * to->panel_bytes);
+    d->k.gemm[l->format].pack(&rows, l->n_cols, to->panels + panel * to->panel_bytes);
+    return sound;
+}
+
+bool lodge_cpu_pack_linear(const struct lodge_device *d, uint32_t linear, unsigned worker,
+                           unsigned n_workers)
+{
+    uint32_t from, to;
+    bool sound = true;
+    lodge_cpu_share(d->linears[linear].n_panels, worker, n_workers, &from, &to);
+    for (uint32_t p = from; p < to; p++)
+        sound &= pack_panel(d, linear, p);
+    return sound;
 }
 
 /* Every worker packs its contiguous part of every linear, as it will read it later. */
@@ -74,15 +88,12 @@ static void pack_all(void *ctx, unsigned worker, unsigned n_workers)
 {
     struct job *j = ctx;
     for (uint32_t i = 0; i < j->d->plan->n_linears; i++) {
-        uint32_t from, to;
         if (lodge_plan_twin(j->d->plan, i) != LODGE_NONE)
             continue;
-        lodge_cpu_share(j->d->linears[i].n_panels, worker, n_workers, &from, &to);
-        for (uint32_t p = from; p < to; p++)
-            pack_panel(j, i, p);
-        atomic_fetch_add(&j->done, (to - from) * j->d->linears[i].panel_bytes);
+        if (!lodge_cpu_pack_linear(j->d, i, worker, n_workers))
+            atomic_store(&j->bad, i + 1);
         if (worker == 0 && j->fn)
-            j->fn(j->cookie, atomic_load(&j->done), j->total);
+            j->fn(j->cookie, j->d->linears[i].end, j->d->weight_bytes);
     }
 }
 
@@ -96,12 +107,9 @@ static int check_kernels(const struct lodge_device *d, const struct lodge_plan *
     return 0;
 }
 
-int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_progress_fn *fn,
-                   void *cookie, struct lodge_error *e)
+/* Gives every linear its place in the region; a twin has none of its own. */
+static int place(struct lodge_device *d, const struct lodge_plan *p, struct lodge_error *e)
 {
-    int err = check_kernels(d, p, e);
-    if (err)
-        return err;
     d->plan = p;
     d->weight_bytes = lodge_cpu_packed_bytes(p);
     d->weights = lodge_pages_map(d->weight_bytes);
@@ -113,25 +121,68 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p, lodge_pro
     for (uint32_t i = 0; i < p->n_linears; i++) {
         const struct lodge_linear *l = &p->linears[i];
         int32_t twin = lodge_plan_twin(p, i);
+        size_t end = at + linear_bytes(p, i);
         d->linears[i] = (struct packed){
             .panels = twin == LODGE_NONE ? d->weights + at : d->linears[twin].panels,
             .n_panels = (l->n_rows + 31) / 32,
             .panel_bytes = lodge_panel_bytes(l->format, l->n_cols),
+            .end = twin == LODGE_NONE ? end : d->linears[twin].end,
             .format = l->format,
             .form = lodge_act_form(l->format),
             .n_rows = l->n_rows,
             .n_cols = l->n_cols,
         };
-        at += linear_bytes(p, i);
+        at = end;
     }
-    struct job j = {.d = d, .fn = fn, .cookie = cookie, .total = d->weight_bytes};
+    return 0;
+}
+
+static int pack(struct lodge_device *d, lodge_progress_fn *fn, void *cookie, struct lodge_error *e)
+{
+    struct job j = {.d = d, .fn = fn, .cookie = cookie};
     lodge_workers_run(d->workers, pack_all, &j);
+    atomic_store(&d->ready_bytes, d->weight_bytes);
     if (!j.bad)
         return 0;
-    const struct lodge_linear *l = &p->linears[j.bad - 1];
+    const struct lodge_linear *l = &d->plan->linears[j.bad - 1];
     return lodge_fail(
         e, LODGE_ERR_FORMAT,
         "the %s weights (%s of layer %d) have codes 0x7F or 0xFF, which are no numbers; "
         "the model is damaged, fetch or convert it again",
         lodge_format_info(l->format)->name, lodge_site_name(l->site), (int)l->layer);
+}
+
+/* True with the file open, if it is there and fits. */
+static bool find_packed(const struct lodge_device *d, const struct lodge_weights_cache *cache,
+                        struct lodge_weights_key *key, struct lodge_weights_file *file)
+{
+    struct lodge_error e;
+    *key = (struct lodge_weights_key){.layout_version = LODGE_CPU_PANEL_VERSION,
+                                      .plan_sum = lodge_weights_plan_sum(d->plan),
+                                      .n_bytes = d->weight_bytes};
+    snprintf(key->layout, sizeof key->layout, "cpu %s", d->k.name);
+    int err = lodge_weights_file_open(cache, key, file, &e);
+    if (err)
+        lodge_error_append(&e, "; the weights are packed from the model");
+    else
+        lodge_fail(&e, 0, "%s: read beside the first steps", cache->name);
+    cache->say(cache->cookie, err && err != LODGE_ERR_NOT_FOUND, e.text);
+    return !err;
+}
+
+int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p,
+                   const struct lodge_weights_cache *cache, lodge_progress_fn *fn, void *cookie,
+                   struct lodge_error *e)
+{
+    struct lodge_weights_key key;
+    struct lodge_weights_file file;
+    int err = check_kernels(d, p, e);
+    if (!err)
+        err = place(d, p, e);
+    if (err)
+        return err;
+    if (cache && find_packed(d, cache, &key, &file))
+        return lodge_cpu_feed_start(d, cache, &key, &file, e);
+    err = pack(d, fn, cookie, e);
+    return err || !cache ? err : lodge_cpu_feed_start(d, cache, &key, NULL, e);
 }

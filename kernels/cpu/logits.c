@@ -4,26 +4,37 @@
 #include <math.h>
 #include <string.h>
 
+static float *row_most(const struct lodge_device *d, uint32_t row)
+{
+    return d->block_most + row * d->most_stride;
+}
+
 struct head_ctx {
     struct lodge_device *d;
     const struct lodge_op_head *op;
 };
 
+/* A block of logits is a panel's 32 ids: its maxima are taken while it is in the first cache. */
 static void finish_logits(void *ctx, const struct block *b)
 {
     const struct head_ctx *h = ctx;
     const struct lodge_op_head *op = h->op;
-    if (lodge_cpu_lora_on(h->d, LODGE_SITE_HEAD))
-        lodge_cpu_lora_expand(h->d, &h->d->lora_head, b);
-    if (op->multiplier == 1 && op->softcap <= 0)
-        return;
-    h->d->k.cap(b->y, b->ld, op->multiplier, op->softcap, b->m, b->n_cols);
+    struct lodge_device *d = h->d;
+    if (lodge_cpu_lora_on(d, LODGE_SITE_HEAD))
+        lodge_cpu_lora_expand(d, &d->lora_head, b);
+    if (op->multiplier != 1 || op->softcap > 0)
+        d->k.cap(b->y, b->ld, op->multiplier, op->softcap, b->m, b->n_cols);
+    uint32_t text = d->plan->n_vocab_text;
+    uint32_t n = text <= b->from ? 0 : text - b->from < b->n_cols ? text - b->from : b->n_cols;
+    if (n)
+        d->k.row.block_most(b->y, b->ld, b->m, n, row_most(d, b->first_row) + b->panel,
+                            d->most_stride);
 }
 
 /* What wanted entry i is: the sample of its row, or the score of a token's successor. */
-static void finish_entry(struct lodge_device *d, uint32_t i, const float *logits, uint8_t *scratch)
+static void finish_entry(struct lodge_device *d, uint32_t i, const struct lodge_logits *logits,
+                         uint8_t *scratch)
 {
-    const struct lodge_plan *p = d->plan;
     struct lodge_result *r = &d->results[i];
     const struct lodge_row *row = &d->step->rows[r->row];
     uint32_t position = row->position + r->index;
@@ -31,22 +42,14 @@ static void finish_entry(struct lodge_device *d, uint32_t i, const float *logits
         uint32_t target = r->index + 1 < row->n_tokens
                               ? d->step->tokens[row->first_token + r->index + 1]
                               : row->next_token;
-        lodge_score(&d->k.row, logits, p->n_vocab, p->n_vocab_text, target, scratch, &r->value);
-    } else if (row->sampling->temperature < 1e-5f && !row->sampling->n_bias &&
-               !row->sampling->n_allowed && !row->sampling->n_banned && !row->sampling->n_counts &&
-               !row->want_logprob) {
-        r->value = (struct lodge_sampled){.token = d->k.row.argmax(logits, p->n_vocab_text)};
-        r->value.fault = !(logits[r->value.token] > -INFINITY);
+        lodge_score(&d->k.row, logits, target, &r->value);
     } else {
-        lodge_sample(&d->k.row, logits, p->n_vocab, p->n_vocab_text, row->sampling, position + 1,
-                     row->want_logprob, scratch, &r->value);
+        lodge_sample(&d->k.row, logits, row->sampling, position + 1, row->want_logprob, scratch,
+                     &r->value);
     }
     r->first_top = i * LODGE_MAX_STEP_TOPS;
-    r->n_top = row->n_top ? lodge_top_logprobs(
-                                &d->k.row, logits, p->n_vocab, p->n_vocab_text,
-                                row->n_top < LODGE_MAX_STEP_TOPS ? row->n_top : LODGE_MAX_STEP_TOPS,
-                                scratch, d->tops + r->first_top)
-                          : 0;
+    uint32_t n_top = row->n_top < LODGE_MAX_STEP_TOPS ? row->n_top : LODGE_MAX_STEP_TOPS;
+    r->n_top = n_top ? lodge_top_logprobs(&d->k.row, logits, n_top, d->tops + r->first_top) : 0;
 }
 
 static void one_round(struct lodge_device *d, const struct lodge_op_head *op, uint32_t first,
@@ -78,15 +81,16 @@ static void one_round(struct lodge_device *d, const struct lodge_op_head *op, ui
     if (lora)
         lodge_cpu_lora_shrink(d, &d->lora_head, &op->linear, 1, d->xb, worker, n_workers);
     struct head_ctx ctx = {d, op};
-    bool plain = op->multiplier == 1 && op->softcap <= 0 && !lora;
-    const struct epilogue e = {d->logits, d->plan->n_vocab, plain ? NULL : finish_logits, &ctx};
+    const struct epilogue e = {d->logits, d->logit_stride, finish_logits, &ctx};
     lodge_cpu_gemm(d, &op->linear, 1, n, d->act, &e, worker, n_workers);
     lodge_workers_barrier(d->workers);
     for (;;) {
         uint32_t i = atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
         if (i >= n)
             break;
-        finish_entry(d, first + i, d->logits + (size_t)i * d->plan->n_vocab, scratch);
+        const struct lodge_logits logits = {d->logits + i * d->logit_stride, row_most(d, i),
+                                            d->plan->n_vocab_text};
+        finish_entry(d, first + i, &logits, scratch);
     }
     lodge_workers_barrier(d->workers);
 }

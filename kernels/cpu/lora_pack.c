@@ -156,7 +156,7 @@ static double squared_length(struct gains *g, uint32_t row)
     return w2 + 2 * s * cross + s * s * own;
 }
 
-static int fill_gains(const struct lodge_device *d, const struct lodge_lora_target *t,
+static int fill_gains(struct lodge_device *d, const struct lodge_lora_target *t,
                       const struct lodge_lora_place *place, uint8_t *image, struct lodge_error *e)
 {
     uint32_t n = d->linears[t->linear].n_rows;
@@ -165,6 +165,7 @@ static int fill_gains(const struct lodge_device *d, const struct lodge_lora_targ
     g.w = calloc(g.n_cols, sizeof *g.w);
     g.halves = calloc(2 * lodge_cpu_lora_stride(g.n_cols), sizeof *g.halves);
     bool room = g.aat && g.w && g.halves;
+    lodge_cpu_need(d, t->linear);
     if (room)
         fill_aat(&g);
     for (uint32_t i = 0; i < n && room; i++) {

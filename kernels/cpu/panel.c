@@ -94,13 +94,22 @@ static void gather_scaled(const struct lodge_panel_layout *l, const uint8_t *fro
 
 /* ---- blocks ---- */
 
-/* The codes of 32 columns as planes; returns what follows them. */
-static void to_planes(uint32_t bits, uint8_t flip, const uint8_t code[32], uint8_t *out)
+/* What a rung's codes differ in from those of struct lodge_block. */
+static uint8_t flip_of(const struct lodge_panel_layout *l)
+{
+    const struct lodge_coding c = lodge_coding(l->format);
+    return c.bits >= l->signed_bits ? (uint8_t)c.zero : 0;
+}
+
+/* The codes of 32 columns as planes. */
+static void to_planes(uint32_t bits, uint8_t flip, const uint8_t stored[32], uint8_t *out)
 {
     const uint32_t pairs_at = bits == 6 ? 4 : 0, single_at = bits == 5 ? 4 : 2;
+    uint8_t code[32];
+    for (int k = 0; k < 32; k++)
+        code[k] = stored[k] ^ flip;
     if (bits == 8)
-        for (int k = 0; k < 32; k++)
-            out[k] = code[k] ^ flip;
+        memcpy(out, code, sizeof code);
     if (bits >= 4 && bits < 8) {
         for (int k = 0; k < 16; k++)
             out[k] = (uint8_t)((code[k] & 15) | code[k + 16] << 4);
@@ -127,14 +136,14 @@ static void from_planes(uint32_t bits, uint8_t flip, const uint8_t *in, uint8_t 
     const bool nibbles = bits >= 4 && bits < 8, pairs = bits == 2 || bits == 3 || bits == 6;
     const uint8_t *two = in + (nibbles ? 16 : 0), *one = two + (pairs ? 8 : 0);
     for (uint32_t k = 0; k < 32; k++) {
-        uint32_t c = bits == 8 ? in[k] ^ flip : 0;
+        uint32_t c = bits == 8 ? in[k] : 0;
         if (nibbles)
             c = in[k % 16] >> k / 16 * 4 & 15;
         if (pairs)
             c |= (two[k % 8] >> k / 8 * 2 & 3u) << pairs_at;
         if (bits == 3 || bits == 5)
             c |= (one[k % 4] >> k / 4 & 1u) << single_at;
-        code[k] = (uint8_t)c;
+        code[k] = (uint8_t)c ^ flip;
     }
 }
 
@@ -159,6 +168,12 @@ static void set_sub(enum lodge_format f, struct lodge_block *b, uint32_t chunk, 
     b->t[g] = (int8_t)(lodge_coding(f).has_min ? byte >> 4 : 0);
 }
 
+/* Bytes of a lane's next unit when `left` of its planes remain: a plane of single bits has 4. */
+static uint32_t unit_bytes(const struct lodge_panel_layout *l, uint32_t left)
+{
+    return left < l->unit ? left : l->unit;
+}
+
 static void put_block(const struct lodge_panel_layout *l, const struct lodge_block *b, uint32_t r,
                       uint8_t *to)
 {
@@ -176,9 +191,11 @@ static void put_block(const struct lodge_panel_layout *l, const struct lodge_blo
             to[i * lanes + r] = sub_of(l->format, b, c, i);
         to += lanes * p.subs;
         uint8_t planes[32];
-        to_planes(p.codes / 4, l->flip, b->code + 32 * c, planes);
-        for (uint32_t j = 0; j < p.codes; j += 4)
-            memcpy(to + (size_t)j * lanes + 4 * r, planes + j, 4);
+        to_planes(p.codes / 4, flip_of(l), b->code + 32 * c, planes);
+        for (uint32_t j = 0, n; j < p.codes; j += n) {
+            n = unit_bytes(l, p.codes - j);
+            memcpy(to + (size_t)j * lanes + (size_t)n * r, planes + j, n);
+        }
         to += lanes * p.codes;
     }
 }
@@ -201,9 +218,11 @@ static void get_block(const struct lodge_panel_layout *l, const uint8_t *from, u
             set_sub(l->format, b, c, i, from[i * lanes + r]);
         from += lanes * p.subs;
         uint8_t planes[32];
-        for (uint32_t j = 0; j < p.codes; j += 4)
-            memcpy(planes + j, from + (size_t)j * lanes + 4 * r, 4);
-        from_planes(p.codes / 4, l->flip, planes, b->code + 32 * c);
+        for (uint32_t j = 0, n; j < p.codes; j += n) {
+            n = unit_bytes(l, p.codes - j);
+            memcpy(planes + j, from + (size_t)j * lanes + (size_t)n * r, n);
+        }
+        from_planes(p.codes / 4, flip_of(l), planes, b->code + 32 * c);
         from += lanes * p.codes;
     }
 }

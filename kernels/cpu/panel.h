@@ -13,16 +13,17 @@
  *     then for each 32 columns
  *     subs    blocks of 256 only: groups of 32: byte s [lanes], with a minimum byte t [lanes];
  *             groups of 16: for each half byte s [lanes], Q2_K s | t << 4
- *     codes   in planes that together have the bits of a code, in this order:
- *             8 bits  [8][lanes][4]  k = 4j + i
- *             4 bits  [4][lanes][4]  low nibble k = 4j + i, high k = 16 + 4j + i
- *             2 bits  [2][lanes][4]  bits 2g of byte (j, i): k = 8g + 4j + i
- *             1 bit   [1][lanes][4]  bit g of byte i: k = 4g + i
+ *     codes   in planes that together have the bits of a code, in this order, by units of u = 4
+ *             or 8 bytes of a lane, as a dot or a matrix instruction takes them:
+ *             8 bits  [32 / u][lanes][u]  k = uj + i
+ *             4 bits  [16 / u][lanes][u]  low nibble k = uj + i, high k = 16 + uj + i
+ *             2 bits  [8 / u][lanes][u]   bits 2g of byte (j, i): k = 8g + uj + i
+ *             1 bit   [lanes][4]          bit g of byte i: k = 4g + i
  *             3 bits are 2 + 1, 5 are 4 + 1, 6 are 4 + 2, the lower bits of a code first
  *
- * Q8_0 codes are stored with `flip` on their bits: 0 leaves them unsigned, code + 128, which is
- * what a dot instruction of unsigned by signed bytes takes; 0x80 makes them signed.
- * Sizes are those of lodge_panel_bytes for every `lanes`. Pure functions, any thread.
+ * Codes with a zero point (kernels/block.h) are unsigned, as a dot instruction of unsigned by
+ * signed bytes takes them, or with the top bit flipped numbers in two's complement. Sizes are those
+ * of lodge_panel_bytes for every `lanes`. Pure functions, any thread.
  */
 #ifndef LODGE_KERNELS_CPU_PANEL_H
 #define LODGE_KERNELS_CPU_PANEL_H
@@ -30,10 +31,15 @@
 #include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
 
+/* Of everything above, for files of packed weights. Raised with any change of what packing writes;
+ * tests/kernels/check_rungs.c holds digests of packed panels that fail until both are changed. */
+#define LODGE_CPU_PANEL_VERSION 1u
+
 struct lodge_panel_layout {
     enum lodge_format format;
-    uint32_t lanes; /* 8, 16 or 32 */
-    uint8_t flip;   /* Q8_0 only: 0 or 0x80 */
+    uint32_t lanes;       /* 4, 8, 16 or 32 */
+    uint32_t unit;        /* 4 or 8 */
+    uint32_t signed_bits; /* codes with a zero point that have so many bits or more are signed */
 };
 
 /* Bytes a lane of a block's head, and of the subs and the codes of 32 columns. */
@@ -77,8 +83,8 @@ void lodge_panel_gather(const struct lodge_panel_layout *l, const void *panel, u
                         uint32_t r, float *out);
 
 /* Defines pack_<name> and gather_<name> of one format for a rung. */
-#define LODGE_PANEL_FORMAT(name, n_lanes, bits)                                                    \
-    static const struct lodge_panel_layout layout_##name = {LODGE_FMT_##name, n_lanes, bits};      \
+#define LODGE_PANEL_FORMAT(name, lanes, unit, bits)                                                \
+    static const struct lodge_panel_layout layout_##name = {LODGE_FMT_##name, lanes, unit, bits};  \
     static void pack_##name(const struct lodge_panel_rows *rows, uint32_t n_cols, void *panel)     \
     {                                                                                              \
         lodge_panel_pack(&layout_##name, rows, n_cols, panel);                                     \

@@ -42,6 +42,7 @@ static void run_embed(const struct run *r, const struct lodge_op_embed *op)
     struct lodge_device *d = r->d;
     const struct packed *table = &d->linears[op->table];
     uint32_t from, to;
+    lodge_cpu_need(d, (uint32_t)op->table);
     share(r, d->step->n_tokens, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         uint32_t id = d->step->tokens[i];
@@ -384,6 +385,7 @@ static void run_gate_up(const struct run *r, const struct lodge_op *op)
         return;
     }
     const struct epilogue e = {.fn = fuse_panel, .ctx = &c};
+    lodge_cpu_need(d, (uint32_t)g->up); /* inside of the other's product */
     lodge_cpu_gemm(d, &both[0], 1, n, d->act, &e, r->worker, r->n_workers);
     barrier(r);
 }
@@ -486,6 +488,7 @@ int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
         return LODGE_ERR_INVALID;
     uint64_t begin = lodge_now_ns();
     d->step = s;
+    atomic_store(&d->waited, false);
     plan_rows(d);
     lodge_workers_run(d->workers, run_ops, d);
     d->result = (struct lodge_step_result){
@@ -495,6 +498,7 @@ int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
         .hidden = d->hidden,
         .begin_ns = begin,
         .end_ns = lodge_now_ns(),
+        .waited = atomic_load(&d->waited),
         .weight_bytes = d->weight_bytes,
     };
     for (uint32_t r = 0; r < s->n_rows; r++)

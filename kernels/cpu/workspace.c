@@ -55,6 +55,13 @@ static size_t tiles_bytes(const struct lodge_device *d, enum lodge_act_form form
     return (size_t)t.n_tiles * lodge_act_tile_bytes(form, n_cols);
 }
 
+/* Stride of rows of n floats that are written side by side: an odd number of lines, or rows whose
+ * length is a power of two would share a few sets of the caches. */
+static size_t apart(uint32_t n)
+{
+    return ((size_t)n + 31) / 32 * 32 + 16;
+}
+
 /* A token has at most the adapters of its step row. */
 static void take_lora(struct carver *c, struct lora_rows *l, size_t n_slots, size_t n_rows)
 {
@@ -82,7 +89,10 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->rope_stride = w.freqs;
     d->cos = take(&c, rows * w.freqs * p->n_ropes, sizeof(float));
     d->sin = take(&c, rows * w.freqs * p->n_ropes, sizeof(float));
-    d->logits = take(&c, (size_t)d->cfg.max_logit_rows * p->n_vocab, sizeof(float));
+    d->logit_stride = apart(p->n_vocab);
+    d->most_stride = apart(lodge_logit_blocks(p->n_vocab));
+    d->logits = take(&c, d->cfg.max_logit_rows * d->logit_stride, sizeof(float));
+    d->block_most = take(&c, d->cfg.max_logit_rows * d->most_stride, sizeof(float));
     d->scratch_bytes = lodge_sample_scratch_bytes(p->n_vocab) +
                        (size_t)LODGE_TILE_ROWS_MAX * fp * sizeof(float) +
                        (size_t)LODGE_ATTN_QUERIES * w.dim * 2 * sizeof(float) + 4096;

@@ -7,7 +7,7 @@
 #define INT8_ROWS 4 /* more would not stay in 16 registers */
 #define INT8_VECS 1
 #define INT8_SWITCH SWITCH_ROWS_4
-#define Q8_0_FLIP 0x80
+#define SIGNED_BITS 8
 #define TABLE_OFFSET(f) ((f) == LODGE_FMT_MXFP4 ? 16 : 0)
 
 INLINE int code_shift(const enum lodge_format f)

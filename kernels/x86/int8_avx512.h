@@ -7,7 +7,7 @@
 #define INT8_WIDE 1
 #define INT8_VECS 2
 #define INT8_SWITCH SWITCH_ROWS_6
-#define Q8_0_FLIP 0
+#define SIGNED_BITS 9 /* none */
 #define TABLE_OFFSET(f) 128
 
 /* How far codes are moved up in their byte. */
@@ -37,20 +37,4 @@ INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *plan
             dot[i][1] = dot_u8s8(dot[i][1], w1, x);
         }
     }
-}
-
-/* What `scaled` wants beside the scale. */
-INLINE vec bias_of(vec w)
-{
-    return v_mul(w, v_set(-DOT_BIAS_FLOAT));
-}
-
-/* fma(w, sum, 0): w (bias + sum) - w bias in one rounding. w bias is exact, because scales have
- * less than 22 bits, and finite but for MXFP4. */
-INLINE vec scaled(const enum lodge_format f, vec w, bytes dot, vec bias)
-{
-    vec sum = _mm512_castsi512_ps(dot);
-    if (f == LODGE_FMT_MXFP4)
-        return v_fma(w, v_sub(sum, v_set(DOT_BIAS_FLOAT)), v_set(0));
-    return v_fma(w, sum, bias);
 }

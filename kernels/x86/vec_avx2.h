@@ -317,6 +317,7 @@ INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
 
 /* ---- int8 ---- */
 
+#define ACT_ROWS 1
 #define DOT_BIAS 0
 
 INLINE int32_t sum_words(__m256i v)
@@ -412,15 +413,16 @@ INLINE bytes b_shift(bytes b, const int n)
     return n > 0 ? _mm256_slli_epi16(b, n) : n < 0 ? _mm256_srli_epi16(b, -n) : b;
 }
 
-INLINE bytes b_and(bytes b, const uint32_t mask)
+/* The bits of bytes b that come under the mask when they are shifted by n. */
+INLINE bytes b_field(bytes b, const int n, const uint32_t mask)
 {
-    return _mm256_and_si256(b, _mm256_set1_epi8((char)mask));
+    return _mm256_and_si256(b_shift(b, n), _mm256_set1_epi8((char)mask));
 }
 
-/* a | (b & mask). */
-INLINE bytes b_or_and(bytes a, bytes b, const uint32_t mask)
+/* The same in bytes a, which have zeros there. */
+INLINE bytes b_or_field(bytes a, bytes b, const int n, const uint32_t mask)
 {
-    return _mm256_or_si256(a, b_and(b, mask));
+    return _mm256_or_si256(a, b_field(b, n, mask));
 }
 
 /* table[b] + offset for bytes b < 16. */
@@ -430,12 +432,7 @@ INLINE bytes b_lookup(const int8_t table[16], const int offset, bytes b)
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(t), b);
 }
 
-/* LANES bytes as floats, without and with sign. */
-INLINE vec load_u8(const uint8_t *p)
-{
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p)));
-}
-
+/* LANES signed bytes as floats. */
 INLINE vec load_s8(const uint8_t *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));

@@ -183,10 +183,8 @@ INLINE vec load_half(const uint8_t *p)
 
 /* ---- int8 ---- */
 
-/* Integer sums are kept as the bits of the float 1.5 * 2^23 + sum, |sum| < 2^22: exact, and no
- * conversion. */
-#define DOT_BIAS 0x4B400000
-#define DOT_BIAS_FLOAT 12582912.0f
+#define ACT_ROWS 1
+#define DOT_BIAS 0x4B400000 /* DOT_BIAS_FLOAT */
 
 /* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
 INLINE void store_codes(uint8_t *to, const vec x[2], vec inverse, int32_t sum[2])
@@ -221,15 +219,16 @@ INLINE bytes b_shift(bytes b, const int n)
                    : b;
 }
 
-INLINE bytes b_and(bytes b, const uint32_t mask)
+/* The bits of bytes b that come under the mask when they are shifted by n. */
+INLINE bytes b_field(bytes b, const int n, const uint32_t mask)
 {
-    return _mm512_and_si512(b, _mm512_set1_epi8((char)mask));
+    return _mm512_and_si512(b_shift(b, n), _mm512_set1_epi8((char)mask));
 }
 
-/* a | (b & mask). */
-INLINE bytes b_or_and(bytes a, bytes b, const uint32_t mask)
+/* The same in bytes a, which have zeros there. */
+INLINE bytes b_or_field(bytes a, bytes b, const int n, const uint32_t mask)
 {
-    return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8((char)mask), 0xF8);
+    return _mm512_ternarylogic_epi32(a, b_shift(b, n), _mm512_set1_epi8((char)mask), 0xF8);
 }
 
 /* table[b] + offset for bytes b < 16. */
@@ -239,12 +238,13 @@ INLINE bytes b_lookup(const int8_t table[16], const int offset, bytes b)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), b);
 }
 
-/* LANES bytes as floats, without and with sign. */
-INLINE vec load_u8(const uint8_t *p)
+/* Sums as the floats of their bits. */
+INLINE vec b_floats(bytes b)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p)));
+    return _mm512_castsi512_ps(b);
 }
 
+/* LANES signed bytes as floats. */
 INLINE vec load_s8(const uint8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));

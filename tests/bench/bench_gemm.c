@@ -4,7 +4,8 @@
  *
  * Weights are cycled over 512 MB, so they come from memory as in a step. One line a kernel, shape
  * and row count: time, rate, and the share of the tighter bound: bytes of the weights at the read
- * rate of that moment, or operations at the peak of the instruction. Median of 7 runs. */
+ * rate of that moment, or operations at the peak of the instruction; and the rate over that without
+ * the prefetch of the next panel. Median of 7 runs of each, in turn. */
 #include "base/workers.h"
 #include "kernels/cpu/kernels.h"
 #include "tests/bench/limits.h"
@@ -28,6 +29,7 @@ struct product {
     size_t panel_bytes, tile_bytes;
     uint32_t n_panels, n_cols, n_rows, n_tiles;
     const uint8_t *tiles;
+    bool fetch;    /* the next panel meanwhile */
     uint8_t *wide; /* room of each worker for a panel */
 };
 
@@ -43,7 +45,7 @@ static void multiply(void *ctx, unsigned worker, unsigned n_workers)
         for (uint32_t t = 0; t < p->n_tiles; t++) {
             const uint8_t *panel = p->weights + i * p->panel_bytes;
             uint32_t m = p->n_rows / p->n_tiles + (t < p->n_rows % p->n_tiles);
-            size_t ahead = i + 1 < to ? slice : 0;
+            size_t ahead = p->fetch && i + 1 < to ? slice : 0;
             bool is_wide = p->gemm->widen && p->n_tiles >= LODGE_WIDE_TILES;
             uint8_t *wide = p->wide + worker * lodge_wide_bytes(p->n_cols);
             if (is_wide && t == 0)
@@ -68,33 +70,43 @@ static enum bench_peak peak_kind(enum lodge_format f)
                                     : BENCH_PEAK_FP32;
 }
 
+/* Seconds of one product, over so many with cold weights. */
+static double one_run(struct lodge_workers *w, struct product *p, uint8_t *cold, int run)
+{
+    size_t bytes = p->panel_bytes * p->n_panels;
+    uint32_t turns = (uint32_t)(COLD_BYTES / bytes), n = turns < 4 ? turns : turns / 4;
+    double from = bench_seconds();
+    for (uint32_t i = 0; i < n; i++) {
+        p->weights = cold + ((size_t)run * n + i) % turns * bytes;
+        lodge_workers_run(w, multiply, p);
+    }
+    return (bench_seconds() - from) / n;
+}
+
 static void one_line(struct lodge_workers *w, const struct lodge_cpu_kernels *k,
                      enum lodge_format f, struct product *p, uint8_t *cold, double peak)
 {
-    double times[RUNS], reads[RUNS];
+    double times[RUNS], without[RUNS], reads[RUNS];
     size_t bytes = p->panel_bytes * p->n_panels;
-    uint32_t turns = (uint32_t)(COLD_BYTES / bytes);
     for (int run = 0; run < RUNS; run++) {
         reads[run] = bench_read_rate(w, cold, COLD_BYTES / 4);
-        double from = bench_seconds();
-        uint32_t n = turns < 4 ? turns : turns / 4;
-        for (uint32_t i = 0; i < n; i++) {
-            p->weights = cold + ((size_t)run * n + i) % turns * bytes;
-            lodge_workers_run(w, multiply, p);
-        }
-        times[run] = (bench_seconds() - from) / n;
+        p->fetch = true;
+        times[run] = one_run(w, p, cold, 2 * run);
+        p->fetch = false;
+        without[run] = one_run(w, p, cold, 2 * run + 1);
     }
     qsort(times, RUNS, sizeof *times, by_value);
+    qsort(without, RUNS, sizeof *without, by_value);
     qsort(reads, RUNS, sizeof *reads, by_value);
     double t = times[RUNS / 2], read = reads[RUNS / 2];
     double ops = 2.0 * p->n_rows * p->n_panels * 32 * p->n_cols;
     double by_bytes = (double)bytes / read, by_ops = peak > 0 ? ops / peak : 0;
     double bound = by_bytes > by_ops ? by_bytes : by_ops;
     printf("%-12s %-5s %6ux%-6u M %3u  %9.1f us  %7.1f GOP/s %6.1f GB/s  bound %9.1f us (%s) "
-           "%5.1f%%\n",
+           "%5.1f%%  prefetch %.2f\n",
            k->name, lodge_format_info(f)->name, p->n_panels * 32, p->n_cols, p->n_rows, t * 1e6,
            ops / t * 1e-9, (double)bytes / t * 1e-9, bound * 1e6,
-           by_bytes > by_ops ? "read" : "ops", 100 * bound / t);
+           by_bytes > by_ops ? "read" : "ops", 100 * bound / t, without[RUNS / 2] / t);
     fflush(stdout);
 }
 

@@ -118,7 +118,7 @@ static int open_all(struct bench *b, const char *path, struct lodge_error *e)
     b->backend->info(b->device, &info);
     err = lodge_plan_group(b->plan, info.kv, info.page_tokens, e);
     if (!err)
-        err = b->backend->model_load(b->device, b->plan, NULL, NULL, e);
+        err = b->backend->model_load(b->device, b->plan, NULL, NULL, NULL, e);
     lodge_arena_init(&b->arena, 0);
     return err ? err
                : lodge_adapter_base_build(b->plan, path, lodge_model_family(b->model), &b->arena,

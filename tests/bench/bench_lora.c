@@ -310,7 +310,7 @@ static int open_device(struct bench *b, const char *path, const struct lodge_dev
     b->backend->info(b->device, &b->info);
     err = lodge_plan_group(b->plan, b->info.kv, b->info.page_tokens, e);
     if (!err)
-        err = b->backend->model_load(b->device, b->plan, NULL, NULL, e);
+        err = b->backend->model_load(b->device, b->plan, NULL, NULL, NULL, e);
     b->page_bytes = lodge_plan_page_bytes(b->plan, b->info.kv, b->info.page_tokens);
     uint32_t kv = MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;
     b->n_pages = kv + (uint32_t)(((uint64_t)3 << 30) / b->page_bytes);

@@ -103,7 +103,7 @@ static int open_all(struct bench *b, const char *path, const struct lodge_device
     b->backend->info(b->device, &b->info);
     err = lodge_plan_group(b->plan, b->info.kv, b->info.page_tokens, e);
     if (!err)
-        err = b->backend->model_load(b->device, b->plan, NULL, NULL, e);
+        err = b->backend->model_load(b->device, b->plan, NULL, NULL, NULL, e);
     uint32_t n_pages = MAX_BATCH * MAX_CONTEXT / b->info.page_tokens * b->plan->n_groups;
     if (!err)
         err = b->backend->pool_create(b->device, n_pages, e);

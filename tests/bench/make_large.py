@@ -1,6 +1,6 @@
 """Writes a model of about 1.07 billion parameters with made weights, in the shape of Llama-3.2-1B, for measurements.
 
-Usage: make_large.py SOURCE.gguf TYPE OUT.gguf      TYPE: Q4_1, Q8_0 or BF16
+Usage: make_large.py SOURCE.gguf TYPE OUT.gguf      TYPE: Q4_0, Q4_1, Q8_0 or BF16
 Tokenizer and template come from SOURCE (any llama GGUF); the head is tied. Needs the Python package gguf."""
 import sys
 
@@ -26,9 +26,9 @@ class Fields:
 def matrix(rng, kind, n, k):
     if kind == Type.BF16:
         return gguf.quants.quantize(rng.standard_normal((n, k), np.float32) * np.float32(0.02), kind)
-    block = {Type.Q8_0: 34, Type.Q4_1: 20}[kind]
+    block = {Type.Q8_0: 34, Type.Q4_1: 20, Type.Q4_0: 18}[kind]
     data = rng.integers(0, 256, (n, k // 32, block), np.uint8)
-    scale, least = (0.02 / 64, None) if kind == Type.Q8_0 else (0.004, -0.03)
+    scale, least = {Type.Q8_0: (0.02 / 64, None), Type.Q4_0: (0.004, None), Type.Q4_1: (0.004, -0.03)}[kind]
     data[:, :, 0:2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
     if least:
         data[:, :, 2:4] = np.frombuffer(np.float16(least).tobytes(), np.uint8)

@@ -675,6 +675,25 @@ START_TEST(overload_serves_the_newest_and_ends_the_late)
 }
 END_TEST
 
+START_TEST(an_estimate_that_is_too_long_is_corrected)
+{
+    static struct sim m;
+    struct admissions a;
+    struct sim_config c = one_at_a_time(1);
+    c.limits.slo_ttft_ns = 1000000000u;
+    open_noting(&m, &c, &a);
+    m.sched.first_token_ns = (struct lodge_mean){.mean = 5e9, .spread = 2e9}; /* a stall, say */
+    for (uint32_t i = 0; i < 40; i++) {
+        sim_submit(&m, 0, 20, 3);
+        run(&m, &a, UINT32_MAX);
+    }
+    ck_assert_uint_eq(m.tenants[0].n_aborted, 0);
+    ck_assert_uint_eq(a.n, 40);
+    ck_assert_double_le(m.sched.first_token_ns.mean + 2 * m.sched.first_token_ns.spread, 1e9);
+    sim_close(&m);
+}
+END_TEST
+
 int main(void)
 {
     rnd = test_seeded("fair");
@@ -699,6 +718,7 @@ int main(void)
     tcase_add_test(c, lower_tiers_get_their_floor);
     tcase_add_test(c, only_lower_tiers_are_displaced);
     tcase_add_test(c, overload_serves_the_newest_and_ends_the_late);
+    tcase_add_test(c, an_estimate_that_is_too_long_is_corrected);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_set_fork_status(r, CK_NOFORK);

@@ -20,6 +20,7 @@ golden.json holds
                   bf16   with A and B rounded to bf16, which is how Lodge stores them
                   declared   the same with the roundings that kernels/cpu/kernels.h declares: those of
                              make_models.py, and inputs of A to bf16
+              with "int8": true where the base's activations are
               and by bf16 the best next token, its margin, and the three best with their
               log-probabilities, at every position
 """
@@ -41,7 +42,8 @@ from peft.utils.other import get_pattern_key  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from make_models import VOCAB, arch_of, config_of, gguf_name, heads_of, plus_one  # noqa: E402
-from oracles import TYPES, bf16, from_pairs, load, log_probs, round_inputs, to_pairs  # noqa: E402
+from make_types import GGUF as MIXED, SITES  # noqa: E402
+from oracles import TYPES, bf16, from_pairs, load, log_probs, rounding, to_pairs  # noqa: E402
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # name, shape of the base, stored as, settings of PEFT, GGUF: type of A and B, or None
@@ -77,12 +79,18 @@ ADAPTERS = [
     ("qwen3", "qwen3", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ALL}, ("F32", "F32")),
     ("granite", "granite", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "down_proj"]}, ("F32", "F32")),
     ("starcoder2", "starcoder2", "F16", {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "c_fc", "c_proj"]}, ("F32", "F32")),
+    # above every type of blocks and FP8
+    ("k4", "k4", "F32", {"r": 8, "lora_alpha": 8, "target_modules": ALL}, ("F32", "F32")),
+    ("k2", "k2", "F32", {"r": 5, "lora_alpha": 8, "target_modules": ["embed_tokens", *ALL]}, None),
+    ("k2dora", "k2", "F32", {"r": 4, "lora_alpha": 4, "use_dora": True, "target_modules": ["k_proj", "down_proj"]}, None),
+    ("fp8", "fp8-small", "F32", {"r": 4, "lora_alpha": 8, "target_modules": ALL}, None),
 ]
 # Bases that the unit tests of adapters/ build a table of modules for.
 PLAIN = ("llama2", "llama3", "biased", "smollm2")
 BASES = {"llama2": "llama2-f32", "llama3": "llama3-f16", "biased": "biased-f32", "smollm2": "smollm2-bf16",
          "phi3": "phi3-f16", "gemma2": "gemma2-bf16", "gemma3": "gemma3-bf16", "qwen3": "qwen3-f16",
-         "granite": "granite-f16", "starcoder2": "starcoder2-f16"}
+         "granite": "granite-f16", "starcoder2": "starcoder2-f16",
+         "k4": "../types/k4.gguf", "k2": "../types/k2.gguf", "fp8-small": "../types/fp8-tensor"}
 # base, adapter (its directory where it has one), lengths of the prompts
 CASES = [
     ("llama2-f32", "plain", [40, 20]), ("llama2-f32.gguf", "plain", [40]), ("llama2-f32", "all", [40, 20]),
@@ -93,6 +101,8 @@ CASES = [
     ("smollm2-bf16.gguf", "blocks", [36]), ("phi3-f16", "fused", [40]), ("phi3-f16", "fuseddora", [36]),
     ("gemma2-bf16", "gemma2", [40]), ("gemma3-bf16", "gemma3", [40]), ("qwen3-f16", "qwen3", [36]),
     ("granite-f16", "granite", [36]), ("granite-f16.gguf", "granite", [36]), ("starcoder2-f16", "starcoder2", [36]),
+    ("../types/k4.gguf", "k4", [36]), ("../types/k2.gguf", "k2", [36]), ("../types/k2.gguf", "k2dora", [36]),
+    ("../types/fp8-tensor", "fp8", [36]),
 ]
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -119,17 +129,35 @@ def load_names(config):
     return AutoModelForCausalLM.from_config(config).state_dict().keys()
 
 
+def shape_of(base):
+    return next((shape for shape, b in BASES.items() if b == base), base.split("-")[0])
+
+
+def kinds_of(base):
+    """Type of the weights by site."""
+    mixed = {f"../types/{name}.gguf": kinds for name, kinds in MIXED}
+    if base in mixed:
+        return dict(zip(SITES, mixed[base]))
+    if "fp8" in base:
+        return {site: "F8_E4M3" if site.endswith("_proj") else "BF16" for site in SITES}
+    return {}
+
+
+def kind_of(base, site):
+    return kinds_of(base).get(site) or base.split("-")[1].split(".")[0].upper()
+
+
 def open_base(models, base, attention="eager"):
-    shape = base.split("-")[0]
-    _, config = config_of(shape)
-    config.stored_as = base.split("-")[1].split(".")[0].upper()
+    _, config = config_of(shape_of(base))
+    config.stored_as = kind_of(base, "embed_tokens")
     path = f"{models}/{base}"
     if base.endswith(".gguf"):
         return config, load(config, read_gguf(path, config), attention)
     state = {}
     for file in sorted(os.listdir(path)):
         if file.endswith(".safetensors"):
-            state.update({k: v.to(torch.float32) for k, v in load_file(f"{path}/{file}").items()})
+            stored = {k: v.to(torch.float32) for k, v in load_file(f"{path}/{file}").items()}
+            state.update({k: v * stored.get(f"{k}_scale", 1) for k, v in stored.items() if not k.endswith("_scale")})
     return config, load(config, state, attention)
 
 
@@ -295,9 +323,10 @@ def round_adapter(model):
 
 def round_all(model, base):
     """What Lodge declares: inputs of the base's linears by their type, of A to bf16."""
-    kind = base.split("-")[1].split(".")[0].upper()
-    round_inputs(model, [kind, kind], lambda name: ".lora_" not in name)
     for name, m in model.named_modules():
+        if isinstance(m, torch.nn.Linear) and ".lora_" not in name:
+            site = name.removesuffix(".base_layer").split(".")[-1]
+            m.register_forward_pre_hook(lambda _, args, r=rounding(kind_of(base, site)): (r(args[0]),))
         if name.endswith("lora_A.default"):
             m.register_forward_pre_hook(lambda _, args: (bf16(args[0]),))
 
@@ -319,7 +348,8 @@ def make_case(models, out, i, spec):
     config, plain = open_base(models, base)
     n_text = min(config.vocab_size, len(VOCAB))
     model = with_adapter(models, out, base, name)
-    case = {"model": base, "adapter": name, "prompts": []}
+    int8 = {"int8": True} if base.startswith("../types/k") else {}
+    case = {"model": base, "adapter": name, **int8, "prompts": []}
     for k, length in enumerate(lengths):
         ids = [int(x) for x in np.random.default_rng([800 + i, k]).integers(0, n_text, length)]
         case["prompts"].append({"ids": ids, "base": score(plain, ids, n_text)[0], "fp32": score(model, ids, n_text)[0]})
@@ -338,7 +368,7 @@ def make_case(models, out, i, spec):
     round_all(model, base)
     for p in case["prompts"]:
         p["declared"] = score(model, p["ids"], n_text)[0]
-    print(f"{base:20} {name:10} moves log-probabilities by {np.mean(moved):.3f}, its rounding by {np.mean(rounded):.5f}")
+    print(f"{base:21} {name:10} moves log-probabilities by {np.mean(moved):.3f}, its rounding by {np.mean(rounded):.5f}")
     assert np.mean(moved) > 0.2, "an adapter that does nothing tests nothing"
     return case
 

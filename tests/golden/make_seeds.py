@@ -4,6 +4,7 @@
 
 needs gguf, numpy and safetensors; reads what make_models.py, make_tokenizers.py and make_chats.py wrote.
 """
+import glob
 import json
 import os
 import sys
@@ -11,6 +12,8 @@ import sys
 import gguf
 import numpy as np
 from safetensors.numpy import save, save_file
+
+from quantize import OWN, quantize
 
 TYPES = gguf.GGMLQuantizationType
 
@@ -31,6 +34,8 @@ def all_values(path):
     for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"):
         a = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
         w.add_tensor("t." + kind, gguf.quants.quantize(a, TYPES[kind]), raw_dtype=TYPES[kind])
+    for kind in OWN:
+        w.add_tensor("t." + kind, quantize(np.linspace(-1, 1, 256, dtype=np.float32)[None], kind), raw_dtype=TYPES[kind])
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -113,13 +118,13 @@ def family_shapes(out):
     end(w)
 
 
-def model_configs(models, out):
-    """The configurations of make_models.py, and one that no family knows."""
+def model_configs(data, out):
+    """The configurations of make_models.py and make_types.py, and one that no family knows."""
     os.makedirs(out, exist_ok=True)
-    for name in sorted(os.listdir(models)):
-        if os.path.isdir(f"{models}/{name}"):
-            with open(f"{models}/{name}/config.json") as f, open(f"{out}/{name}", "w") as seed:
-                json.dump(json.load(f), seed, separators=(",", ":"))
+    for path in sorted(glob.glob(f"{data}/models/*/config.json") + glob.glob(f"{data}/types/*/config.json")):
+        name = os.path.basename(os.path.dirname(path))
+        with open(path) as f, open(f"{out}/{name}", "w") as seed:
+            json.dump(json.load(f), seed, separators=(",", ":"))
     with open(f"{out}/unknown", "w") as seed:
         json.dump({"architectures": ["PoemForCausalLM"], "rhyme": [1, 2], "text_config": {"model_type": "verse", "feet": 5}}, seed)
 
@@ -205,7 +210,7 @@ def main():
     all_values(f"{out}/gguf/values")
     model_shape(f"{out}/gguf/shape")
     family_shapes(f"{out}/gguf")
-    model_configs(f"{data}/models", f"{out}/model_config")
+    model_configs(data, f"{out}/model_config")
     save_file({"f32": np.ones((2, 3), np.float32), "f16": np.zeros((0, 4), np.float16), "i8": np.ones((), np.int8),
                "bool": np.ones(7, bool), "deep": np.zeros((1, 2, 1, 2), np.int64)},
               f"{out}/safetensors/kinds", metadata={"format": "np", "note": "seed"})

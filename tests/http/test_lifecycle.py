@@ -336,7 +336,8 @@ class Commands(unittest.TestCase):
         self.fails(4, "memory", "serve", m, "--port", "0", "--pool-bytes", "1k")
         self.fails(4, "memory", "serve", m, "--port", "0", "--pool-bytes", "1M", "--max-model-len", "60000")
         self.fails(4, "device", "serve", m, "--port", "0", "--device", "cuda:7")
-        self.fails(4, "neon", "serve", m, "--port", "0", "--cpu-isa", "neon-dotprod")
+        for isa in ("neon-dotprod", "neon-i8mm"):
+            self.fails(4, isa, "serve", m, "--port", "0", "--cpu-isa", isa)
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             s.listen()

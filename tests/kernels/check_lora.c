@@ -30,7 +30,10 @@ static void seed(void)
     state = text ? strtoull(text, NULL, 10) : 20261128;
 }
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod"};
+#define N_RUNGS 6
+
+static const char *const rung_names[N_RUNGS] = {"ref",    "avx2",         "avx512-vnni",
+                                                "avx512", "neon-dotprod", "neon-i8mm"};
 
 static void *make(size_t n, size_t size)
 {
@@ -150,10 +153,10 @@ static void one_add(const struct lodge_cpu_kernels *k, int n, unsigned m)
 
 START_TEST(rungs_equal)
 {
-    struct lodge_cpu_kernels k[4];
+    struct lodge_cpu_kernels k[N_RUNGS];
     int n = 0;
     seed();
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N_RUNGS; i++)
         n += lodge_cpu_kernels_init(&k[n], rung_names[i], NULL) == 0;
     for (int round = 0; round < 40; round++) {
         for (unsigned m = 1; m <= LODGE_LORA_ROWS; m++)
@@ -281,7 +284,7 @@ static void open_lab(struct lab *l, const char *isa, unsigned n_threads)
     *l = (struct lab){.backend = lodge_backend_cpu()};
     make_plan(l);
     ck_assert_int_eq(l->backend->open(&cfg, &l->d, NULL), 0);
-    ck_assert_int_eq(l->backend->model_load(l->d, &l->plan, NULL, NULL, NULL), 0);
+    ck_assert_int_eq(l->backend->model_load(l->d, &l->plan, NULL, NULL, NULL, NULL), 0);
     l->d->page_bytes = (size_t)LODGE_CELL_BYTES * (1 + rnd() % 9);
     ck_assert_int_eq(
         l->backend->pool_create(l->d, (uint32_t)(((size_t)64 << 20) / l->d->page_bytes), NULL), 0);

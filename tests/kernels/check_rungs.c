@@ -1,8 +1,10 @@
 /* Every rung against the reference, bit for bit, and the reference against fp64: random shapes with
  * odd tails, all row counts, extreme values, guard bytes. The seed is printed on failure;
  * LODGE_TEST_SEED repeats it. */
+#include "base/checksum.h"
 #include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/panel.h"
 #include "kernels/ref/math.h"
 
 #include <check.h>
@@ -29,9 +31,10 @@ static void seed(void)
     state = text ? strtoull(text, NULL, 10) : 20261124;
 }
 
-#define MAX_RUNGS 5
+#define MAX_RUNGS 6
 
-static const char *const rung_names[] = {"ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod"};
+static const char *const rung_names[] = {"ref",    "avx2",         "avx512-vnni",
+                                         "avx512", "neon-dotprod", "neon-i8mm"};
 
 /* Rungs of this machine; the first is the reference. */
 static int rungs(struct lodge_cpu_kernels k[MAX_RUNGS])
@@ -137,41 +140,79 @@ static void decode_row(enum lodge_format f, const struct product *p, uint32_t r,
         w[c] *= p->scales[r % 3 + c / p->scale_cols];
 }
 
+/* What is added up for each number of row r: with a minimum, two parts that may cancel. */
+static void row_sizes(enum lodge_format f, const struct product *p, uint32_t r, const float *w,
+                      double *size)
+{
+    const struct lodge_coding c = lodge_coding(f);
+    const struct lodge_format_info *info = lodge_format_info(f);
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
+    const uint8_t *row = p->rows + (size_t)r * row_bytes;
+    struct lodge_block b;
+    for (uint32_t k = 0; k < p->n_cols; k++) {
+        size[k] = fabs((double)w[k]);
+        if (!c.has_min)
+            continue;
+        uint32_t at = k % info->block;
+        if (at == 0)
+            lodge_block_split(f, row + (size_t)k / info->block * info->block_bytes, &b);
+        double min = (double)lodge_block_min(f, &b, at / c.group);
+        size[k] = fabs((double)lodge_block_scale(f, &b, at / c.group) * b.code[at]) + fabs(min);
+    }
+}
+
 static void check_bound(enum lodge_format f, const struct product *p, const float *out)
 {
     float *w = malloc(p->n_cols * sizeof *w);
+    double *sizes = malloc(p->n_cols * sizeof *sizes);
     for (unsigned i = 0; i < p->m; i++)
         for (uint32_t r = 0; r < 31; r++) {
             double sum = 0, size = 0;
             decode_row(f, p, r, w);
+            row_sizes(f, p, r, w, sizes);
             for (uint32_t c = 0; c < p->n_cols; c++) {
                 double x = declared(f, p->x + (size_t)i * p->n_cols, c, p->n_cols);
                 sum += (double)w[c] * x;
-                size += fabs((double)w[c] * x);
+                size += sizes[c] * fabs(x);
             }
-            /* The products of codes and of the minimum are larger than w, where they cancel. */
-            if (lodge_coding(f).has_min)
-                size *= 8;
             ck_assert_msg(
                 fabs((double)out[i * 40 + r] - sum) <= size * 0x1p-20 * sqrt(p->n_cols) + 1e-30,
                 "%s: %g against fp64 %g", lodge_format_info(f)->name, (double)out[i * 40 + r], sum);
         }
     free(w);
+    free(sizes);
+}
+
+/* Returns the bytes of a row. */
+static size_t make_room(enum lodge_format f, struct product *p)
+{
+    size_t row_bytes = 0;
+    lodge_format_row_bytes(f, p->n_cols, &row_bytes);
+    p->rows = malloc(32 * row_bytes);
+    p->panel = aligned_alloc(64, lodge_panel_bytes(f, p->n_cols));
+    p->tile = aligned_alloc(64, lodge_act_tile_bytes(lodge_act_form(f), p->n_cols));
+    p->x = malloc((size_t)p->m * p->n_cols * sizeof *p->x);
+    p->out = malloc((p->m * 40 + 16) * sizeof *p->out);
+    return row_bytes;
+}
+
+static void free_room(struct product *p)
+{
+    free(p->rows);
+    free(p->panel);
+    free(p->tile);
+    free(p->x);
+    free(p->out);
 }
 
 static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format f, uint32_t n_cols,
                      unsigned m)
 {
-    size_t row_bytes = 0;
-    lodge_format_row_bytes(f, n_cols, &row_bytes);
     struct product p = {.n_cols = n_cols, .m = m, .scale_cols = rnd() % 2 ? 128 : UINT32_MAX};
     for (int i = 0; i < 8; i++)
         p.scales[i] = uniform() * 0.01f;
-    p.rows = malloc(32 * row_bytes);
-    p.panel = aligned_alloc(64, lodge_panel_bytes(f, n_cols));
-    p.tile = aligned_alloc(64, lodge_act_tile_bytes(lodge_act_form(f), n_cols));
-    p.x = malloc((size_t)m * n_cols * sizeof *p.x);
-    p.out = malloc((m * 40 + 16) * sizeof *p.out);
+    size_t row_bytes = make_room(f, &p);
     float *first = malloc((m * 40 + 16) * sizeof *first);
     for (int r = 0; r < 32; r++)
         random_row(f, p.rows + (size_t)r * row_bytes, n_cols);
@@ -196,11 +237,7 @@ static void one_gemm(const struct lodge_cpu_kernels *k, int n, enum lodge_format
         free(w);
     }
     check_bound(f, &p, first);
-    free(p.rows);
-    free(p.panel);
-    free(p.tile);
-    free(p.x);
-    free(p.out);
+    free_room(&p);
     free(first);
 }
 
@@ -227,6 +264,72 @@ static bool equal(const void *a, const void *b, size_t n)
 {
     return memcmp(a, b, n) == 0;
 }
+
+/* A float whose exponent is about the least, about the greatest, either, or any. */
+static float extreme(unsigned kind)
+{
+    uint32_t low = rnd() % 40, high = 255 - rnd() % 30;
+    uint32_t exponent = kind == 0   ? low
+                        : kind == 1 ? high
+                        : kind == 2 ? rnd() % 2 ? low : high
+                                    : rnd() % 256;
+    uint32_t bits = (rnd() & 1) << 31 | exponent << 23 | (rnd() & 0x7FFFFF);
+    return lodge_bits_float(rnd() % 8 ? bits : bits & 0xFF800000); /* zeros and infinities */
+}
+
+/* Sums that are flushed, overflow, or meet infinities: the instructions for pairs of bf16 numbers
+ * against multiply-adds. Which NaN comes out is open. */
+START_TEST(bf16_extremes)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n = rungs(k);
+    float first[12 * 40 + 16];
+    unsigned n_numbers = 0;
+    seed();
+    for (int round = 0; round < 400; round++) {
+        struct product p = {.n_cols = 1 + rnd() % 8, .m = 1 + rnd() % 6, .scale_cols = UINT32_MAX};
+        make_room(LODGE_FMT_BF16, &p);
+        for (uint32_t i = 0; i < 32 * p.n_cols; i++) {
+            uint16_t h = (uint16_t)(lodge_float_bits(extreme((i / p.n_cols) % 4)) >> 16);
+            memcpy(p.rows + 2 * i, &h, 2);
+        }
+        for (uint32_t i = 0; i < p.m * p.n_cols; i++)
+            p.x[i] = rnd() % 2 ? extreme((i / p.n_cols + (unsigned)round) % 4) : uniform();
+        for (int i = 0; i < n; i++) {
+            run_gemm(&k[i], LODGE_FMT_BF16, &p);
+            if (i == 0)
+                memcpy(first, p.out, p.m * 40 * sizeof *first);
+            for (uint32_t j = 0; j < p.m * 40; j++) {
+                n_numbers += isfinite(first[j]) && first[j] != 0;
+                ck_assert_msg(equal(&first[j], &p.out[j], 4) ||
+                                  (isnan(first[j]) && isnan(p.out[j])),
+                              "%s: %a, not %a", k[i].name, (double)p.out[j], (double)first[j]);
+            }
+        }
+        free_room(&p);
+    }
+    ck_assert_uint_ge(n_numbers, 10000);
+}
+END_TEST
+
+START_TEST(bf16_rounding)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n = rungs(k);
+    seed();
+    for (int round = 0; round < 2000; round++) {
+        float x[16];
+        uint16_t a[16], b[16];
+        for (int i = 0; i < 16; i++)
+            x[i] = extreme((unsigned)round % 4);
+        k[0].to_bf16(x, 16, 16, a);
+        for (int i = 1; i < n; i++) {
+            k[i].to_bf16(x, 16, 16, b);
+            ck_assert_msg(equal(a, b, sizeof a), "%s", k[i].name);
+        }
+    }
+}
+END_TEST
 
 /* Against the definition in fp64. */
 static void check_layer_norm64(const float *x, const float *w, const float *b, uint32_t n,
@@ -296,9 +399,34 @@ START_TEST(rows_equal)
             k[0].to_bf16(x, len, (len + 15) / 16 * 16, ha);
             k[i].to_bf16(x, len, (len + 15) / 16 * 16, hb);
             ck_assert_msg(equal(ha, hb, sizeof ha), "%s to_bf16 of %u", k[i].name, len);
-            ck_assert_uint_eq(k[0].row.argmax(x, len), k[i].row.argmax(x, len));
-            double sums[2] = {k[0].row.exp_sum(x, len, x[3]), k[i].row.exp_sum(x, len, x[3])};
+            memset(a, 0, sizeof a);
+            memset(b, 0, sizeof b);
+            k[0].row.block_most(x, len / 3, 3, len / 3, a, 8);
+            k[i].row.block_most(x, len / 3, 3, len / 3, b, 8);
+            ck_assert_msg(equal(a, b, 24 * 4), "%s block_most of %u", k[i].name, len / 3);
+            double sums[2] = {k[0].row.exp_sum(x, len, 0.7f, x[3]),
+                              k[i].row.exp_sum(x, len, 0.7f, x[3])};
             ck_assert_msg(equal(&sums[0], &sums[1], 8), "%s exp_sum of %u", k[i].name, len);
+        }
+    }
+}
+END_TEST
+
+START_TEST(random_words)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n_rungs = rungs(k);
+    struct lodge_word got[LODGE_WORD_BLOCKS * LODGE_LOGIT_BLOCK], want[LODGE_WORD_BLOCKS * 32];
+    for (uint32_t round = 0; round < 60; round++) {
+        struct lodge_sampling s = {.seed = rnd() * 0x9E3779B97F4A7C15u, .choice = rnd() % 3};
+        uint32_t need[LODGE_WORD_BLOCKS], block = rnd() % 8192, n = 1 + round % LODGE_WORD_BLOCKS;
+        for (uint32_t i = 0; i < n; i++)
+            need[i] = i % 3 == 0 ? 0 : i % 3 == 1 ? UINT32_MAX : 0xF0000000u;
+        uint32_t position = rnd(), n_want = k[0].row.words(&s, position, block, n, need, want);
+        ck_assert_uint_le((n + 2) / 3 * 32, n_want);
+        for (int i = 1; i < n_rungs; i++) {
+            ck_assert_uint_eq(k[i].row.words(&s, position, block, n, need, got), n_want);
+            ck_assert_msg(equal(got, want, n_want * sizeof *got), "%s words", k[i].name);
         }
     }
 }
@@ -566,6 +694,76 @@ START_TEST(formats_decode)
 }
 END_TEST
 
+/* ---- what lies in files of packed weights ---- */
+
+/* Checksums (XXH64, low half) of packed panels of fixed random rows, by rung_names. When a layout
+ * is changed on purpose: raise LODGE_CPU_PANEL_VERSION, then take over what the failing test
+ * prints. */
+#define DIGESTS_OF_VERSION 1
+static const uint32_t panel_digests[LODGE_FMT_COUNT][MAX_RUNGS] = {
+    [LODGE_FMT_F32] = {0x33BDEE2C, 0xC6461C20, 0xC8443D36, 0xC8443D36, 0xC6461C20},
+    [LODGE_FMT_F16] = {0x434C70C0, 0x24F9361D, 0xD4D9BC33, 0xD4D9BC33, 0x24F9361D},
+    [LODGE_FMT_BF16] = {0xD712F128, 0x87BE9D67, 0x556FEA26, 0x556FEA26, 0x87BE9D67},
+    [LODGE_FMT_F8_E4M3] = {0x35E37E61, 0x4C36EE20, 0x4ACA2D6E, 0x4ACA2D6E, 0x4C36EE20},
+    [LODGE_FMT_Q8_0] = {0xAFD1BB88, 0x07B48C86, 0x84A82E96, 0x84A82E96, 0x07B48C86},
+    [LODGE_FMT_Q4_0] = {0xE355C599, 0xE882219B, 0x2536F509, 0x2536F509, 0xE882219B},
+    [LODGE_FMT_Q4_1] = {0x3AE5A72F, 0x66784B90, 0x8FA0B30A, 0x8FA0B30A, 0x66784B90},
+    [LODGE_FMT_Q5_0] = {0x6D310336, 0x513A2535, 0x20042350, 0x20042350, 0x513A2535},
+    [LODGE_FMT_Q5_1] = {0x3E4B86B3, 0x5BA99F91, 0xF35D784D, 0xF35D784D, 0x5BA99F91},
+    [LODGE_FMT_Q2_K] = {0x267F7106, 0xDBCB330D, 0x6A89A81B, 0x6A89A81B, 0xDBCB330D},
+    [LODGE_FMT_Q3_K] = {0xBEBE53E0, 0x78D1EAAC, 0x192CCC55, 0x192CCC55, 0x78D1EAAC},
+    [LODGE_FMT_Q4_K] = {0xD58C5599, 0x6554506F, 0x92A0E20D, 0x92A0E20D, 0x6554506F},
+    [LODGE_FMT_Q5_K] = {0x14F3D3B5, 0xF0BD238D, 0x6E65D273, 0x6E65D273, 0xF0BD238D},
+    [LODGE_FMT_Q6_K] = {0x5386C039, 0x5E3AAC34, 0x4154A410, 0x4154A410, 0x5E3AAC34},
+    [LODGE_FMT_IQ4_NL] = {0xE355C599, 0xE882219B, 0x2536F509, 0x2536F509, 0xE882219B},
+    [LODGE_FMT_IQ4_XS] = {0x45127161, 0x3AE5C93B, 0xBF46ABCE, 0xBF46ABCE, 0x3AE5C93B},
+    [LODGE_FMT_MXFP4] = {0x8C99F87E, 0x1D228776, 0xD2F8F180, 0xD2F8F180, 0x1D228776},
+};
+
+static uint32_t panel_digest(const struct lodge_cpu_kernels *k, enum lodge_format f)
+{
+    const uint32_t n_cols = lodge_format_info(f)->block == 1 ? 301 : 768;
+    static const float scales[3] = {0.5f, 2, -3};
+    struct lodge_panel_rows rows = {.scale_cols = LODGE_SCALE_COLS};
+    size_t row_bytes = 0, n = lodge_panel_bytes(f, n_cols);
+    lodge_format_row_bytes(f, n_cols, &row_bytes);
+    uint8_t *stored = calloc(31, row_bytes), *panel = calloc(1, n);
+    state = 1;
+    for (int r = 0; r < 31; r++) { /* the last is padding */
+        random_row(f, stored + r * row_bytes, n_cols);
+        rows.data[r] = stored + r * row_bytes;
+        rows.scales[r] = scales;
+    }
+    k->gemm[f].pack(&rows, n_cols, panel);
+    uint32_t digest = (uint32_t)lodge_xxh64(panel, n, 0);
+    free(stored);
+    free(panel);
+    return digest;
+}
+
+START_TEST(layouts_are_known)
+{
+    int n_other = 0;
+    ck_assert_int_eq(LODGE_CPU_PANEL_VERSION, DIGESTS_OF_VERSION);
+    for (int i = 0; i < MAX_RUNGS; i++) {
+        struct lodge_cpu_kernels k;
+        if (lodge_cpu_kernels_init(&k, rung_names[i], NULL))
+            continue;
+        for (int f = 0; f < LODGE_FMT_COUNT; f++) {
+            uint32_t got = panel_digest(&k, (enum lodge_format)f);
+            if (got == panel_digests[f][i])
+                continue;
+            fprintf(stderr, "%s, %s: 0x%08X\n", rung_names[i],
+                    lodge_format_info((enum lodge_format)f)->name, got);
+            n_other++;
+        }
+    }
+    ck_assert_msg(n_other == 0,
+                  "layouts have changed: raise LODGE_CPU_PANEL_VERSION (kernels/cpu/panel.h), or "
+                  "old files of packed weights are read as what they are not");
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rungs");
@@ -574,9 +772,13 @@ int main(void)
     tcase_add_test(t, formats_decode);
     tcase_add_test(t, exp_is_close);
     tcase_add_test(t, gemm_equal);
+    tcase_add_test(t, bf16_extremes);
+    tcase_add_test(t, bf16_rounding);
     tcase_add_test(t, rows_equal);
+    tcase_add_test(t, random_words);
     tcase_add_test(t, attention_equal);
     tcase_add_test(t, kv_dtypes);
+    tcase_add_test(t, layouts_are_known);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     lodge_cpu_flush_denormals();

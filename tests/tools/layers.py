@@ -16,7 +16,7 @@ ALLOWED = {
 # server/ sees the engine through these headers alone; kernels/ headers only as engine.h shows them.
 SERVER_MAY = re.compile(r"^(server/|base/|engine/engine\.h$|kernels/sample\.h$)")
 # What only the CPU backend may know.
-PRIVATE = {"kernels/cpu/": ("kernels/",), "kernels/ref/": ("kernels/",), "kernels/x86/": ("kernels/",)}
+PRIVATE = {f"kernels/{part}/": ("kernels/",) for part in ("cpu", "ref", "vec", "x86", "arm")}
 # In angle brackets too, where the path begins with a layer.
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<((?:%s)/[^>]+)>)' % "|".join(ALLOWED), re.M)
 

@@ -141,16 +141,34 @@ LISTINGS = [
         vmovaps 0x80(%rsp),%xmm1
         jne 0
         ret"""),
+    ("a loop with one inside that only fetches", 1, """
+        vmovups (%rsp),%zmm1
+        prefetcht1 (%rax)
+        jne 1
+        jne 0
+        ret"""),
+    ("Arm", 1, """
+        ldp q1, q2, [sp, #32]
+        str q1, [sp, #64]
+        b.ne 0
+        ret"""),
+    ("Arm, x29 no frame, a narrow register, memory", 0, """
+        ldr q1, [x29, #32]
+        ldr d1, [sp, #32]
+        ldr q1, [x0]
+        cbnz x1, 0
+        ret"""),
 ]
 
 
-def listing_of(name, text):
+def listing_of(name, text, member="x.o"):
     lines = [l.strip() for l in text.strip().splitlines()]
-    out = ["x.o:     file format elf64-x86-64", f"0000000000000000 <{name}>:"]
+    out = [f"{member}:     file format elf64", f"0000000000000000 <{name}>:"]
     for at, line in enumerate(lines):
         op, _, operands = line.partition(" ")
-        if op.startswith("j"):
-            operands = f"{int(operands):x} <{name}+0x{int(operands):x}>"
+        if spills.JUMP.match(op):
+            *before, to = operands.split(", ")
+            operands = ", ".join(before + [f"{int(to):x} <{name}+0x{int(to):x}>"])
         out.append(f"  {at:x}:\t{op} {operands}")
     return "\n".join(out)
 
@@ -162,6 +180,11 @@ def check_spills():
                 found = spills.check(listing_of("f.isra.0", text), allowed)[2]
             if found != faults:
                 failures.append(f"spills.py: {what}: {found} faults, not {faults}")
+    for member, faults in (("lib_b_c.a.p/x.o", 0), ("b/x.o", 0), ("lib_bc.a.p/x.o", 1)):
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = spills.check(listing_of("f", LISTINGS[0][2], member), {"b:f": 9})[2]
+        if found != faults:
+            failures.append(f"spills.py: the exception of rung b for {member}: {found} faults, not {faults}")
 
 
 for check in (check_layers, check_functions, check_format, check_tidy, check_spills):

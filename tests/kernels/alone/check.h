@@ -32,6 +32,7 @@ typedef TCase SRunner;
 #define ck_assert_int_eq(a, b) ck_assert((a) == (b))
 #define ck_assert_uint_eq(a, b) ck_assert((a) == (b))
 #define ck_assert_uint_le(a, b) ck_assert((a) <= (b))
+#define ck_assert_uint_ge(a, b) ck_assert((a) >= (b))
 #define ck_assert_float_eq(a, b) ck_assert((a) == (b))
 #define ck_assert_double_le(a, b) ck_assert((a) <= (b))
 #define ck_assert_ptr_nonnull(p) ck_assert((p) != NULL)

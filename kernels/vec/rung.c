@@ -1,5 +1,5 @@
 /* A rung's table entries. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 void RUNG_FILL(struct lodge_cpu_kernels *k)
 {
@@ -7,6 +7,7 @@ void RUNG_FILL(struct lodge_cpu_kernels *k)
     RUNG(float)(k);
     RUNG(int8)(k);
     RUNG(rows)(k);
+    RUNG(logits)(k);
     RUNG(attention)(k);
     RUNG(lora)(k);
 }

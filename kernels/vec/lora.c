@@ -1,7 +1,7 @@
 /* Adapters: t = A x over cells of A, acc += B t over blocks of B. Bound: bytes of the cells while
  * an adapter has few rows; at many, one dot instruction (shrink) and two multiply-adds (expand) for
  * 16 columns of a row and rank. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 /* Bytes that are fetched before they are used. Cells of a row mostly lie one after another; where
  * they do not, what is fetched in vain is a kilobyte or two. */

@@ -1,22 +1,54 @@
 /* Products with weights in blocks: activations in int8, exact integer sums of a group of columns,
  * scaled in fp32. One driver for all formats; a format is how its codes are put together from
  * planes (codes_of) and where its scales stand (scale_of, min_of), with all choices constant. What
- * differs between instruction sets is the integer sum (int8_avx512.h, int8_avx2.h, int8_neon.h of
- * kernels/arm). Bound: bytes of the panel at few rows; at many, 2 integer instructions a cycle, of
- * which a dot product of 4 columns takes one (AVX-512, NEON) or two to four (AVX2) a row. */
+ * differs between instruction sets is the integer sum (int8_avx512.h and int8_avx2.h of
+ * kernels/x86, int8_neon.h of kernels/arm). There an instruction sums either UNIT = 4 columns of
+ * one row of activations and LANES output rows, or UNIT = 8 columns of ACT_ROWS = 2 rows and half
+ * as many output rows. Bound: bytes of the panel at few rows; at many, the integer instructions, of
+ * which a dot product of 4 columns takes one (AVX-512, NEON), two to four (AVX2) or a half (NEON
+ * with matrix products) for each vector of sums, and two multiply-adds a group. */
 #include "kernels/cpu/panel.h"
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
-/* Which four columns of 32 are number s of group g: low and high nibbles in turn, so that they are
+/* Columns that an instruction takes of a row. */
+#define UNIT (4 * ACT_ROWS)
+
+/* Which unit of columns is number s of group g: low and high nibbles in turn, so that they are
  * loaded once. */
 INLINE unsigned unit_of(const enum lodge_format f, const unsigned g, const unsigned s)
 {
     const struct lodge_coding c = lodge_coding(f);
-    return c.group == 32 && c.bits < 8 ? s / 2 + s % 2 * 4 : g * (c.group / 4) + s;
+    return c.group == 32 && c.bits < 8 ? s / 2 + s % 2 * (16 / UNIT) : g * (c.group / UNIT) + s;
 }
 
 INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
                       const unsigned j, const unsigned v);
+
+#if ACT_ROWS == 1
+/* Float number `word` of row i of the block at t, in all lanes. */
+INLINE vec q8_float(const uint32_t *t, const unsigned word, const unsigned i, const unsigned m)
+{
+    return v_set(((const float *)(const void *)(t + word * m))[i]);
+}
+
+/* The rows of a vector of output rows are its lanes. */
+INLINE vec spread(vec rows)
+{
+    return rows;
+}
+
+INLINE void store_rows(float *out, size_t ld, unsigned left, vec sums)
+{
+    (void)ld, (void)left;
+    v_store(out, sums);
+}
+
+/* Unit j of a plane of single bits, at bit `at` of bytes w, which have zeros there. */
+INLINE bytes b_or_bits(bytes w, const uint8_t *plane, const unsigned j, const unsigned at)
+{
+    return b_or_field(w, b_load(plane), (int)at - (int)j, 1u << at);
+}
+#endif
 
 #ifdef __aarch64__
 #include "kernels/arm/int8_neon.h"
@@ -26,41 +58,44 @@ INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t 
 #include "kernels/x86/int8_avx2.h"
 #endif
 
-#define SUB_LANES (INT8_VECS * LANES)
+/* Output rows of a vector, and of a sub-panel. */
+#define VEC_ROWS (LANES / ACT_ROWS)
+#define SUB_LANES (INT8_VECS * VEC_ROWS)
 
-/* A wide panel has for each 32 columns fp32 scales [groups][lanes], with minimums -m t
- * [groups][lanes] after them, and whole bytes of codes [8][lanes][4]: what the kernel else makes of
- * the other kind again for each tile. */
+/* A wide panel has for each 32 columns vectors of scales [groups][INT8_VECS], with minimums -m t
+ * [groups][INT8_VECS] after them, and whole bytes of codes [32 / UNIT][lanes][UNIT]: what the
+ * kernel else makes of the other kind again for each tile. */
 INLINE struct lodge_panel_parts parts_of(const enum lodge_format f, const bool wide)
 {
     const struct lodge_coding c = lodge_coding(f);
     const uint32_t floats = 32 / c.group * (c.has_min ? 2u : 1u);
-    return wide ? (struct lodge_panel_parts){.subs = 4 * floats, .codes = 32, .chunks = 1}
-                : lodge_panel_parts(f);
+    return wide
+               ? (struct lodge_panel_parts){.subs = 4 * floats * ACT_ROWS, .codes = 32, .chunks = 1}
+               : lodge_panel_parts(f);
 }
 
-/* Codes of columns 4j .. 4j + 3 of vector v of the rows, moved up by code_shift. */
+/* Codes of unit j of columns of vector v of the rows, moved up by code_shift. */
 INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t *planes,
                       const unsigned j, const unsigned v)
 {
-    const unsigned bits = lodge_coding(f).bits, step = 4 * SUB_LANES;
+    const unsigned bits = lodge_coding(f).bits, step = UNIT * SUB_LANES;
+    const unsigned fours = 16 / UNIT, twos = 8 / UNIT; /* units of a plane */
     const int up = code_shift(f);
-    planes += 4 * LANES * v;
+    const uint8_t *one = planes + (bits == 3 ? 8 : 16) * SUB_LANES + 4 * VEC_ROWS * v;
+    planes += UNIT * VEC_ROWS * v;
     if (bits == 8 || wide)
         return b_load(planes + j * step);
-    const uint8_t *two = planes + (bits > 3 ? 4 * step : 0);
-    const uint8_t *one = two + (bits == 3 ? 2 * step : 0);
+    const uint8_t *two = planes + (bits > 3 ? 16 * SUB_LANES : 0) + j % twos * step;
     const int two_at = up + (bits > 3 ? 4 : 0), one_at = up + (bits > 3 ? 4 : 2);
     bytes w;
     if (bits > 3)
-        w = b_and(b_shift(b_load(planes + j % 4 * step), up - (j < 4 ? 0 : 4)), 15u << up);
+        w = b_field(b_load(planes + j % fours * step), up - (j < fours ? 0 : 4), 15u << up);
     else
-        w = b_and(b_shift(b_load(two + j % 2 * step), two_at - (int)(j / 2 * 2)), 3u << two_at);
+        w = b_field(b_load(two), two_at - (int)(j / twos * 2), 3u << two_at);
     if (bits == 6)
-        w = b_or_and(w, b_shift(b_load(two + j % 2 * step), two_at - (int)(j / 2 * 2)),
-                     3u << two_at);
+        w = b_or_field(w, b_load(two), two_at - (int)(j / twos * 2), 3u << two_at);
     if (bits == 3 || bits == 5)
-        w = b_or_and(w, b_shift(b_load(one), one_at - (int)j), 1u << one_at);
+        w = b_or_bits(w, one, j, (unsigned)one_at);
     return lodge_coding(f).has_table ? b_lookup(lodge_code_table(f), TABLE_OFFSET(f), w) : w;
 }
 
@@ -68,8 +103,8 @@ INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t 
 INLINE vec head_of(const enum lodge_format f, const uint8_t *head, const unsigned v)
 {
     if (f == LODGE_FMT_MXFP4)
-        return load_exponent(head + LANES * v);
-    vec d = load_half(head + 2 * LANES * v);
+        return spread(load_exponent(head + VEC_ROWS * v));
+    vec d = spread(load_half(head + 2 * VEC_ROWS * v));
     return code_shift(f) ? v_mul(d, v_set(1.0f / (float)(1 << code_shift(f)))) : d;
 }
 
@@ -79,12 +114,12 @@ INLINE vec scale_of(const enum lodge_format f, const bool wide, const uint8_t *h
 {
     const struct lodge_coding c = lodge_coding(f);
     if (wide)
-        return v_load((const float *)(const void *)subs + SUB_LANES * g + LANES * v);
+        return v_load((const float *)(const void *)subs + LANES * (INT8_VECS * g + v));
     vec d = head_of(f, head, v);
-    subs += LANES * v + SUB_LANES * g;
+    subs += VEC_ROWS * v + SUB_LANES * g;
     if (!lodge_panel_parts(f).subs)
         return d;
-    return v_mul(d, c.group == 16 && c.has_min ? load_low(subs) : load_s8(subs));
+    return v_mul(d, spread(c.group == 16 && c.has_min ? load_low(subs) : load_s8(subs)));
 }
 
 /* -m * t of group g. */
@@ -93,38 +128,55 @@ INLINE vec min_of(const enum lodge_format f, const bool wide, const uint8_t *hea
 {
     const uint32_t n = 32 / lodge_coding(f).group;
     if (wide)
-        return v_load((const float *)(const void *)subs + SUB_LANES * (n + g) + LANES * v);
-    vec m = load_half(head + 2 * SUB_LANES + 2 * LANES * v);
+        return v_load((const float *)(const void *)subs + LANES * (INT8_VECS * (n + g) + v));
+    vec m = spread(load_half(head + 2 * SUB_LANES + 2 * VEC_ROWS * v));
     if (!lodge_panel_parts(f).subs)
         return m;
-    subs += LANES * v;
+    subs += VEC_ROWS * v;
     vec t =
         lodge_coding(f).group == 16 ? load_high(subs + SUB_LANES * g) : load_s8(subs + SUB_LANES);
-    return v_mul(v_negate(m), t);
+    return v_mul(v_negate(m), spread(t));
 }
 
-/* Adds the integer sums of group g and vector v to the sums of m rows. */
+#if DOT_BIAS
+/* Integer sums that are the bits of a float, DOT_BIAS_FLOAT + sum. Beside w, what `scaled` wants.
+ */
+INLINE vec bias_of(vec w)
+{
+    return v_mul(w, v_set(-DOT_BIAS_FLOAT));
+}
+
+/* fma(w, sum, 0): w (bias + sum) - w bias in one rounding. w bias is exact, because scales have
+ * less than 22 bits, and finite but for MXFP4. */
+INLINE vec scaled(const enum lodge_format f, vec w, bytes dot, vec bias)
+{
+    vec sum = b_floats(dot);
+    if (f == LODGE_FMT_MXFP4)
+        return v_fma(w, v_sub(sum, v_set(DOT_BIAS_FLOAT)), v_set(0));
+    return v_fma(w, sum, bias);
+}
+#endif
+
+/* Adds the integer sums of group g and vector v to the sums of m vectors of rows. */
 INLINE void add_vector(const enum lodge_format f, const bool wide, const uint8_t *head,
                        const uint8_t *subs, const uint32_t *t, const unsigned g, const unsigned v,
                        bytes dot[][INT8_VECS], vec acc[][INT8_VECS], const unsigned m)
 {
     const struct lodge_coding c = lodge_coding(f);
-    const float *scale = (const float *)(const void *)(t + Q8_SCALE * m);
-    const float *sum =
-        (const float *)(const void *)(t + (Q8_SUM + (c.group == 16 ? 1 + g : 0)) * m);
+    const unsigned sum = Q8_SUM + (c.group == 16 ? 1 + g : 0);
     vec w = scale_of(f, wide, head, subs, g, v), bias = bias_of(w);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
-        acc[i][v] = v_fma(scaled(f, w, dot[i][v], bias), v_set(scale[i]), acc[i][v]);
+        acc[i][v] = v_fma(scaled(f, w, dot[i][v], bias), q8_float(t, Q8_SCALE, i, m), acc[i][v]);
     if (!c.has_min)
         return;
     w = min_of(f, wide, head, subs, g, v);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
-        acc[i][v] = v_fma(w, v_set(sum[i]), acc[i][v]);
+        acc[i][v] = v_fma(w, q8_float(t, sum, i, m), acc[i][v]);
 }
 
-/* Adds group g of 32 columns to the sums of m rows. */
+/* Adds group g of 32 columns to the sums of m vectors of rows. */
 INLINE void add_group(const enum lodge_format f, const bool wide, const uint8_t *head,
                       const uint8_t *subs, const uint32_t *t, const unsigned g,
                       vec acc[][INT8_VECS], const unsigned m)
@@ -136,9 +188,10 @@ INLINE void add_group(const enum lodge_format f, const bool wide, const uint8_t 
         add_vector(f, wide, head, subs, t, g, v, dot, acc, m);
 }
 
-INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float *out, size_t ld,
-                      struct ahead next, const enum lodge_format f, const bool wide,
-                      const unsigned m)
+/* `rows` rows in m vectors. */
+INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, unsigned rows,
+                      float *out, size_t ld, struct ahead next, const enum lodge_format f,
+                      const bool wide, const unsigned m)
 {
     const struct lodge_panel_parts p = parts_of(f, wide);
     for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SUB_LANES) {
@@ -155,6 +208,7 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float
                 panel += p.head * SUB_LANES;
             }
             fetch_step(&next);
+#pragma GCC unroll 2
             for (unsigned g = 0; g < 32 / lodge_coding(f).group; g++) {
                 /* What is read for both groups is read again: there are no registers to keep it. */
                 __asm__("" : "+r"(panel), "+r"(head), "+r"(t));
@@ -165,7 +219,8 @@ INLINE void int8_rows(const uint8_t *panel, uint32_t kp, const void *tile, float
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++)
             for (unsigned v = 0; v < INT8_VECS; v++)
-                v_store(out + i * ld + r + LANES * v, acc[i][v]);
+                store_rows(out + i * ACT_ROWS * ld + r + VEC_ROWS * v, ld, rows - i * ACT_ROWS,
+                           acc[i][v]);
     }
 }
 
@@ -176,17 +231,17 @@ INLINE uint32_t n_steps(uint32_t n_cols)
 }
 
 #define CALL(n)                                                                                    \
-    int8_rows(panel, padded(n_cols), tile, out, ld, a, (enum lodge_format)FORMAT, WIDE, n)
+    int8_rows(panel, padded(n_cols), tile, m, out, ld, a, (enum lodge_format)FORMAT, WIDE, n)
 #define INT8_TILE(tile_name, name, is_wide)                                                        \
     static void tile_name(const void *panel, uint32_t n_cols, const void *tile, unsigned m,        \
                           float *out, size_t ld, const void *next, size_t next_bytes)              \
     {                                                                                              \
         enum { FORMAT = LODGE_FMT_##name, WIDE = is_wide };                                        \
         const struct ahead a = ahead_of(next, next_bytes, n_steps(n_cols));                        \
-        INT8_SWITCH(m, CALL)                                                                       \
+        INT8_SWITCH((m + ACT_ROWS - 1) / ACT_ROWS, CALL)                                           \
     }
 #define INT8_FORMAT(name, text, block, bytes, gguf)                                                \
-    LODGE_PANEL_FORMAT(name, SUB_LANES, LODGE_FMT_##name == LODGE_FMT_Q8_0 ? Q8_0_FLIP : 0)        \
+    LODGE_PANEL_FORMAT(name, SUB_LANES, UNIT, SIGNED_BITS)                                         \
     INT8_TILE(tile_##name, name, false)
 LODGE_BLOCK_FORMAT_LIST(INT8_FORMAT)
 
@@ -203,7 +258,8 @@ INLINE void widen(const uint8_t *panel, uint32_t kp, float *out, const enum lodg
     const struct lodge_coding c = lodge_coding(f);
     const struct lodge_panel_parts p = lodge_panel_parts(f);
     const uint8_t *head = panel;
-    for (uint32_t b = 0; b < kp / 32; b++) {
+    const uint32_t n_blocks = kp / 32 * (LODGE_PANEL_ROWS / SUB_LANES); /* of all sub-panels */
+    for (uint32_t b = 0; b < n_blocks; b++) {
         if (b % p.chunks == 0) {
             head = panel;
             panel += p.head * SUB_LANES;
@@ -214,7 +270,7 @@ INLINE void widen(const uint8_t *panel, uint32_t kp, float *out, const enum lodg
                     v_store(out, part ? min_of(f, false, head, panel, g, v)
                                       : scale_of(f, false, head, panel, g, v));
 #pragma GCC unroll 8
-        for (unsigned j = 0; j < 8; j++)
+        for (unsigned j = 0; j < 32 / UNIT; j++)
             for (unsigned v = 0; v < INT8_VECS; v++, out += LANES)
                 b_store((uint8_t *)out, codes_of(f, false, panel + p.subs * SUB_LANES, j, v));
         panel += (p.subs + p.codes) * SUB_LANES;
@@ -244,8 +300,8 @@ static lodge_tile_fn *wide_tile(enum lodge_format f)
 void RUNG(int8)(struct lodge_cpu_kernels *k)
 {
 #define INT8_ENTRY(name, text, block, bytes, gguf)                                                 \
-    k->gemm[LODGE_FMT_##name] =                                                                    \
-        (struct lodge_gemm){INT8_ROWS, pack_##name, tile_##name, gather_##name, WIDE_ENTRY(name)};
+    k->gemm[LODGE_FMT_##name] = (struct lodge_gemm){INT8_ROWS * ACT_ROWS, pack_##name,             \
+                                                    tile_##name, gather_##name, WIDE_ENTRY(name)};
     LODGE_BLOCK_FORMAT_LIST(INT8_ENTRY)
 #undef INT8_ENTRY
 }

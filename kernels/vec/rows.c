@@ -1,6 +1,6 @@
 /* Row operations: packing of activations, norms, activations, rotation, caches, and passes over
  * logits. Bound: bytes of the rows, which are in cache. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 /* [Kp][m] floats. */
 static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
@@ -31,8 +31,9 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
         }
 }
 
-/* One block of one row: its words, m apart. */
-INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigned m)
+/* Block b of row i of m, of which `left` numbers are there. */
+INLINE void pack_block(const float *row, uint32_t left, uint32_t *tile, uint32_t b, unsigned i,
+                       unsigned m)
 {
     vec x[VECS32], most = v_set(0);
     for (uint32_t j = 0; j < VECS32; j++) {
@@ -44,24 +45,19 @@ INLINE void pack_block(const float *row, uint32_t left, uint32_t *words, unsigne
     int32_t sum[3];
     store_codes((uint8_t *)w, x, v_set(amax > 0 ? 127.0f / amax : 0), sum + 1);
     sum[0] = sum[1] + sum[2];
-    for (unsigned j = 0; j < 8; j++)
-        words[j * m] = w[j];
-    words[Q8_SCALE * m] = lodge_float_bits(scale);
-    for (unsigned j = 0; j < 3; j++) {
-        words[(Q8_START + j) * m] = (uint32_t)(DOT_BIAS - 128 * sum[j]);
-        words[(Q8_SUM + j) * m] = lodge_float_bits(scale * (float)sum[j]);
-    }
+    q8_put(tile, b, i, m, w, scale, sum);
 }
 
 static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                     uint32_t n_cols, void *tile)
 {
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
-    uint32_t *t = tile;
     for (uint32_t b = k0 / 32; b < end / 32; b++)
         for (unsigned i = 0; i < m; i++)
-            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32),
-                       t + (size_t)b * Q8_WORDS * m + i, m);
+            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32), tile, b, i, m);
+    /* Where rows stand in pairs, the last of an odd number has zeros beside it. */
+    for (uint32_t b = k0 / 32; b < end / 32 && m % ACT_ROWS; b++)
+        pack_block(x, 0, tile, b, m, m);
 }
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)
@@ -275,34 +271,6 @@ static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const fl
         values[(size_t)d * 4] = codes[d];
 }
 
-static double exp_sum(const float *x, uint32_t n, float most)
-{
-    sum16 sum = {0};
-    const vec base = v_set(most);
-    for (uint32_t i = 0; i < n; i += 16) {
-        vec e[VECS16];
-        for (uint32_t j = 0; j < VECS16; j++) {
-            uint32_t left = left_of(n, i + LANES * j);
-            e[j] = v_exp(v_sub(v_load_tail(x + i + LANES * j, left), base));
-            e[j] = v_first(e[j], left, v_set(0));
-        }
-        sum16_add(&sum, e);
-    }
-    return sum16_total(&sum);
-}
-
-static uint32_t argmax(const float *x, uint32_t n)
-{
-    vec most = v_set(-INFINITY);
-    for (uint32_t i = 0; i < n; i += LANES)
-        most = v_max(v_first(v_load_tail(x + i, n - i), n - i, v_set(-INFINITY)), most);
-    float best = v_most(most);
-    for (uint32_t i = 0; i < n && best > -INFINITY; i++)
-        if (x[i] == best)
-            return i;
-    return 0;
-}
-
 void RUNG(rows)(struct lodge_cpu_kernels *k)
 {
     k->act_pack[LODGE_ACT_F32] = pack_f32;
@@ -319,5 +287,4 @@ void RUNG(rows)(struct lodge_cpu_kernels *k)
     k->kv[LODGE_KV_INT8].query = query_int8;
     k->kv[LODGE_KV_BF16].store = kv_store_bf16;
     k->kv[LODGE_KV_INT8].store = kv_store_int8;
-    k->row = (struct lodge_row_ops){exp_sum, argmax};
 }

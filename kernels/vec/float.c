@@ -2,12 +2,12 @@
  * of activations in registers. Bound: bytes of the panel at few rows; 2 multiply-add or dot
  * instructions a cycle at many. */
 #include "kernels/cpu/panel.h"
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
-LODGE_PANEL_FORMAT(F32, SIDE, 0)
-LODGE_PANEL_FORMAT(F16, SIDE, 0)
-LODGE_PANEL_FORMAT(BF16, SIDE, 0)
-LODGE_PANEL_FORMAT(F8_E4M3, SIDE, 0)
+LODGE_PANEL_FORMAT(F32, SIDE, 4, 0)
+LODGE_PANEL_FORMAT(F16, SIDE, 4, 0)
+LODGE_PANEL_FORMAT(BF16, SIDE, 4, 0)
+LODGE_PANEL_FORMAT(F8_E4M3, SIDE, 4, 0)
 
 INLINE void clear(vec acc[][2], const unsigned m)
 {

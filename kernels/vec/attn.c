@@ -1,7 +1,7 @@
 /* Attention: lanes are tokens for Q K^T and dims for P V; a vector of keys or values is loaded once
  * for all queries of a group. Bound: bytes of the pages at few queries, 2 multiply-add or dot
  * instructions a cycle at many. */
-#include "kernels/x86/vec.h"
+#include "kernels/vec/vec.h"
 
 /* A page of keys and values, and what some query of a group sees of it. */
 struct page {

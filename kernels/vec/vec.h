@@ -1,9 +1,9 @@
 /* What the SIMD rungs share: their kernels are written once over the vector `vec` of LANES floats,
- * which each rung defines (vec_avx2.h, vec_avx512.h, and kernels/arm/vec_neon.h), and compiled once
- * per rung with its flags. Included by files of the rungs only.
+ * which each rung defines (vec_avx2.h and vec_avx512.h of kernels/x86, kernels/arm/vec_neon.h), and
+ * compiled once per rung with its flags. Included by files of the rungs only.
  */
-#ifndef LODGE_KERNELS_X86_VEC_H
-#define LODGE_KERNELS_X86_VEC_H
+#ifndef LODGE_KERNELS_VEC_VEC_H
+#define LODGE_KERNELS_VEC_VEC_H
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"
@@ -48,10 +48,49 @@ INLINE void fetch_far(const void *p)
 
 #define PAGE LODGE_PAGE_TOKENS
 
+/* The float whose bits are DOT_BIAS, where that is not 0: 1.5 * 2^23. To it integers below 2^22 add
+ * up exactly, without a conversion. */
+#define DOT_BIAS_FLOAT 12582912.0f
+
+#if ACT_ROWS == 1
 /* A Q8 tile: for each 32 columns words [Q8_WORDS][m]: 8 of codes; the scale; what a dot product
  * with codes of zero point 128 starts from, DOT_BIAS - 128 s, and the float scale * s, each for the
  * sum s of the block, of its first and of its second half. */
 enum { Q8_SCALE = 8, Q8_START = 9, Q8_SUM = 12, Q8_WORDS = 15 };
+
+/* Block b of row i of m into a tile. */
+INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, const uint32_t codes[8],
+                   float scale, const int32_t sum[3])
+{
+    uint32_t *t = tile + (size_t)b * Q8_WORDS * m + i;
+    for (unsigned j = 0; j < 8; j++)
+        t[j * m] = codes[j];
+    t[Q8_SCALE * m] = lodge_float_bits(scale);
+    for (unsigned j = 0; j < 3; j++) {
+        t[(Q8_START + j) * m] = (uint32_t)(DOT_BIAS - 128 * sum[j]);
+        t[(Q8_SUM + j) * m] = lodge_float_bits(scale * (float)sum[j]);
+    }
+}
+
+#else
+/* A Q8 tile of pairs of rows, the last with zeros beside it if m is odd: for each 32 columns and
+ * each pair vectors of 4 words: 4 of codes [2 rows][8]; the scale [2 rows][2], the same twice;
+ * likewise the float scale * s for the sum s of the block, of its first and of its second half. */
+enum { Q8_SCALE = 4, Q8_SUM = 5, Q8_WORDS = 32 };
+
+INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, const uint32_t codes[8],
+                   float scale, const int32_t sum[3])
+{
+    const size_t n_pairs = (m + 1) / 2;
+    uint32_t *t = tile + (b * n_pairs + i / 2) * Q8_WORDS + i % 2 * 2;
+    for (unsigned u = 0; u < 4; u++)
+        memcpy(t + 4 * u, codes + 2 * u, 8);
+    for (unsigned j = 0; j < 4; j++) {
+        float x = j ? scale * (float)sum[j - 1] : scale;
+        t[4 * (Q8_SCALE + j)] = t[4 * (Q8_SCALE + j) + 1] = lodge_float_bits(x);
+    }
+}
+#endif
 
 INLINE uint32_t padded(uint32_t n)
 {
@@ -141,6 +180,7 @@ INLINE void fetch_step(struct ahead *a)
 void RUNG(float)(struct lodge_cpu_kernels *k);
 void RUNG(int8)(struct lodge_cpu_kernels *k);
 void RUNG(rows)(struct lodge_cpu_kernels *k);
+void RUNG(logits)(struct lodge_cpu_kernels *k);
 void RUNG(attention)(struct lodge_cpu_kernels *k);
 void RUNG(lora)(struct lodge_cpu_kernels *k);
 
