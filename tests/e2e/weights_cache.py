@@ -189,13 +189,13 @@ def check_several(folder, want):
 
 def check_kill(folder, want):
     n_half = 0
-    for _ in range(3):
+    for delay in (0, 0.01, random.random() * 0.1):
         for name in files(folder):
             os.unlink(folder + "/" + name)
         s = Server("--weights-cache", folder)
         while not files(folder):
             time.sleep(0.001)
-        time.sleep(random.random() * 0.1)
+        time.sleep(delay)
         s.process.kill()
         s.process.wait()
         n_half += not packed(folder)
