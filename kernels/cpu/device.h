@@ -72,8 +72,18 @@ struct lora_rows {
     uint32_t *at; /* per row: the first span that ends after it */
 };
 
+/* Whether products of one tile fetch the next panel: with several tiles that always pays, as
+ * arithmetic leaves memory idle; with one the processor's own prefetcher may do better alone. Which
+ * it is, is tried in the first steps of one token, in turn; the bits are the same. */
+struct fetch_trial {
+    bool fetch;
+    uint32_t n; /* steps tried */
+    uint64_t least_ns[2];
+};
+
 struct lodge_device {
     struct lodge_device_config cfg;
+    struct fetch_trial trial;
     struct lodge_device_info info;
     struct lodge_cpu_kernels k;
     struct lodge_workers *workers;

@@ -116,7 +116,8 @@ void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t pan
     const uint8_t *bytes = w->panels + panel * w->panel_bytes;
     /* Slices of the next panel, in whole lines, one per tile. */
     size_t slice = (w->panel_bytes / t.n_tiles + 63) / 64 * 64, at = slice * tile, ahead = 0;
-    if (!last && at < w->panel_bytes)
+    bool fetch = t.n_tiles > 1 || d->trial.fetch;
+    if (fetch && !last && at < w->panel_bytes)
         ahead = w->panel_bytes - at < slice ? w->panel_bytes - at : slice;
     uint32_t first;
     unsigned m = lodge_cpu_tile_rows(t, tile, &first);

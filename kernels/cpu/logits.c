@@ -12,23 +12,37 @@ static float *row_most(const struct lodge_device *d, uint32_t row)
 struct head_ctx {
     struct lodge_device *d;
     const struct lodge_op_head *op;
+    uint32_t first; /* this worker's first panel; UINT32_MAX: it has none yet */
 };
 
-/* A block of logits is a panel's 32 ids: its maxima are taken while it is in the first cache. */
+/* Maxima of rows [first, first + m) for a panel's 32 ids. */
+static void find_most(struct lodge_device *d, uint32_t panel, uint32_t first, unsigned m)
+{
+    uint32_t from = panel * LODGE_PANEL_ROWS, text = d->plan->n_vocab_text;
+    uint32_t n = text <= from ? 0 : text - from;
+    n = n < LODGE_PANEL_ROWS ? n : LODGE_PANEL_ROWS;
+    if (n)
+        d->k.row.block_most(d->logits + first * d->logit_stride + from, d->logit_stride, m, n,
+                            row_most(d, first) + panel, d->most_stride);
+}
+
+/* The maxima of a panel's logits are taken a panel later: still near, but no load waits for a store
+ * that is under way. */
 static void finish_logits(void *ctx, const struct block *b)
 {
-    const struct head_ctx *h = ctx;
+    struct head_ctx *h = ctx;
     const struct lodge_op_head *op = h->op;
     struct lodge_device *d = h->d;
     if (lodge_cpu_lora_on(d, LODGE_SITE_HEAD))
         lodge_cpu_lora_expand(d, &d->lora_head, b);
     if (op->multiplier != 1 || op->softcap > 0)
         d->k.cap(b->y, b->ld, op->multiplier, op->softcap, b->m, b->n_cols);
-    uint32_t text = d->plan->n_vocab_text;
-    uint32_t n = text <= b->from ? 0 : text - b->from < b->n_cols ? text - b->from : b->n_cols;
-    if (n)
-        d->k.row.block_most(b->y, b->ld, b->m, n, row_most(d, b->first_row) + b->panel,
-                            d->most_stride);
+    if (h->first > b->panel)
+        h->first = b->panel;
+    if (h->first < b->panel)
+        find_most(d, b->panel - 1, b->first_row, b->m);
+    if (b->last)
+        find_most(d, b->panel, b->first_row, b->m);
 }
 
 /* What wanted entry i is: the sample of its row, or the score of a token's successor. */
@@ -80,7 +94,7 @@ static void one_round(struct lodge_device *d, const struct lodge_op_head *op, ui
     lodge_workers_barrier(d->workers);
     if (lora)
         lodge_cpu_lora_shrink(d, &d->lora_head, &op->linear, 1, d->xb, worker, n_workers);
-    struct head_ctx ctx = {d, op};
+    struct head_ctx ctx = {d, op, UINT32_MAX};
     const struct epilogue e = {d->logits, d->logit_stride, finish_logits, &ctx};
     lodge_cpu_gemm(d, &op->linear, 1, n, d->act, &e, worker, n_workers);
     lodge_workers_barrier(d->workers);

@@ -482,6 +482,19 @@ static bool valid(const struct lodge_device *d, const struct lodge_step *s)
     return n == s->n_tokens;
 }
 
+#define FETCH_TRIALS 24u /* steps */
+
+/* One more step of one token took so long, with what was chosen for it. */
+static void try_fetch(struct fetch_trial *t, uint64_t ns)
+{
+    if (t->n >= FETCH_TRIALS)
+        return;
+    uint64_t *least = &t->least_ns[t->fetch];
+    *least = *least && *least < ns ? *least : ns;
+    t->n++;
+    t->fetch = t->n < FETCH_TRIALS ? t->n % 2 : t->least_ns[1] < t->least_ns[0];
+}
+
 int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
 {
     if (!valid(d, s) || !lodge_cpu_lora_plan(d, s))
@@ -501,6 +514,8 @@ int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
         .waited = atomic_load(&d->waited),
         .weight_bytes = d->weight_bytes,
     };
+    if (s->n_tokens == 1 && !d->result.waited)
+        try_fetch(&d->trial, d->result.end_ns - begin);
     for (uint32_t r = 0; r < s->n_rows; r++)
         d->result.kv_bytes += (uint64_t)s->rows[r].n_blocks * d->plan->n_groups * d->page_bytes;
     return 0;
