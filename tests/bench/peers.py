@@ -18,13 +18,13 @@ import urllib.request
 # name: clients, tokens in, tokens out, requests of a round; small and large
 CELLS = {
     "b1": {"small": (1, 32, 128, 2), "large": (1, 32, 48, 1)},
-    "b8": {"small": (8, 128, 64, 16), "large": (8, 128, 32, 8)},
-    "b32": {"small": (32, 128, 64, 64), "large": (32, 128, 32, 32)},
-    "b64": {"small": (64, 128, 64, 64), "large": (64, 128, 32, 64)},
-    "b32-512": {"small": (32, 512, 64, 32)},
+    "b8": {"small": (8, 128, 64, 8), "large": (8, 128, 32, 8)},
+    "b32": {"small": (32, 128, 48, 32), "large": (32, 128, 24, 32)},
+    "b64": {"small": (64, 128, 48, 64), "large": (64, 128, 24, 64)},
+    "b32-512": {"small": (32, 512, 48, 32)},
     "prefill": {"small": (1, 512, 1, 6), "large": (1, 512, 1, 2)},
 }
-SLOTS, CONTEXT = 64, 640
+CONTEXT = 640
 
 
 class Server:
@@ -53,13 +53,14 @@ class Server:
         self.process.wait()
 
 
-def start(lodge, peers, model, threads):
+def start(lodge, peers, model, threads, slots):
+    """With as many places as the cell has clients: some servers pay for empty ones."""
     out = [Server("lodge", [lodge, "serve", model, "--port", "8300", "--pool-bytes", "3G", "--max-model-len", str(CONTEXT),
-                            "--max-num-seqs", str(SLOTS), "--no-prefix-cache"], 8300, "/readyz")]
+                            "--max-num-seqs", str(slots), "--no-prefix-cache"], 8300, "/readyz")]
     for i, (name, path) in enumerate(peers):
         unified = [] if name.startswith("ik") else ["--no-kv-unified", "--cache-ram", "0"]
-        out.append(Server(name, [path, "-m", model, "--port", str(8301 + i), "-t", threads, "-tb", threads, "-fa", "on", "-np", str(SLOTS),
-                                 "-c", str(SLOTS * CONTEXT), "-b", "512", "-ub", "512", "-ctk", "f16", "-ctv", "f16", *unified],
+        out.append(Server(name, [path, "-m", model, "--port", str(8301 + i), "-t", threads, "-tb", threads, "-fa", "on", "-np", str(slots),
+                                 "-c", str(slots * CONTEXT), "-b", "512", "-ub", "512", "-ctk", "f16", "-ctv", "f16", *unified],
                           8301 + i, "/health"))
     return out
 
@@ -93,11 +94,9 @@ def main():
     results = []
     for spec in (x for x in a.rest if "=" not in x):
         kind, path = spec.split(":", 1) if spec.startswith(("small:", "large:")) else ("small", spec)
-        servers = start(a.lodge, peers, path, str(len(os.sched_getaffinity(0))))
-        try:
-            for cell in a.cells.split(","):
-                if kind not in CELLS[cell]:
-                    continue
+        for cell in (c for c in a.cells.split(",") if kind in CELLS[c]):
+            servers = start(a.lodge, peers, path, str(len(os.sched_getaffinity(0))), CELLS[cell][kind][0])
+            try:
                 rounds = [{s.name: rate(a.lodgectl, s, CELLS[cell][kind], 100 * k + 7) for s in servers} for k in range(a.rounds)]
                 ratios = {n: [r["lodge"]["rate"] / r[n]["rate"] for r in rounds] for n, _ in peers}
                 results.append({"model": os.path.basename(path), "kind": kind, "cell": cell, "shape": CELLS[cell][kind], "rounds": rounds})
@@ -106,9 +105,9 @@ def main():
                     f"  /{n} {statistics.median(x):.2f} ({min(x):.2f} .. {max(x):.2f})" for n, x in ratios.items()), flush=True)
                 with open(a.out, "w") as f:
                     json.dump({"peers": [n for n, _ in peers], "cells": results}, f, indent=1)
-        finally:
-            for s in servers:
-                s.end()
+            finally:
+                for s in servers:
+                    s.end()
 
 
 main()

@@ -1,6 +1,7 @@
 """The pages of peers.py's results: a Markdown table on stdout, and for each kind of model a picture.
 
-Usage: peers_report.py RESULTS.json PICTURES_PREFIX       writes PREFIX-small.svg, PREFIX-large.svg"""
+Usage: peers_report.py PICTURES_PREFIX RESULTS.json...       writes PREFIX-small.svg, PREFIX-large.svg
+A cell may lack a peer; it is compared with the better of those that it has."""
 import json
 import statistics
 import sys
@@ -11,29 +12,28 @@ COLORS = ["#4269d0", "#efb118", "#3ca951", "#ff725c"]
 INK, FAINT = "#222", "#ddd"
 
 
-def figures(cell, peers):
-    """Median rates, and median, least and most of the ratio to the better peer of each round."""
-    rates = {n: statistics.median(r[n]["rate"] for r in cell["rounds"]) for n in ["lodge", *peers]}
-    best = max(peers, key=lambda n: rates[n])
+def figures(cell):
+    """Median rates, and median, least and most of the rounds' ratios to the better peer."""
+    rates = {n: statistics.median(r[n]["rate"] for r in cell["rounds"]) for n in cell["rounds"][0]}
+    best = max((n for n in rates if n != "lodge"), key=lambda n: rates[n])
     ratios = [r["lodge"]["rate"] / r[best]["rate"] for r in cell["rounds"]]
-    return rates, best, statistics.median(ratios), min(ratios), max(ratios)
+    return rates, statistics.median(ratios), min(ratios), max(ratios)
 
 
-def table(doc):
-    peers = doc["peers"]
+def table(cells, peers):
     print("| file | load | Lodge | " + " | ".join(peers) + " | Lodge / the better |")
     print("|---|---|---|" + "---|" * len(peers) + "---|")
-    for c in doc["cells"]:
-        rates, _, mid, low, high = figures(c, peers)
+    for c in cells:
+        rates, mid, low, high = figures(c)
         print(f"| {c['model'].removesuffix('.gguf')} | {TITLES[c['cell']]} | {rates['lodge']:.0f} | "
-              + " | ".join(f"{rates[n]:.0f}" for n in peers) + f" | **{mid:.2f}** ({low:.2f} .. {high:.2f}) |")
+              + " | ".join(f"{rates[n]:.0f}" if n in rates else "" for n in peers) + f" | **{mid:.2f}** ({low:.2f} .. {high:.2f}) |")
 
 
-def picture(cells, peers, path, title):
+def picture(cells, path, title):
     loads = [c for c in TITLES if any(x["cell"] == c for x in cells)]
     models = list(dict.fromkeys(x["model"] for x in cells))
     group, bar, left, top, width = 18 * len(models) + 14, 18, 190, 70, 760
-    most = max(figures(c, peers)[4] for c in cells)
+    most = max(figures(c)[3] for c in cells)
     scale = (width - left - 60) / most
     height = top + group * len(loads) + 40
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
@@ -55,7 +55,7 @@ def picture(cells, peers, path, title):
             cell = next((c for c in cells if c["cell"] == load and c["model"] == m), None)
             if not cell:
                 continue
-            _, _, mid, low, high = figures(cell, peers)
+            _, mid, low, high = figures(cell)
             at = y + i * bar
             out.append(f'<rect x="{left}" y="{at + 2}" width="{mid * scale:.1f}" height="{bar - 4}" fill="{COLORS[i]}"/>'
                        f'<line x1="{left + low * scale:.1f}" x2="{left + high * scale:.1f}" y1="{at + bar / 2}" y2="{at + bar / 2}" stroke="{INK}"/>'
@@ -64,18 +64,24 @@ def picture(cells, peers, path, title):
         f.write("\n".join(out) + "\n</svg>\n")
 
 
-def main(path, prefix):
-    with open(path) as f:
-        doc = json.load(f)
-    table(doc)
+def main(prefix, *paths):
+    cells, peers = [], []
+    for path in paths:
+        with open(path) as f:
+            doc = json.load(f)
+        cells += doc["cells"]
+        peers += [n for n in doc["peers"] if n not in peers]
+    order = list(TITLES)
+    models = list(dict.fromkeys(c["model"] for c in cells))
+    cells.sort(key=lambda c: (c["kind"] != "small", models.index(c["model"]), order.index(c["cell"])))
+    table(cells, peers)
     for kind in ("small", "large"):
-        cells = [c for c in doc["cells"] if c["kind"] == kind]
-        if cells:
-            picture(cells, doc["peers"], f"{prefix}-{kind}.svg",
-                    f"Tokens/s, Lodge over the better of {' and '.join(doc['peers'])}; line: range of the rounds")
+        some = [c for c in cells if c["kind"] == kind]
+        if some:
+            picture(some, f"{prefix}-{kind}.svg", f"Tokens/s, Lodge over the better of {' and '.join(peers)}; line: range of the rounds")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     main(*sys.argv[1:])
