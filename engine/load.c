@@ -1,4 +1,5 @@
-/* Opening: model file, tokenizer, template, backend, pool - and what each will cost. */
+/* Opening: model file, tokenizer, template, backend, weights cache, pool - and what each will cost.
+ * One file, because each step is a page and what undoes them on an error must see them all. */
 #include "engine/files/gguf_vocab.h"
 #include "engine/internal.h"
 

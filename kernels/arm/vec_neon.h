@@ -6,7 +6,8 @@
  * become bf16, and the form of Q8 tiles. BFMLALT and BFMLALB widen and fuse exactly as the two
  * multiply-adds that they stand for, and flush as these do.
  * A pair of columns of 6 rows and 16 output rows takes 61 instructions instead of 89, 48 of them
- * multiply-adds. BFMMLA and BFDOT round otherwise and are not used. */
+ * multiply-adds. BFMMLA and BFDOT round otherwise and are not used. One file, as those of the other
+ * instruction sets: a vocabulary of short functions, most of them the same for both rungs. */
 
 #if defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define NEON_I8MM 1

@@ -95,16 +95,18 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  *
  *   bf16  K [dim / 2][32 t][2 d], then V [16 t pairs][dim][2 t]: nearest even bf16
  *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V
- *         [8 t quads][dim][4 t]: signed bytes. For the key, rotated as below, and for the value of
- * a token, finite: scale = amax / 127 rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in
- * -127 .. 127; amax / 127 below the least normal number: both are 0. Stored once, with the token:
- * what comes later changes neither. (A bf16 scale is half of an fp32 one and has the same range;
- *         that it is rounded does not matter, as codes are taken by it as it stands.)
+ *         [8 t quads][dim][4 t]: signed bytes
+ *
+ * Codes, for the key, rotated as below, and for the value of a token, finite: scale = amax / 127
+ * rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in -127 .. 127; amax / 127 below the least
+ * normal number: both are 0. Stored once, with the token: what comes later changes neither. (A bf16
+ * scale is half of an fp32 one and has the same range; that it is rounded does not matter, as codes
+ * are taken by it as it stands.)
  *
  * Rotated: H x in each block of n dims, n the greatest power of two that divides dim, H the
  * Hadamard matrix: for h = 1, 2, 4 .. n / 2, pairs i, i + h with bit h of i clear become (x[i] +
  * x[i + h], x[i] - x[i + h]) in fp32. It spreads the few large dims that keys tend to have over
- * all, so that they do not make the codes of the others coarse. (SmolLM2: half the error.) Queries
+ * all, so that they do not make the codes of the others coarse. (SmolLM2: 0.017 for 0.029.) Queries
  * are rotated too, which multiplies the dot product by n.
  */
 
@@ -113,12 +115,13 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * query is (max, sum, acc) as below; the call starts from an empty state.
  *
  * Per page, in order, for each query (all lanes t < 32 of the page at once):
- *   s[t] = chain over pairs of dims as BF16 above (q, in bf16, first operand);   s *= scale (in
- * fp32) softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below masked
- * lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped pm = max of lanes;
- * if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm p[t] = exp(s[t] - max), 0 where
- * masked; sum += tree(p) p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p
- * first operand)
+ *   s[t] = chain over pairs of dims as BF16 above (q, in bf16, first operand)
+ *   s *= scale (in fp32)
+ *   softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below
+ *   masked lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped
+ *   pm = max of lanes; if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm
+ *   p[t] = exp(s[t] - max), 0 where masked; sum += tree(p)
+ *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
  *
  * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
  * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.

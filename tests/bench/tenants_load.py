@@ -80,6 +80,8 @@ def flood(lab, capacity):
         for _ in range(lab.a.rounds):
             for name, rate in (("beside", 0.95 - part), ("flooded", 5 * (1 - part))):
                 _, t = lab.run({"a": f"rate={part * capacity:.2f}", "b": f"rate={rate * capacity:.2f}"})
+                if t["a"]["p99_ttft_ms"] is None:
+                    raise SystemExit(f"flood: nothing of the first tenant was served in {lab.a.seconds} s; give it more")
                 got[name].append((t["a"]["median_ttft_ms"], t["a"]["p99_ttft_ms"], t["a"]["failed"]))
         both = [f"{name} p50 {statistics.median(x[0] for x in g):.0f} p99 {statistics.median(x[1] for x in g):.0f} ms "
                 f"({', '.join(f'{x[1]:.0f}' for x in g)}; {sum(x[2] for x in g)} failed)" for name, g in got.items()]

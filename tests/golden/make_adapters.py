@@ -43,7 +43,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from make_models import VOCAB, arch_of, config_of, gguf_name, heads_of, plus_one  # noqa: E402
 from make_types import GGUF as MIXED, SITES  # noqa: E402
-from oracles import TYPES, bf16, from_pairs, load, log_probs, rounding, to_pairs  # noqa: E402
+from oracles import TYPES, bf16, from_pairs, int8_blocks, load, log_probs, rounding, to_pairs  # noqa: E402
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # name, shape of the base, stored as, settings of PEFT, GGUF: type of A and B, or None
@@ -348,7 +348,7 @@ def make_case(models, out, i, spec):
     config, plain = open_base(models, base)
     n_text = min(config.vocab_size, len(VOCAB))
     model = with_adapter(models, out, base, name)
-    int8 = {"int8": True} if base.startswith("../types/k") else {}
+    int8 = {"int8": True} if int8_blocks in map(rounding, kinds_of(base).values()) else {}
     case = {"model": base, "adapter": name, **int8, "prompts": []}
     for k, length in enumerate(lengths):
         ids = [int(x) for x in np.random.default_rng([800 + i, k]).integers(0, n_text, length)]
