@@ -530,7 +530,8 @@ static void check_attention64(enum lodge_kv_dtype kv, const struct lodge_attn_ca
     for (uint32_t d = 0; d < c->dim && c->last[i] > c->first[i]; d++) {
         double bound =
             kv == LODGE_KV_BF16 ? size[d] * 0.006 + 1e-6 : size[d] * (2 * moved + 1e-5) + lost;
-        ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y[d]), bound);
+        ck_assert_double_le(fabs((double)(c->out.acc[i * c->dim + d] / c->out.sum[i]) - y[d]),
+                            bound);
     }
 }
 
@@ -607,18 +608,18 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
         for (uint32_t j = 0; j < c.n_queries; j++)
             k[i].kv[kv].query(q + j * dim, head, made + j * lodge_kv_query_bytes(kv, dim));
         struct lodge_attn_call mine = c;
-        mine.acc = acc[i > 0];
+        mine.out.acc = acc[i > 0];
         k[i].kv[kv].attn(&mine);
         if (i == 0) {
-            memcpy(c.max, mine.max, sizeof c.max);
-            memcpy(c.sum, mine.sum, sizeof c.sum);
-            c.acc = acc[0];
+            memcpy(c.out.max, mine.out.max, sizeof c.out.max);
+            memcpy(c.out.sum, mine.out.sum, sizeof c.out.sum);
+            c.out.acc = acc[0];
             for (uint32_t j = 0; j < c.n_queries; j++)
                 check_attention64(kv, &c, q, j, most);
         }
-        ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
-                          equal(c.sum, mine.sum, c.n_queries * 4) &&
-                          equal(c.max, mine.max, c.n_queries * 4),
+        ck_assert_msg(equal(acc[0], mine.out.acc, c.n_queries * dim * 4) &&
+                          equal(c.out.sum, mine.out.sum, c.n_queries * 4) &&
+                          equal(c.out.max, mine.out.max, c.n_queries * 4),
                       "%s attention over %s, dim %u, %u pages", k[i].name, lodge_kv_dtype_name(kv),
                       dim, n_pages);
     }
