@@ -46,7 +46,8 @@ INLINE void weigh(struct queries *q, const struct page *p, const unsigned m, con
             visible(q->g.c, q->g.first + i, p->from, &a, &b);
         outgrown |= (uint32_t)keep_scores(&q->g, i, s, a, b, LODGE_ATTN_SLACK, whole) << i;
     }
-    raise_maxima(&q->g, outgrown);
+    if (outgrown)
+        raise_maxima(&q->g, outgrown);
 #pragma GCC unroll 12
     for (unsigned i = 0; i < m; i++) {
         soften(&q->g, i, s);
@@ -60,7 +61,8 @@ static void weigh_part(struct queries *q, const struct page *p)
     weigh(q, p, q->g.n, false);
 }
 
-/* acc += P V over dims [d, d + vectors * LANES); masks hide tokens that nobody sees. */
+/* acc += P V over dims [d, d + vectors * LANES); masks hide tokens that nobody sees (NULL: there
+ * are none). */
 INLINE void weighted(const struct queries *q, const pair *weight, const struct page *p,
                      const uint32_t *masks, uint32_t d, struct ahead *next, const unsigned m,
                      const unsigned vectors)
@@ -74,11 +76,14 @@ INLINE void weighted(const struct queries *q, const pair *weight, const struct p
 #pragma GCC unroll 2
         for (unsigned v = 0; v < vectors; v++)
             acc[i][v] = v_load(to + i * dim + LANES * v);
-    for (uint32_t t = p->low / 4 * 2; t < (p->high + 1) / 2; t += 2) {
+    for (uint32_t t = 0; t < PAGE / 2 && !masks; t += 2) {
         fetch_step(next);
-        dot_block(values + t * dim * 4, dim * 4, 2, masks + t, weight + t, PAGE / 2, 1, acc, m,
-                  vectors);
+        dot_block(values + t * dim * 4, dim * 4, 2, NULL, weight + t, PAGE / 2, 1, acc, m, vectors);
     }
+    const uint32_t first = p->low / 2, last = (p->high + 1) / 2;
+    if (masks)
+        dot_block(values + first * dim * 4, dim * 4, last - first, masks + first, weight + first,
+                  PAGE / 2, 1, acc, m, vectors);
 #pragma GCC unroll 12
     for (unsigned i = 0; i < m; i++)
 #pragma GCC unroll 2
@@ -98,10 +103,9 @@ INLINE void attend(struct queries *q, const struct page *p, const unsigned m)
         weigh_part(q, p);
     const pair *weight = as_pairs(q->weights[0], (size_t)m * PAGE, q->weight_room);
     /* What nobody sees may be anything, and 0 x NaN is NaN. */
-    uint32_t masks[PAGE / 2], d = 0;
-    for (uint32_t t = 0; t < PAGE / 2; t++)
-        masks[t] = (2 * t >= p->low && 2 * t < p->high ? 0xFFFFu : 0) |
-                   (2 * t + 1 >= p->low && 2 * t + 1 < p->high ? 0xFFFF0000u : 0);
+    uint32_t room[PAGE / 2], *masks = p->low == 0 && p->high == PAGE ? NULL : room, d = 0;
+    for (uint32_t t = p->low / 2; t < (p->high + 1) / 2 && masks; t++)
+        masks[t] = (2 * t >= p->low ? 0xFFFFu : 0) | (2 * t + 1 < p->high ? 0xFFFF0000u : 0);
     for (; d + SIDE <= dim; d += SIDE)
         weighted(q, weight, p, masks, d, &next, m, 2);
     if (d < dim)

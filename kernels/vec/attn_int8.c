@@ -70,7 +70,8 @@ INLINE void code_weigh(struct code_queries *q, const struct page *p, const unsig
             visible(q->g.c, q->g.first + i, p->from, &a[i], &b[i]);
         outgrown |= (uint32_t)keep_scores(&q->g, i, s, a[i], b[i], 0, whole) << i;
     }
-    raise_maxima(&q->g, outgrown);
+    if (outgrown)
+        raise_maxima(&q->g, outgrown);
     if (whole)
         step = value_rates(p, 0, PAGE, rate);
 #pragma GCC unroll 6

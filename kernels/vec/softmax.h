@@ -110,7 +110,8 @@ static void raise_max(struct group *g, unsigned i)
     *max = top;
 }
 
-INLINE void raise_maxima(struct group *g, uint32_t of)
+/* Called seldom: out of the way of what callers keep in registers. */
+static __attribute__((noinline)) void raise_maxima(struct group *g, uint32_t of)
 {
     for (; of; of &= of - 1)
         raise_max(g, (unsigned)__builtin_ctz(of));
