@@ -110,6 +110,12 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * are rotated too, which multiplies the dot product by n.
  */
 
+/* What queries saw so far. */
+struct lodge_attn_state {
+    float max[12], sum[12];
+    float *acc; /* (n_queries, dim), not normalised */
+};
+
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
  * a (position, head of the group) pair) against up to 8 pages of that kv head. The state of each
  * query is (max, sum, acc) as below; the call starts from an empty state.
@@ -119,19 +125,17 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  *   s *= scale (in fp32)
  *   softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below
  *   masked lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped
- *   pm = max of lanes; if pm > max + slack: r = exp(max - pm), a[j] *= r, acc *= r, max = pm
- *   p[t] = exp(s[t] - max), 0 where masked; 16 lanes of the sum a[j] += p[j] + p[j + 16]
+ *   pm = max of lanes; if pm > max: r = exp(max - pm), a[j] *= r, acc *= r, max = pm
+ *   p[t] = exp(s[t] - max), 0 where masked; a[j] += p[j] + p[j + 16], in 16 lanes
  *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
+ * and in the end sum = tree(a).
  *
- * In the end sum = tree(a). The slack (LODGE_ATTN_SLACK) spares most pages the rescaling, after M.
- * Milakov and N. Gimelshein's online softmax (2018) with the lazy maximum of FlashAttention 4: what
- * max is does not matter to acc / sum as long as exp does not overflow.
- *
- * Int8 has no slack, and differs in both products: they are integer sums of the stored codes with
- * 15-bit codes of the queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x <
- * 2^-100. q rotated; amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax)) s[t] = ((float)sum
- * of c[d] k[t][d] * key scale[t]) * (amax / 16383 / n * scale) top = max of value scale[t] over the
- * lanes that the query sees c[t] = rint(p[t] * (value scale[t] * inverse15(top))), 0 where masked
+ * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
+ * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
+ *   q rotated; amax = max of |q[d]|;   c[d] = rint(q[d] * inverse15(amax))
+ *   s[t] = ((float)sum of c[d] k[t][d] * key scale[t]) * (amax / 16383 / n * scale)
+ *   top = max of value scale[t] over the lanes that the query sees
+ *   c[t] = rint(p[t] * (value scale[t] * inverse15(top))), 0 where masked
  *   acc[d] = fma((float)sum of c[t] v[t][d], top / 16383, acc[d])
  * The sums are exact in int32: 512 * 16383 * 127 < 2^31. A weight is thus rounded to 1 / 16383 of
  * the greatest in its range, so less than 1 % of a range's weight can be lost. p and sum are as
@@ -141,13 +145,6 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * exp(x): lodge_ref_exp in kernels/ref/math.h.
  * Keys or values of masked lanes may be anything (NaN too): they must not reach acc or sum.
  */
-#define LODGE_ATTN_SLACK 8.0f
-
-struct lodge_attn_state {
-    float max[12], sum[12];
-    float *acc; /* (n_queries, dim), not normalised */
-};
-
 struct lodge_attn_call {
     const uint8_t *q; /* n_queries as lodge_kv_ops.query made them, lodge_kv_query_bytes apart */
     uint32_t n_queries;

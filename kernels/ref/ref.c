@@ -454,12 +454,11 @@ static void add_values_int8(const struct lodge_attn_call *c, const float *p, con
     }
 }
 
-/* The products of a dtype, and what a score may be above the maximum. */
+/* The products of a dtype. */
 struct products {
     float (*score)(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page, uint32_t t);
     void (*add_values)(const struct lodge_attn_call *c, const float *p, const uint8_t *page,
                        uint32_t a, uint32_t b, float *acc);
-    float slack;
 };
 
 /* One page for one query; lanes [a, b) of the page are visible. */
@@ -472,7 +471,7 @@ static void attend_page(struct lodge_attn_call *c, const struct products *k, uin
         most = p[t] > most ? p[t] : most;
     }
     float *acc = c->out.acc + (size_t)i * c->dim;
-    if (most > c->out.max[i] + k->slack) {
+    if (most > c->out.max[i]) {
         float r = lodge_ref_exp(c->out.max[i] - most);
         for (int j = 0; j < 16; j++)
             lanes[j] *= r;
@@ -506,12 +505,12 @@ static void attend(struct lodge_attn_call *c, const struct products *k)
 
 static void attn(struct lodge_attn_call *c)
 {
-    attend(c, &(struct products){score, add_values, LODGE_ATTN_SLACK});
+    attend(c, &(struct products){score, add_values});
 }
 
 static void attn_int8(struct lodge_attn_call *c)
 {
-    attend(c, &(struct products){score_int8, add_values_int8, 0});
+    attend(c, &(struct products){score_int8, add_values_int8});
 }
 
 static void attn_merge(struct lodge_attn_state *to, const struct lodge_attn_state *other,

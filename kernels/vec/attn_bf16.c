@@ -32,24 +32,24 @@ INLINE void scores(struct queries *q, const struct page *p, struct ahead *next, 
     }
 }
 
-/* Weights of m queries, step by step, as each is a chain of many. */
-INLINE void weigh(struct queries *q, const struct page *p, const unsigned m, const bool whole)
+/* Weights of m queries from `first` on, step by step, as each is a chain of many; they see lanes
+ * [a, b) (`whole`: all of them). */
+INLINE void weigh(struct queries *q, unsigned first, uint32_t a, uint32_t b, const unsigned m,
+                  const bool whole)
 {
     const vec scale = v_set(q->g.c->scale);
-    uint32_t outgrown = 0, a = 0, b = PAGE;
+    uint32_t outgrown = 0;
     vec s[VECS32];
 #pragma GCC unroll 12
-    for (unsigned i = 0; i < m; i++) {
+    for (unsigned i = first; i < first + m; i++) {
         for (uint32_t v = 0; v < VECS32; v++)
             s[v] = v_mul(v_load(q->g.scores[i] + LANES * v), scale);
-        if (!whole)
-            visible(q->g.c, q->g.first + i, p->from, &a, &b);
-        outgrown |= (uint32_t)keep_scores(&q->g, i, s, a, b, LODGE_ATTN_SLACK, whole) << i;
+        outgrown |= (uint32_t)keep_scores(&q->g, i, s, a, b, whole) << i;
     }
     if (outgrown)
         raise_maxima(&q->g, outgrown);
 #pragma GCC unroll 12
-    for (unsigned i = 0; i < m; i++) {
+    for (unsigned i = first; i < first + m; i++) {
         soften(&q->g, i, s);
         for (uint32_t v = 0; v < VECS32; v++)
             store_bf16(q->weights[i] + LANES * v, s[v]);
@@ -58,7 +58,11 @@ INLINE void weigh(struct queries *q, const struct page *p, const unsigned m, con
 
 static void weigh_part(struct queries *q, const struct page *p)
 {
-    weigh(q, p, q->g.n, false);
+    uint32_t a, b;
+    for (unsigned i = 0; i < q->g.n; i++) {
+        visible(q->g.c, q->g.first + i, p->from, &a, &b);
+        weigh(q, i, a, b, 1, false);
+    }
 }
 
 /* acc += P V over dims [d, d + vectors * LANES); masks hide tokens that nobody sees (NULL: there
@@ -98,7 +102,7 @@ INLINE void attend(struct queries *q, const struct page *p, const unsigned m)
                                  dim / 4 * (PAGE / SIDE) + (dim + SIDE - 1) / SIDE * (PAGE / 4));
     scores(q, p, &next, m);
     if (p->whole)
-        weigh(q, p, m, true);
+        weigh(q, 0, 0, PAGE, m, true);
     else
         weigh_part(q, p);
     const pair *weight = as_pairs(q->weights[0], (size_t)m * PAGE, q->weight_room);

@@ -53,32 +53,27 @@ INLINE float value_rates(const struct page *p, uint32_t a, uint32_t b, vec rate[
     return top / LODGE_CODE15_MAX;
 }
 
-/* Weights of m queries as codes, step by step, as each is a chain of many. */
-INLINE void code_weigh(struct code_queries *q, const struct page *p, const unsigned m,
-                       const bool whole)
+/* Weights of m queries from `first` on as codes, step by step, as each is a chain of many; they see
+ * lanes [a, b) (`whole`: all of them). */
+INLINE void code_weigh(struct code_queries *q, const struct page *p, unsigned first, uint32_t a,
+                       uint32_t b, const unsigned m, const bool whole)
 {
-    uint32_t outgrown = 0, a[CODE_ROWS] = {0}, b[CODE_ROWS] = {0};
+    uint32_t outgrown = 0;
     vec s[VECS32], rate[VECS32];
-    float step = 0;
 #pragma GCC unroll 6
-    for (unsigned i = 0; i < m; i++) {
+    for (unsigned i = first; i < first + m; i++) {
         for (uint32_t v = 0; v < VECS32; v++) {
             vec key = load_bf16(p->bytes + 2 * LANES * v);
             s[v] = v_mul(v_mul(v_load(q->g.scores[i] + LANES * v), key), v_set(q->scale[i]));
         }
-        if (!whole)
-            visible(q->g.c, q->g.first + i, p->from, &a[i], &b[i]);
-        outgrown |= (uint32_t)keep_scores(&q->g, i, s, a[i], b[i], 0, whole) << i;
+        outgrown |= (uint32_t)keep_scores(&q->g, i, s, a, b, whole) << i;
     }
     if (outgrown)
         raise_maxima(&q->g, outgrown);
-    if (whole)
-        step = value_rates(p, 0, PAGE, rate);
+    float step = value_rates(p, a, b, rate);
 #pragma GCC unroll 6
-    for (unsigned i = 0; i < m; i++) {
+    for (unsigned i = first; i < first + m; i++) {
         soften(&q->g, i, s);
-        if (!whole)
-            step = value_rates(p, a[i], b[i], rate);
         for (uint32_t v = 0; v < VECS32; v++)
             store_codes15(q->weights[i] + LANES / 4 * v, v_mul(s[v], rate[v]));
         q->step[i] = step;
@@ -87,7 +82,11 @@ INLINE void code_weigh(struct code_queries *q, const struct page *p, const unsig
 
 static void code_weigh_part(struct code_queries *q, const struct page *p)
 {
-    code_weigh(q, p, q->g.n, false);
+    uint32_t a, b;
+    for (unsigned i = 0; i < q->g.n; i++) {
+        visible(q->g.c, q->g.first + i, p->from, &a, &b);
+        code_weigh(q, p, i, a, b, 1, false);
+    }
 }
 
 /* acc += P V over dims [d, d + vectors * LANES). */
@@ -123,7 +122,7 @@ INLINE void code_attend(struct code_queries *q, const struct page *p, const unsi
     uint32_t d = 0;
     code_scores(q, p, &next, m);
     if (p->whole)
-        code_weigh(q, p, m, true);
+        code_weigh(q, p, 0, 0, PAGE, m, true);
     else
         code_weigh_part(q, p);
     for (; d + CODE_SIDE <= dim; d += CODE_SIDE)

@@ -1,7 +1,7 @@
 /* What attention over every dtype shares: which tokens queries see, and the running softmax.
  *
- * A maximum is raised only when a page has a score more than `slack` above it, so most pages need
- * neither the greatest of their scores, a chain across lanes, nor that sums are scaled down. */
+ * Whether a page raises a maximum is seen without the greatest of its scores, a chain across lanes,
+ * which most pages after the first do not need. */
 #ifndef LODGE_KERNELS_VEC_SOFTMAX_H
 #define LODGE_KERNELS_VEC_SOFTMAX_H
 
@@ -72,9 +72,9 @@ static void finish(struct group *g)
 }
 
 /* Keeps scores of query i of the group, capped, -inf outside lanes [a, b) (`whole`: all of them);
- * whether one is more than `slack` above the maximum. */
+ * whether one is above the maximum. */
 INLINE bool keep_scores(struct group *g, unsigned i, vec s[VECS32], uint32_t a, uint32_t b,
-                        float slack, const bool whole)
+                        const bool whole)
 {
     const struct lodge_attn_call *c = g->c;
     vec most = v_set(-INFINITY);
@@ -88,7 +88,7 @@ INLINE bool keep_scores(struct group *g, unsigned i, vec s[VECS32], uint32_t a, 
         v_store(g->scores[i] + LANES * v, s[v]);
         most = v_max(s[v], most);
     }
-    return v_any_above(most, v_set(c->out.max[g->first + i] + slack));
+    return v_any_above(most, v_set(c->out.max[g->first + i]));
 }
 
 /* Makes the greatest of the kept scores of query i its maximum. */
