@@ -34,12 +34,7 @@ typedef struct {
         out.v[h] = (expression);                                                                   \
     return out
 
-INLINE void fetch_near(const void *p)
-{
-    __builtin_prefetch(p, 0, 3);
-}
-
-INLINE void fetch_far(const void *p)
+INLINE void fetch(const void *p)
 {
     __builtin_prefetch(p, 0, 2);
 }

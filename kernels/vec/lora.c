@@ -5,7 +5,7 @@
 
 /* Bytes that are fetched before they are used. Cells of a row mostly lie one after another; where
  * they do not, what is fetched in vain is a kilobyte or two. */
-#define AHEAD 2048
+#define AHEAD 4096
 
 /* Rows of one pass over cells, 2 chains a granule each in registers. */
 #if LANES == 16
@@ -23,10 +23,10 @@ INLINE void shrink_cell(const uint8_t *const cell[2], uint32_t n, const uint16_t
     for (uint32_t l = 0; l < n; l += 2, a += 128, b += 128, x += 8) {
 #pragma GCC unroll 2
         for (int q = 0; q < 2; q++) {
-            fetch_near(a + q * 64 + AHEAD);
+            fetch(a + q * 64 + AHEAD);
             pairs w0 = load_pairs(a + q * 64, UINT32_MAX), w1 = w0;
             if (granules > 1) {
-                fetch_near(b + q * 64 + AHEAD);
+                fetch(b + q * 64 + AHEAD);
                 w1 = load_pairs(b + q * 64, UINT32_MAX);
             }
 #pragma GCC unroll 6
@@ -138,7 +138,7 @@ INLINE void expand_rows(const struct lodge_lora_expand *e, unsigned first, const
         for (uint32_t j = 0; j < 8; j++, b += 64) {
             pairs w = load_pairs(b, UINT32_MAX);
             vec low = even_of(w), high = odd_of(w);
-            fetch_near(b + LODGE_LORA_BLOCK_BYTES);
+            fetch(b + LODGE_LORA_BLOCK_BYTES);
 #pragma GCC unroll 12
             for (unsigned i = 0; i < m; i++) {
                 vec x = v_set(t[i * e->ldt + j]);
