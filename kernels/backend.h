@@ -124,8 +124,8 @@ struct lodge_step_result {
     const struct lodge_result *results; /* in row order; scores before the samples of a row */
     uint32_t n_results;
     const struct lodge_top *tops;
-    const float *hidden;       /* (rows that asked, d_model) in row order */
-    uint64_t begin_ns, end_ns; /* monotonic */
+    const float *hidden;             /* (rows that asked, d_model) in row order */
+    uint64_t begin_ns, end_ns;       /* monotonic */
     uint64_t weight_bytes, kv_bytes; /* read in this step */
 };
 

@@ -1,6 +1,7 @@
-/* The weights cache of a CPU: the file's blocks are read into the region of packed weights by threads
- * of their own, and each is checked; when all are there, steps may begin. After damage all is packed
- * from the tensors, as without a cache. At the end the file is written if it is not there. */
+/* The weights cache of a CPU: the file's blocks are read into the region of packed weights by
+ * threads of their own, and each is checked; when all are there, steps may begin. After damage all
+ * is packed from the tensors, as without a cache. At the end the file is written if it is not
+ * there. */
 #include "kernels/cpu/device.h"
 
 #include <linux/ioprio.h>
