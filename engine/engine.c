@@ -300,8 +300,10 @@ static void *engine_main(void *arg)
     bool busy = false, untouched = en->backend->pool_touch != NULL;
     while (!atomic_load(&en->stop)) {
         uint64_t wait_ns = en->requests ? WAITING_WAIT_NS : IDLE_WAIT_NS;
-        busy = lodge_engine_turn(en, busy || untouched ? 0 : wait_ns);
-        if (!busy && untouched)
+        /* The weights come first: touching would take memory and a core from those who read them. */
+        bool touches = untouched && !atomic_load(&en->cache.pending);
+        busy = lodge_engine_turn(en, busy || touches ? 0 : wait_ns);
+        if (!busy && touches)
             untouched = en->backend->pool_touch(en->device, TOUCH_BYTES);
     }
     lodge_engine_abort_all(en);
