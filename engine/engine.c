@@ -300,8 +300,7 @@ static void *engine_main(void *arg)
     bool busy = false, untouched = en->backend->pool_touch != NULL;
     while (!atomic_load(&en->stop)) {
         uint64_t wait_ns = en->requests ? WAITING_WAIT_NS : IDLE_WAIT_NS;
-        /* The weights come first: touching would take memory and a core from those who read them.
-         */
+        /* The weights come first: touching would take a core from those who read them. */
         bool touches = untouched && !atomic_load(&en->cache.pending);
         busy = lodge_engine_turn(en, busy || touches ? 0 : wait_ns);
         if (!busy && touches)

@@ -154,12 +154,11 @@ struct lodge_backend {
      * run.
      *
      * `cache` (may be NULL) names a file of packed weights. If it is there and of this model, its
-     * weights are read and checked in threads of the device's own after this returned; cache->ready
-     * tells when all are there, and until then no step is begun: nothing in the backend waits
-     * for a disk. A file that turns out to be damaged is deleted, and the weights are packed from
-     * the tensors, whose bytes must stay readable until close. Without a file, `ready` is called
-     * before this returns, and one is written beside the steps. No fault of the cache is an error;
-     * `say` tells it. */
+     * weights are read and checked by threads of the device's own, and this returns; cache->ready
+     * tells when all are there, and until then no step is begun: no call waits for a disk. A file
+     * that turns out to be damaged is deleted, and the weights are packed from the tensors, whose
+     * bytes must stay readable until close. Without a file, `ready` is called before this returns,
+     * and one is written beside the steps. No fault of the cache is an error; `say` tells it. */
     int (*model_load)(struct lodge_device *d, const struct lodge_plan *p,
                       const struct lodge_weights_cache *cache, lodge_progress_fn *fn, void *cookie,
                       struct lodge_error *e);
