@@ -45,8 +45,7 @@ static void say(const struct lodge_cpu_feed *f, bool warning, const char *fmt, .
 
 /* ---- reading ---- */
 
-/* Whoever takes a block has it read, or the feed was stopped, or the file is faulty: then nobody
- * takes another one. */
+/* Takes blocks until none is left; after a fault, or when stopped, none is left for anybody. */
 static void read_blocks(void *ctx, unsigned worker, unsigned n_workers)
 {
     struct lodge_cpu_feed *f = ctx;
