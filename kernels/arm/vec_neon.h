@@ -196,6 +196,13 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
         vandq_u32(vcgtq_f32(x.v[h], bound.v[h]), vreinterpretq_u32_f32(v.v[h]))));
 }
 
+/* Whether x > bound in some lane (NaN is not above). */
+INLINE bool v_any_above(vec x, vec bound)
+{
+    uint32x4_t above = vcgtq_f32(x.v[0], bound.v[0]);
+    return vmaxvq_u32(vorrq_u32(above, vcgtq_f32(x.v[1], bound.v[1]))) != 0;
+}
+
 /* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
 INLINE vec v_butterfly(vec v, const int bit)
 {

@@ -5,7 +5,6 @@
  * are few items (decode of few sequences) the ranges of an item are items of their own.
  */
 #include "kernels/cpu/device.h"
-#include "kernels/ref/math.h"
 
 #include <string.h>
 
@@ -87,31 +86,21 @@ void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn
     }
 }
 
-/* state <- state + other, for query i; dim values. */
-static void merge(float *max, float *sum, float *acc, float other_max, float other_sum,
-                  const float *other, uint32_t dim)
-{
-    float m = other_max > *max ? other_max : *max;
-    float a = lodge_ref_exp(*max - m), b = lodge_ref_exp(other_max - m);
-    *sum = *sum * a + other_sum * b;
-    for (uint32_t j = 0; j < dim; j++)
-        acc[j] = acc[j] * a + other[j] * b;
-    *max = m;
-}
-
-/* Query q of the row: token and head. */
+/* Where queries of the item belong: token and head. */
 static void write_out(struct lodge_device *d, const struct lodge_op_attn *op,
-                      const struct attn_item *item, uint32_t q, float sum, const float *acc)
+                      const struct attn_item *item, const struct lodge_attn_state *s)
 {
-    uint32_t group = op->n_heads / op->n_kv_heads;
-    uint32_t query = item->first_query + q;
+    uint32_t group = op->n_heads / op->n_kv_heads, dim = lodge_kv_dim(op->head_dim);
     const struct lodge_row *row = &d->step->rows[item->row];
-    size_t token = row->first_token + query / group;
-    uint32_t head = item->kv_head * group + query % group;
-    float *out = d->attn_out + (token * op->n_heads + head) * op->head_dim;
-    float inverse = sum > 0 ? 1.0f / sum : 0;
-    for (uint32_t j = 0; j < op->head_dim; j++)
-        out[j] = acc[j] * inverse;
+    for (uint32_t i = 0; i < item->n_queries; i++) {
+        uint32_t query = item->first_query + i;
+        size_t token = row->first_token + query / group;
+        uint32_t head = item->kv_head * group + query % group;
+        float *out = d->attn_out + (token * op->n_heads + head) * op->head_dim;
+        float inverse = s->sum[i] > 0 ? 1.0f / s->sum[i] : 0;
+        for (uint32_t j = 0; j < op->head_dim; j++)
+            out[j] = s->acc[i * dim + j] * inverse;
+    }
 }
 
 /* Token range of each query inside a range that begins at token `base`. */
@@ -130,8 +119,20 @@ static void set_bounds(const struct lodge_op_attn *op, const struct lodge_row *r
     }
 }
 
+static const uint8_t *first_page(const struct lodge_device *d, const struct lodge_op_attn *op,
+                                 uint32_t i)
+{
+    if (i >= d->n_items)
+        return NULL;
+    const struct attn_item *item = &d->items[i];
+    return lodge_cpu_kv_head(d, &d->step->rows[item->row], op->group, op->group_layer,
+                             item->kv_head, item->range * LODGE_RANGE_PAGES);
+}
+
+/* `next`: what is read after the last range. */
 static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
-                      const struct attn_item *item, uint32_t range, struct lodge_attn_call *c)
+                      const struct attn_item *item, uint32_t range, const uint8_t *next,
+                      struct lodge_attn_call *c)
 {
     const struct lodge_row *row = &d->step->rows[item->row];
     uint32_t first_block = range * LODGE_RANGE_PAGES;
@@ -141,7 +142,7 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
         c->pages[b] =
             lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head, first_block + b);
     bool last = range + 1 == item->range + item->n_ranges;
-    c->next = last ? NULL
+    c->next = last ? next
                    : lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head,
                                        first_block + c->n_pages);
     set_bounds(op, row, item, range * RANGE_TOKENS, c);
@@ -162,50 +163,53 @@ static void gather_queries(const struct lodge_device *d, const struct lodge_op_a
     }
 }
 
-static void run_item(struct lodge_device *d, const struct lodge_op_attn *op,
-                     const struct attn_item *item, uint8_t *scratch)
+static uint32_t claim(struct lodge_device *d)
 {
-    uint32_t dim = lodge_kv_dim(op->head_dim);
-    float *acc = (float *)scratch, *next = acc + LODGE_ATTN_QUERIES * dim;
-    uint8_t *q = (uint8_t *)(next + LODGE_ATTN_QUERIES * dim);
+    return atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
+}
+
+/* Returns the worker's next item, which is claimed before the last range, whose kernel fetches that
+ * item's first page. */
+static uint32_t run_item(struct lodge_device *d, const struct lodge_op_attn *op,
+                         const struct attn_item *item, uint8_t *scratch)
+{
+    const uint32_t dim = lodge_kv_dim(op->head_dim);
+    float *acc = (float *)scratch, *more = acc + LODGE_ATTN_QUERIES * dim;
+    uint8_t *q = (uint8_t *)(more + LODGE_ATTN_QUERIES * dim);
     gather_queries(d, op, item, dim, q);
     struct lodge_attn_call c = {.q = q,
                                 .n_queries = item->n_queries,
                                 .dim = dim,
                                 .scale = op->scale,
                                 .softcap = op->softcap,
-                                .acc = acc};
-    if (item->partial >= 0) {
-        c.acc = d->partial_acc + (size_t)item->partial * LODGE_ATTN_QUERIES * dim;
-        run_range(d, op, item, item->range, &c);
-        memcpy(d->partials[item->partial].max, c.max, sizeof c.max);
-        memcpy(d->partials[item->partial].sum, c.sum, sizeof c.sum);
-        return;
+                                .out.acc = acc};
+    if (item->partial >= 0)
+        c.out.acc = d->partial_acc + (size_t)item->partial * LODGE_ATTN_QUERIES * dim;
+    struct lodge_attn_state all = {0};
+    uint32_t next = d->n_items;
+    for (uint32_t r = 0; r < item->n_ranges; r++) {
+        if (r + 1 == item->n_ranges)
+            next = claim(d);
+        run_range(d, op, item, item->range + r, first_page(d, op, next), &c);
+        if (r == 0)
+            all = c.out;
+        else
+            d->k.attn_merge(&all, &c.out, item->n_queries, dim);
+        c.out.acc = more;
     }
-    run_range(d, op, item, item->range, &c);
-    float max[LODGE_ATTN_QUERIES], sum[LODGE_ATTN_QUERIES];
-    memcpy(max, c.max, sizeof max);
-    memcpy(sum, c.sum, sizeof sum);
-    c.acc = next;
-    for (uint32_t r = 1; r < item->n_ranges; r++) {
-        run_range(d, op, item, item->range + r, &c);
-        for (uint32_t i = 0; i < item->n_queries; i++)
-            merge(&max[i], &sum[i], acc + (size_t)i * dim, c.max[i], c.sum[i],
-                  next + (size_t)i * dim, dim);
-    }
-    for (uint32_t i = 0; i < item->n_queries; i++)
-        write_out(d, op, item, i, sum[i], acc + (size_t)i * dim);
+    if (item->partial >= 0)
+        d->partials[item->partial] = all;
+    else
+        write_out(d, op, item, &all);
+    return next;
 }
 
 void lodge_cpu_attention(struct lodge_device *d, const struct lodge_op_attn *op, unsigned worker)
 {
     uint8_t *scratch = d->scratch + worker * d->scratch_bytes;
-    for (;;) {
-        uint32_t i = atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
-        if (i >= d->n_items)
-            return;
-        run_item(d, op, &d->items[i], scratch);
-    }
+    uint32_t i = claim(d);
+    while (i < d->n_items)
+        i = run_item(d, op, &d->items[i], scratch);
 }
 
 /* The items of one chunk stand side by side, ranges rising. */
@@ -224,16 +228,9 @@ void lodge_cpu_merge_partials(struct lodge_device *d, const struct lodge_op_attn
         i += n;
         if (item->partial < 0 || turn++ % n_workers != worker)
             continue;
-        struct partial *to = &d->partials[item->partial];
-        float *acc = d->partial_acc + (size_t)item->partial * LODGE_ATTN_QUERIES * dim;
-        for (uint32_t q = 0; q < item->n_queries; q++) {
-            for (uint32_t r = 1; r < n; r++) {
-                uint32_t other = (uint32_t)item[r].partial;
-                merge(&to->max[q], &to->sum[q], acc + (size_t)q * dim, d->partials[other].max[q],
-                      d->partials[other].sum[q],
-                      d->partial_acc + ((size_t)other * LODGE_ATTN_QUERIES + q) * dim, dim);
-            }
-            write_out(d, op, item, q, to->sum[q], acc + (size_t)q * dim);
-        }
+        struct lodge_attn_state *all = &d->partials[item->partial];
+        for (uint32_t r = 1; r < n; r++)
+            d->k.attn_merge(all, &d->partials[item[r].partial], item->n_queries, dim);
+        write_out(d, op, item, all);
     }
 }

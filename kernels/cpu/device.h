@@ -37,10 +37,6 @@ struct attn_item {
     int32_t partial;          /* slot of the partial result, -1: the item finishes its queries */
 };
 
-struct partial {
-    float max[LODGE_ATTN_QUERIES], sum[LODGE_ATTN_QUERIES];
-};
-
 struct token_info {
     uint32_t row; /* of the step */
     uint32_t position;
@@ -117,7 +113,7 @@ struct lodge_device {
     uint8_t *wide; /* per worker: two widened panels */
     size_t wide_bytes;
     float *partial_acc; /* (MAX_PARTIALS, 12, dim padded) */
-    struct partial *partials;
+    struct lodge_attn_state *partials;
     struct attn_item *items;
     uint32_t max_items;
     struct token_info *tokens;

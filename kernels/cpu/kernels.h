@@ -110,6 +110,12 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * are rotated too, which multiplies the dot product by n.
  */
 
+/* What queries saw so far. */
+struct lodge_attn_state {
+    float max[12], sum[12];
+    float *acc; /* (n_queries, dim), not normalised */
+};
+
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
  * a (position, head of the group) pair) against up to 8 pages of that kv head. The state of each
  * query is (max, sum, acc) as below; the call starts from an empty state.
@@ -119,9 +125,10 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  *   s *= scale (in fp32)
  *   softcap c > 0: s = c * tanh(s / c), tanh(x) = 1 - 2 / (exp(2x) + 1) with exp below
  *   masked lanes (token < first[i] or >= last[i]): -inf; a page without lanes is skipped
- *   pm = max of lanes; if pm > max: r = exp(max - pm), sum *= r, acc *= r, max = pm
- *   p[t] = exp(s[t] - max), 0 where masked; sum += tree(p)
+ *   pm = max of lanes; if pm > max: r = exp(max - pm), a[j] *= r, acc *= r, max = pm
+ *   p[t] = exp(s[t] - max), 0 where masked; a[j] += p[j] + p[j + 16], in 16 lanes
  *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
+ * and in the end sum = tree(a).
  *
  * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
  * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
@@ -134,7 +141,7 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * the greatest in its range, so less than 1 % of a range's weight can be lost. p and sum are as
  * above.
  *
- * tree(p): 16 lanes a[j] = p[j] + p[j + 16]; then halves: a[j] + a[j + 8], + 4, + 2, + 1.
+ * tree(a): halves: a[j] + a[j + 8], + 4, + 2, + 1.
  * exp(x): lodge_ref_exp in kernels/ref/math.h.
  * Keys or values of masked lanes may be anything (NaN too): they must not reach acc or sum.
  */
@@ -147,8 +154,7 @@ struct lodge_attn_call {
     const uint8_t *next; /* what the caller reads after these pages, to be fetched; or NULL */
     uint32_t first[12], last[12]; /* token range per query, relative to pages[0]; may be empty */
     float scale, softcap;
-    float max[12], sum[12]; /* out */
-    float *acc;             /* out: (n_queries, dim), not normalised */
+    struct lodge_attn_state out;
 };
 
 /* Bytes of a query; dim is padded. */
@@ -229,6 +235,11 @@ struct lodge_cpu_kernels {
     /* Rounds dim values to bf16 (nearest even), zero-pads to dim_padded. */
     void (*to_bf16)(const float *x, uint32_t dim, uint32_t dim_padded, uint16_t *out);
     struct lodge_kv_ops kv[LODGE_KV_DTYPE_COUNT];
+    /* Adds what n queries saw elsewhere to their states, each operation rounded by itself: m =
+     * the greater max, a = exp(max - m), b = exp(other's - m); sum = sum a + other's b, acc
+     * likewise, max = m. */
+    void (*attn_merge)(struct lodge_attn_state *to, const struct lodge_attn_state *other,
+                       uint32_t n, uint32_t dim);
     /* Goes on with the chains, or begins them if `first`, over n_lines (even) of the rows of cells
      * of `granules` (1 or 2) times 8 ranks of A; x is row 0's number for the first column, rows ldx
      * apart. */

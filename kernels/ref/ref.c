@@ -463,43 +463,43 @@ struct products {
 
 /* One page for one query; lanes [a, b) of the page are visible. */
 static void attend_page(struct lodge_attn_call *c, const struct products *k, uint32_t i,
-                        const uint8_t *page, uint32_t a, uint32_t b)
+                        const uint8_t *page, uint32_t a, uint32_t b, float lanes[16])
 {
     float p[32] = {0}, most = -INFINITY;
     for (uint32_t t = a; t < b; t++) {
         p[t] = capped(c, k->score(c, i, page, t));
         most = p[t] > most ? p[t] : most;
     }
-    float *acc = c->acc + (size_t)i * c->dim;
-    if (most > c->max[i]) {
-        float r = lodge_ref_exp(c->max[i] - most);
-        c->sum[i] *= r;
+    float *acc = c->out.acc + (size_t)i * c->dim;
+    if (most > c->out.max[i]) {
+        float r = lodge_ref_exp(c->out.max[i] - most);
+        for (int j = 0; j < 16; j++)
+            lanes[j] *= r;
         for (uint32_t d = 0; d < c->dim; d++)
             acc[d] *= r;
-        c->max[i] = most;
+        c->out.max[i] = most;
     }
-    float lanes[16];
     for (uint32_t t = a; t < b; t++)
-        p[t] = lodge_ref_exp(p[t] - c->max[i]);
+        p[t] = lodge_ref_exp(p[t] - c->out.max[i]);
     for (int j = 0; j < 16; j++)
-        lanes[j] = p[j] + p[j + 16];
-    c->sum[i] += lodge_ref_tree16(lanes);
+        lanes[j] += p[j] + p[j + 16];
     k->add_values(c, p, page, a, b, acc);
 }
 
 static void attend(struct lodge_attn_call *c, const struct products *k)
 {
     for (uint32_t i = 0; i < c->n_queries; i++) {
-        c->max[i] = -INFINITY;
-        c->sum[i] = 0;
-        memset(c->acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->acc);
+        float lanes[16] = {0};
+        c->out.max[i] = -INFINITY;
+        memset(c->out.acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->out.acc);
         for (uint32_t page = 0; page < c->n_pages; page++) {
             uint32_t from = page * 32, to = from + 32;
             uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
             uint32_t b = c->last[i] < to ? c->last[i] : to;
             if (b > from && a < b - from)
-                attend_page(c, k, i, c->pages[page], a, b - from);
+                attend_page(c, k, i, c->pages[page], a, b - from, lanes);
         }
+        c->out.sum[i] = lodge_ref_tree16(lanes);
     }
 }
 
@@ -511,6 +511,19 @@ static void attn(struct lodge_attn_call *c)
 static void attn_int8(struct lodge_attn_call *c)
 {
     attend(c, &(struct products){score_int8, add_values_int8});
+}
+
+static void attn_merge(struct lodge_attn_state *to, const struct lodge_attn_state *other,
+                       uint32_t n, uint32_t dim)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float m = other->max[i] > to->max[i] ? other->max[i] : to->max[i];
+        float a = lodge_ref_exp(to->max[i] - m), b = lodge_ref_exp(other->max[i] - m);
+        to->sum[i] = to->sum[i] * a + other->sum[i] * b;
+        for (uint32_t d = i * dim; d < (i + 1) * dim; d++)
+            to->acc[d] = to->acc[d] * a + other->acc[d] * b;
+        to->max[i] = m;
+    }
 }
 
 /* ---- adapters ---- */
@@ -593,6 +606,7 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->to_bf16 = to_bf16;
     k->kv[LODGE_KV_BF16] = (struct lodge_kv_ops){query_bf16, kv_store, attn};
     k->kv[LODGE_KV_INT8] = (struct lodge_kv_ops){query_int8, kv_store_int8, attn_int8};
+    k->attn_merge = attn_merge;
     k->lora_shrink = lora_shrink;
     k->lora_sum = lora_sum;
     k->lora_expand = lora_expand;

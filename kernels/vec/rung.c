@@ -8,6 +8,8 @@ void RUNG_FILL(struct lodge_cpu_kernels *k)
     RUNG(int8)(k);
     RUNG(rows)(k);
     RUNG(logits)(k);
-    RUNG(attention)(k);
+    RUNG(attention_bf16)(k);
+    RUNG(attention_int8)(k);
+    RUNG(attention_merge)(k);
     RUNG(lora)(k);
 }

@@ -181,7 +181,9 @@ void RUNG(float)(struct lodge_cpu_kernels *k);
 void RUNG(int8)(struct lodge_cpu_kernels *k);
 void RUNG(rows)(struct lodge_cpu_kernels *k);
 void RUNG(logits)(struct lodge_cpu_kernels *k);
-void RUNG(attention)(struct lodge_cpu_kernels *k);
+void RUNG(attention_bf16)(struct lodge_cpu_kernels *k);
+void RUNG(attention_int8)(struct lodge_cpu_kernels *k);
+void RUNG(attention_merge)(struct lodge_cpu_kernels *k);
 void RUNG(lora)(struct lodge_cpu_kernels *k);
 
 /* Calls with the row count as a constant, so that each count is its own unrolled kernel. */

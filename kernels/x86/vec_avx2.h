@@ -124,6 +124,12 @@ INLINE vec v_where_above(vec x, vec bound, vec v)
     return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_GT_OQ), v);
 }
 
+/* Whether x > bound in some lane (NaN is not above). */
+INLINE bool v_any_above(vec x, vec bound)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GT_OQ)) != 0;
+}
+
 /* For lanes i without bit h: v[i] + v[i + h], and for those with it v[i - h] - v[i]. */
 INLINE vec v_butterfly(vec v, const int h)
 {

@@ -1,6 +1,6 @@
 /* Attention of the CPU backend by itself, over keys and values in bf16 and in int8.
  *
- *   bench_attn [--isa RUNG] [--threads N] [--shape HEADSxKVxDIM]
+ *   bench_attn [--isa RUNG] [--threads N] [--shape HEADSxKVxDIM] [--load SEQSxCONTEXTxNEW]
  *
  * Decode of sequences of one context length, and chunks of 512 tokens of a prompt. Layers are
  * cycled over 256 MB of keys and values or more, so their pages come from memory as in a step; both
@@ -222,36 +222,74 @@ static void one_load(struct lodge_workers *w, const struct lodge_cpu_kernels *k,
     fflush(stdout);
 }
 
-int main(int argc, char **argv)
+struct options {
+    struct shape shape; /* heads 0: all of `shapes` */
+    struct load load;   /* seqs 0: all of `loads` */
+    const char *isa;
+    unsigned threads;
+};
+
+static bool valid(const struct options *o)
+{
+    const struct shape *s = &o->shape;
+    const struct load *l = &o->load;
+    return s->dim <= LODGE_HEAD_DIM_MAX && s->dim % LODGE_KV_DIM_STEP == 0 &&
+           (s->dim == 0 || (s->kv_heads > 0 && s->heads % s->kv_heads == 0)) &&
+           l->seqs <= MAX_SEQS && l->n_tokens <= l->context && (l->seqs == 0 || l->n_tokens > 0);
+}
+
+static bool parse(int argc, char **argv, struct options *o)
+{
+    for (int i = 1; i < argc; i += 2) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(argv[i], "--isa") == 0)
+            o->isa = value;
+        else if (strcmp(argv[i], "--threads") == 0)
+            o->threads = (unsigned)atoi(value);
+        else if (strcmp(argv[i], "--shape") == 0
+                     ? sscanf(value, "%ux%ux%u", &o->shape.heads, &o->shape.kv_heads,
+                              &o->shape.dim) != 3
+                     : strcmp(argv[i], "--load") != 0 ||
+                           sscanf(value, "%ux%ux%u", &o->load.seqs, &o->load.context,
+                                  &o->load.n_tokens) != 3)
+            return false;
+    }
+    return valid(o);
+}
+
+static void all(struct lodge_workers *w, const struct lodge_cpu_kernels *k, const struct options *o,
+                const uint8_t *cold)
 {
     static const struct shape shapes[] = {{9, 3, 64}, {32, 8, 64}, {32, 8, 128}};
     static const struct load loads[] = {{64, 512, 1}, {32, 2048, 1}, {8, 8192, 1},
                                         {1, 8192, 1}, {1, 512, 512}, {1, 2048, 512}};
+    const double peak[LODGE_KV_DTYPE_COUNT] = {bench_peak_rate(w, k->name, BENCH_PEAK_BF16),
+                                               bench_peak_rate(w, k->name, BENCH_PEAK_INT8)};
+    printf("%u threads, read %.1f GB/s, peak bf16 %.0f GOP/s, int8 %.0f GOP/s\n",
+           lodge_workers_count(w), bench_read_rate(w, cold, COLD_BYTES) * 1e-9,
+           peak[LODGE_KV_BF16] * 1e-9, peak[LODGE_KV_INT8] * 1e-9);
+    for (size_t s = 0; s < (o->shape.heads ? 1 : sizeof shapes / sizeof *shapes); s++)
+        for (size_t l = 0; l < (o->load.seqs ? 1 : sizeof loads / sizeof *loads); l++)
+            one_load(w, k, o->shape.heads ? &o->shape : &shapes[s],
+                     o->load.seqs ? &o->load : &loads[l], peak, cold);
+}
+
+int main(int argc, char **argv)
+{
     struct lodge_error e = {0};
     struct lodge_cpu_kernels k;
     struct lodge_workers *w;
-    struct shape only = {0};
-    const char *isa = NULL;
-    unsigned threads = 0;
-    bool bad = argc % 2 == 0;
-    for (int i = 1; i + 1 < argc; i += 2)
-        if (strcmp(argv[i], "--isa") == 0)
-            isa = argv[i + 1];
-        else if (strcmp(argv[i], "--threads") == 0)
-            threads = (unsigned)atoi(argv[i + 1]);
-        else if (strcmp(argv[i], "--shape") != 0 ||
-                 sscanf(argv[i + 1], "%ux%ux%u", &only.heads, &only.kv_heads, &only.dim) != 3)
-            bad = true;
-    if (bad || only.dim > LODGE_HEAD_DIM_MAX || only.dim % LODGE_KV_DIM_STEP ||
-        (only.dim && (!only.kv_heads || only.heads % only.kv_heads))) {
+    struct options o = {0};
+    if (!parse(argc, argv, &o)) {
         fprintf(stderr,
                 "usage: bench_attn [--isa RUNG] [--threads N] [--shape HEADSxKVxDIM]\n"
-                "KV must divide HEADS, and 16 DIM, which is at most %u\n",
-                LODGE_HEAD_DIM_MAX);
+                "                  [--load SEQSxCONTEXTxNEW]\n"
+                "KV must divide HEADS, and %u DIM, which is at most %u; SEQS is at most %u\n",
+                LODGE_KV_DIM_STEP, LODGE_HEAD_DIM_MAX, MAX_SEQS);
         return 2;
     }
-    if (lodge_cpu_kernels_init(&k, isa, &e) ||
-        lodge_workers_create(threads ? threads : lodge_cpu_count(), &w, &e)) {
+    if (lodge_cpu_kernels_init(&k, o.isa, &e) ||
+        lodge_workers_create(o.threads ? o.threads : lodge_cpu_count(), &w, &e)) {
         fprintf(stderr, "%s\n", e.text);
         return 4;
     }
@@ -259,15 +297,7 @@ int main(int argc, char **argv)
     if (!cold)
         return 4;
     memset(cold, 0x11, COLD_BYTES);
-    const double peak[LODGE_KV_DTYPE_COUNT] = {bench_peak_rate(w, k.name, BENCH_PEAK_BF16),
-                                               bench_peak_rate(w, k.name, BENCH_PEAK_INT8)};
-    printf("%u threads, read %.1f GB/s, peak bf16 %.0f GOP/s, int8 %.0f GOP/s\n",
-           lodge_workers_count(w), bench_read_rate(w, cold, COLD_BYTES) * 1e-9,
-           peak[LODGE_KV_BF16] * 1e-9, peak[LODGE_KV_INT8] * 1e-9);
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-        for (size_t l = 0; l < sizeof loads / sizeof *loads; l++)
-            if (s == 0 || !only.dim)
-                one_load(w, &k, only.dim ? &only : &shapes[s], &loads[l], peak, cold);
+    all(w, &k, &o, cold);
     lodge_pages_unmap(cold, COLD_BYTES);
     lodge_workers_destroy(w);
     return 0;

@@ -4,12 +4,16 @@
  *
  * Prefill of 512 tokens in one step, and decode of 1, 8, 32 and 64 sequences whose contexts are 128
  * or 512 tokens long, of 32 with 2048, and of 8 with 8192. Beside each: the step's bytes (weights
- * once, keys and values of every sequence) at the read rate of that moment, as a share of the time.
- * Median of 5 (prefill) or 25.
+ * once, keys and values of every sequence) at the read rate of that moment, as a share of the time;
+ * and the share of the workers' time that is not in kernels (barriers and waiting in them, and the
+ * walk over panels, pages and heads), from as many steps again whose kernels count their time.
+ * Medians of 5 (prefill) or 25.
  */
 #include "engine/files/model_file.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/device.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/timed.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,21 +75,41 @@ static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t 
     return (double)(res->end_ns - res->begin_ns) * 1e-9;
 }
 
+/* Share of the workers' time in a step outside of kernels. */
+static double share_outside(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens)
+{
+    struct lodge_cpu_kernels plain = b->device->k;
+    struct lodge_step_result res;
+    bench_time_kernels(&b->device->k);
+    bench_timed_reset();
+    double time = run_step(b, n, position, n_tokens, &res);
+    double inside = bench_timed_seconds() / lodge_workers_count(b->device->workers);
+    b->device->k = plain;
+    return 1 - inside / time;
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return v[n / 2];
+}
+
 static void one_line(struct bench *b, const char *what, uint32_t n, uint32_t position,
                      uint32_t n_tokens, int runs)
 {
-    double times[MAX_RUNS];
+    double times[MAX_RUNS], outside[MAX_RUNS];
     struct lodge_step_result res;
     run_step(b, n, position, n_tokens, &res);
     double read = bench_read_rate(b->readers, b->cold, (size_t)128 << 20);
     for (int i = 0; i < runs; i++)
         times[i] = run_step(b, n, position, n_tokens, &res);
-    qsort(times, (size_t)runs, sizeof *times, by_value);
-    double t = times[runs / 2], bytes = (double)(res.weight_bytes + res.kv_bytes);
+    for (int i = 0; i < runs; i++)
+        outside[i] = share_outside(b, n, position, n_tokens);
+    double t = median(times, runs), bytes = (double)(res.weight_bytes + res.kv_bytes);
     printf("%-8s batch %2u context %4u  %8.3f ms (least %8.3f)  %8.1f tokens/s  bytes/read rate "
-           "%5.1f%%\n",
+           "%5.1f%%  outside kernels %4.1f%%\n",
            what, n, position + n_tokens, t * 1e3, times[0] * 1e3, n * n_tokens / t,
-           100 * bytes / read / t);
+           100 * bytes / read / t, 100 * median(outside, runs));
     fflush(stdout);
 }
 

@@ -530,7 +530,8 @@ static void check_attention64(enum lodge_kv_dtype kv, const struct lodge_attn_ca
     for (uint32_t d = 0; d < c->dim && c->last[i] > c->first[i]; d++) {
         double bound =
             kv == LODGE_KV_BF16 ? size[d] * 0.006 + 1e-6 : size[d] * (2 * moved + 1e-5) + lost;
-        ck_assert_double_le(fabs((double)(c->acc[i * c->dim + d] / c->sum[i]) - y[d]), bound);
+        ck_assert_double_le(fabs((double)(c->out.acc[i * c->dim + d] / c->out.sum[i]) - y[d]),
+                            bound);
     }
 }
 
@@ -607,18 +608,18 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
         for (uint32_t j = 0; j < c.n_queries; j++)
             k[i].kv[kv].query(q + j * dim, head, made + j * lodge_kv_query_bytes(kv, dim));
         struct lodge_attn_call mine = c;
-        mine.acc = acc[i > 0];
+        mine.out.acc = acc[i > 0];
         k[i].kv[kv].attn(&mine);
         if (i == 0) {
-            memcpy(c.max, mine.max, sizeof c.max);
-            memcpy(c.sum, mine.sum, sizeof c.sum);
-            c.acc = acc[0];
+            memcpy(c.out.max, mine.out.max, sizeof c.out.max);
+            memcpy(c.out.sum, mine.out.sum, sizeof c.out.sum);
+            c.out.acc = acc[0];
             for (uint32_t j = 0; j < c.n_queries; j++)
                 check_attention64(kv, &c, q, j, most);
         }
-        ck_assert_msg(equal(acc[0], mine.acc, c.n_queries * dim * 4) &&
-                          equal(c.sum, mine.sum, c.n_queries * 4) &&
-                          equal(c.max, mine.max, c.n_queries * 4),
+        ck_assert_msg(equal(acc[0], mine.out.acc, c.n_queries * dim * 4) &&
+                          equal(c.out.sum, mine.out.sum, c.n_queries * 4) &&
+                          equal(c.out.max, mine.out.max, c.n_queries * 4),
                       "%s attention over %s, dim %u, %u pages", k[i].name, lodge_kv_dtype_name(kv),
                       dim, n_pages);
     }
@@ -637,6 +638,53 @@ START_TEST(attention_equal)
     for (int round = 0; round < 60; round++)
         for (int kv = 0; kv < LODGE_KV_DTYPE_COUNT; kv++)
             one_attention(k, n, (enum lodge_kv_dtype)kv, round);
+}
+END_TEST
+
+/* States of n queries; one may have seen nothing, its sums be anything but NaN. */
+static struct lodge_attn_state random_state(float *acc, uint32_t n, uint32_t dim)
+{
+    struct lodge_attn_state s = {.acc = acc};
+    for (uint32_t i = 0; i < n; i++) {
+        s.max[i] = rnd() % 4 ? uniform() * 30 : -INFINITY;
+        s.sum[i] = s.max[i] > -INFINITY ? 1 + uniform() : 0;
+        for (uint32_t d = 0; d < dim; d++)
+            acc[i * dim + d] = s.max[i] > -INFINITY ? uniform() : 0;
+    }
+    return s;
+}
+
+START_TEST(attention_merges)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n_rungs = rungs(k);
+    float acc[2][12 * 128], want[12 * 128], got[12 * 128];
+    seed();
+    for (int round = 0; round < 100; round++) {
+        uint32_t n = 1 + rnd() % 12, dim = 16 * (1 + rnd() % 8);
+        struct lodge_attn_state a = random_state(acc[0], n, dim);
+        struct lodge_attn_state b = random_state(acc[1], n, dim), first = a;
+        for (int i = 0; i < n_rungs; i++) {
+            struct lodge_attn_state s = a;
+            s.acc = i ? got : want;
+            memcpy(s.acc, a.acc, n * dim * sizeof *s.acc);
+            k[i].attn_merge(&s, &b, n, dim);
+            for (uint32_t q = 0; q < n && i == 0; q++) {
+                double max = fmax((double)a.max[q], (double)b.max[q]);
+                double x = a.sum[q] > 0 ? exp((double)a.max[q] - max) : 0;
+                double y = b.sum[q] > 0 ? exp((double)b.max[q] - max) : 0;
+                for (uint32_t d = q * dim; d < (q + 1) * dim; d++)
+                    ck_assert_double_le(
+                        fabs((double)s.acc[d] - (double)a.acc[d] * x - (double)b.acc[d] * y), 1e-6);
+                ck_assert_double_le(
+                    fabs((double)s.sum[q] - (double)a.sum[q] * x - (double)b.sum[q] * y), 1e-6);
+            }
+            first = i ? first : s;
+            ck_assert_msg(equal(s.acc, want, n * dim * 4) && equal(s.max, first.max, n * 4) &&
+                              equal(s.sum, first.sum, n * 4),
+                          "%s merges %u queries of %u dims", k[i].name, n, dim);
+        }
+    }
 }
 END_TEST
 
@@ -777,6 +825,7 @@ int main(void)
     tcase_add_test(t, rows_equal);
     tcase_add_test(t, random_words);
     tcase_add_test(t, attention_equal);
+    tcase_add_test(t, attention_merges);
     tcase_add_test(t, layouts_are_known);
     tcase_add_test(t, kv_dtypes);
     suite_add_tcase(s, t);
