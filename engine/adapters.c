@@ -150,6 +150,7 @@ struct packing {
     struct lodge_adapters *a;
     struct reading *r;
     atomic_int err;
+    atomic_bool early; /* the weights are not there yet */
 };
 
 static void pack_target(void *ctx, uint32_t target)
@@ -157,14 +158,17 @@ static void pack_target(void *ctx, uint32_t target)
     struct packing *p = ctx;
     int err = p->a->backend->adapter_pack(p->a->device, &p->r->adapter->lora, &p->r->layout, target,
                                           p->r->image, NULL);
-    if (err)
+    if (err == LODGE_ERR_AGAIN)
+        atomic_store(&p->early, true);
+    else if (err)
         atomic_store(&p->err, err);
 }
 
+/* AGAIN: the weights that it needs are not there yet. */
 static int make_image(struct lodge_adapters *a, const char *name, struct reading *r,
                       struct lodge_error *e)
 {
-    struct packing p = {a, r, 0};
+    struct packing p = {.a = a, .r = r};
     size_t n = r->image_bytes = (size_t)r->layout.n_cells * LODGE_CELL_BYTES;
     if (r->layout.n_cells > (uint64_t)a->n_pages * a->page_cells)
         return lodge_fail(e, LODGE_ERR_LIMIT,
@@ -176,12 +180,16 @@ static int make_image(struct lodge_adapters *a, const char *name, struct reading
                           n >> 20);
     lodge_side_run(&a->side, pack_target, &p, r->adapter->lora.n_targets);
     int err = atomic_load(&p.err);
-    return err ? lodge_fail(e, err, "adapter \"%s\" cannot be packed: %s", name,
-                            lodge_error_text(err))
-               : 0;
+    if (!err && atomic_load(&p.early))
+        err = LODGE_ERR_AGAIN;
+    if (!err)
+        return 0;
+    lodge_pages_unmap(r->image, n);
+    r->image = NULL;
+    return lodge_fail(e, err, "adapter \"%s\" cannot be packed: %s", name, lodge_error_text(err));
 }
 
-/* Files to image. Ends r itself on errors. */
+/* All but the image. Ends r itself on errors. */
 static int read_files(struct lodge_adapters *a, const char *path, const char *name,
                       struct reading *r, struct lodge_error *e)
 {
@@ -190,8 +198,6 @@ static int read_files(struct lodge_adapters *a, const char *path, const char *na
     int err = lodge_adapter_read(path, name, &a->base, &limits, &r->adapter, e);
     if (!err)
         err = lodge_lora_layout_init(&r->layout, a->plan, &r->adapter->lora, e);
-    if (!err)
-        err = make_image(a, name, r, e);
     if (err)
         reading_finish(r);
     return err;
@@ -278,7 +284,10 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     uint64_t begin = lodge_now_ns();
     int err = read_files(a, path, name, &r, e);
     if (!err) {
-        err = new_version(a, path, fd, name, scope, &r, &fresh, e);
+        err = make_image(a, name, &r, e);
+        /* A loader makes it when it is first wanted, and then they are. */
+        if (!err || err == LODGE_ERR_AGAIN)
+            err = new_version(a, path, fd, name, scope, &r, &fresh, e);
         if (err)
             reading_finish(&r);
     }
@@ -300,7 +309,9 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     if (v && !v->refs++)
         remove_dead(a, v);
     if (v && (v->image_state == LODGE_IMAGE_NONE || v->image_state == LODGE_IMAGE_FAILED)) {
-        put_image(a, v, r.image);
+        v->image_state = LODGE_IMAGE_NONE;
+        if (r.image)
+            put_image(a, v, r.image);
         r.image = NULL;
     }
     pthread_mutex_unlock(&a->lock);
@@ -369,14 +380,14 @@ static uint8_t *read_again(struct lodge_adapters *a, const struct lodge_adapter_
     struct reading r;
     if (read_files(a, v->path, v->name, &r, e))
         return NULL;
-    uint8_t *image = r.image;
+    uint8_t *image = NULL;
     if (memcmp(&r.adapter->digest, &v->info.digest, sizeof v->info.digest) != 0) {
         lodge_fail(e, LODGE_ERR_FORMAT,
                    "adapter \"%s\": the files at %s have changed since they were registered; load "
                    "it again",
                    v->name, v->path);
-        image = NULL;
-    } else {
+    } else if (!make_image(a, v->name, &r, e)) {
+        image = r.image;
         r.image = NULL;
     }
     reading_finish(&r);

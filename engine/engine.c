@@ -10,7 +10,7 @@
 /* With nothing to do the thread sleeps until a message comes or it is woken; the bound only keeps
  * the sum of clock and wait in range. */
 #define IDLE_WAIT_NS 3600000000000u
-/* Requests that wait for their adapters have deadlines, too. */
+/* Requests that wait for their adapters, or for the weights, have deadlines, too. */
 #define WAITING_WAIT_NS 20000000u
 /* Background work between two looks at the inbox: a millisecond or so. */
 #define TOUCH_BYTES ((size_t)1 << 20)
@@ -269,7 +269,8 @@ bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
 {
     take_messages(en, wait_ns);
     sweep(en);
-    bool busy = lodge_engine_step(en);
+    /* A step never waits: while its weights come, messages and deadlines are looked at. */
+    bool busy = !atomic_load(&en->cache.pending) && lodge_engine_step(en);
     if (en->residency)
         lodge_side_turn(&en->adapters.side, busy ? en->last_step_ns : 0);
     if (en->residency) {
@@ -299,8 +300,10 @@ static void *engine_main(void *arg)
     bool busy = false, untouched = en->backend->pool_touch != NULL;
     while (!atomic_load(&en->stop)) {
         uint64_t wait_ns = en->requests ? WAITING_WAIT_NS : IDLE_WAIT_NS;
-        busy = lodge_engine_turn(en, busy || untouched ? 0 : wait_ns);
-        if (!busy && untouched)
+        /* The weights come first: touching would take a core from those who read them. */
+        bool touches = untouched && !atomic_load(&en->cache.pending);
+        busy = lodge_engine_turn(en, busy || touches ? 0 : wait_ns);
+        if (!busy && touches)
             untouched = en->backend->pool_touch(en->device, TOUCH_BYTES);
     }
     lodge_engine_abort_all(en);

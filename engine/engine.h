@@ -158,8 +158,9 @@ struct lodge_adapter_version_info {
  * version; `name` is what error texts call it. The same content in the same scope (zero: published)
  * gives the version that is there. With `fd` >= 0, `path` leads through it
  * (lodge_adapter_open_name) and the version keeps it; it is closed here on errors. Blocks on the
- * disk: not for the engine thread. The caller ends the reference by lodge_adapter_version_unref.
- * Errors as lodge_adapter_read; LIMIT when it does not fit the pool. */
+ * disk, but never for the base's weights: not for the engine thread. The caller ends the reference
+ * by lodge_adapter_version_unref. Errors as lodge_adapter_read; LIMIT when it does not fit the
+ * pool. */
 int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd, const char *name,
                               const struct lodge_digest *scope, struct lodge_adapter_version **out,
                               struct lodge_error *e);

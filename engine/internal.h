@@ -5,6 +5,7 @@
 #include "engine/adapters.h"
 #include "engine/engine.h"
 #include "engine/files/model_file.h"
+#include "engine/model_cache.h"
 #include "engine/sched.h"
 #include "engine/step_cost.h"
 #include "engine/template/chat.h"
@@ -25,9 +26,8 @@ struct lodge_engine {
     const struct lodge_backend *backend;
     struct lodge_device *device;
     struct lodge_device_info device_info;
-    struct lodge_digest fingerprint;          /* of the model's files */
-    struct lodge_weights_cache weights_cache; /* its directory is open while the engine is */
-    bool has_weights_cache;
+    struct lodge_digest fingerprint; /* of the model's files */
+    struct lodge_model_cache cache;
 
     struct lodge_adapters adapters; /* init'ed when the backend runs adapters */
     bool runs_adapters;

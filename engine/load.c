@@ -1,14 +1,11 @@
-/* Opening: model file, tokenizer, template, backend, weights cache, pool - and what each will cost.
+/* Opening: model file, tokenizer, template, backend, pool - and what each will cost.
  * One file, because each step is a page and what undoes them on an error must see them all. */
 #include "engine/files/gguf_vocab.h"
 #include "engine/internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define STEP_TOKENS 512u
 #define MAX_SEQS 256u
@@ -165,64 +162,6 @@ static int plan_memory(struct lodge_engine *en, struct lodge_engine_memory *m,
     return settle_context(en, m, e);
 }
 
-/* ---- the weights cache ---- */
-
-static void on_cache_news(void *cookie, bool warning, const char *text)
-{
-    struct lodge_engine *en = cookie;
-    phase(en, "%sweights cache: %s", warning ? "warning: " : "", text);
-    lodge_log_text(en->cfg.log, warning ? LODGE_LOG_WARN : LODGE_LOG_INFO, "weights", "%s", text);
-}
-
-static bool same_model(void *cookie)
-{
-    const struct lodge_engine *en = cookie;
-    struct lodge_digest now;
-    lodge_model_identity(en->model, &en->fingerprint, &now);
-    return memcmp(&now, &en->weights_cache.model, sizeof now) == 0;
-}
-
-static int open_cache(struct lodge_engine *en, struct lodge_error *e)
-{
-    const char *dir = en->cfg.weights_cache;
-    en->weights_cache.dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (en->weights_cache.dir < 0)
-        return lodge_fail(e, LODGE_ERR_CONFIG,
-                          "--weights-cache %s: %s; it must be a directory that is there", dir,
-                          strerror(errno));
-    en->has_weights_cache = true;
-    return 0;
-}
-
-/* "NAME-0123456789abcdef.packed": a person sees whose it is, and models of one name in several
- * directories do not meet. */
-static void name_cache(const struct lodge_engine *en, char *out, size_t room)
-{
-    const char *name = lodge_model_name(en->model);
-    char *real = realpath(en->cfg.model_path, NULL), hex[65];
-    const char *path = real ? real : en->cfg.model_path;
-    struct lodge_digest d;
-    size_t n = 0;
-    for (; name[n] && n < 100; n++)
-        out[n] = (uint8_t)name[n] <= ' ' || strchr(n ? "/" : "/.", name[n]) ? '_' : name[n];
-    lodge_sha256(path, strlen(path), &d);
-    lodge_digest_hex(&d, hex);
-    snprintf(out + n, room - n, "-%.16s.packed", hex);
-    free(real);
-}
-
-static void set_cache(struct lodge_engine *en)
-{
-    struct lodge_weights_cache *c = &en->weights_cache;
-    if (!en->has_weights_cache)
-        return;
-    name_cache(en, c->name, sizeof c->name);
-    lodge_model_identity(en->model, &en->fingerprint, &c->model);
-    c->unchanged = same_model;
-    c->say = on_cache_news;
-    c->cookie = en;
-}
-
 /* ---- the text side ---- */
 
 static int parse_template(const struct lodge_engine *en, const char *text, const char *which,
@@ -318,7 +257,8 @@ static void poison(void *cookie, uint32_t page)
 }
 #endif
 
-static void on_adapter_news(void *cookie)
+/* Whatever the engine thread waits for may have come. */
+static void on_news(void *cookie)
 {
     struct lodge_engine *en = cookie;
     lodge_mailbox_wake(&en->inbox);
@@ -345,7 +285,7 @@ static int init_adapters(struct lodge_engine *en, uint32_t n_pages, struct lodge
         .budget_bytes = en->cfg.host_cache_bytes ? en->cfg.host_cache_bytes : quarter,
         .page_cells = (uint32_t)(page_bytes / LODGE_CELL_BYTES),
         .n_pages = n_pages,
-        .on_news = on_adapter_news,
+        .on_news = on_news,
         .cookie = en,
     };
     en->runs_adapters = true;
@@ -411,8 +351,7 @@ int lodge_engine_prepare(struct lodge_engine *en, uint32_t n_pages, struct lodge
     en->step_pages = calloc(en->step_page_room, sizeof *en->step_pages);
     lodge_buf_init(&en->messages, SIZE_MAX / 4);
     if (!en->rows || !en->step_adapters || !en->step_tokens || !en->step_pages ||
-        !init_scratch(&en->text) || !init_scratch(&en->raw) ||
-        lodge_mailbox_init(&en->inbox, (size_t)1 << 30) || lodge_ready_init(&en->ready))
+        !init_scratch(&en->text) || !init_scratch(&en->raw))
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the engine");
     return init_adapters(en, n_pages, e);
 }
@@ -421,7 +360,7 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
                       struct lodge_error *e)
 {
     const struct lodge_engine_config *cfg = &en->cfg;
-    int err = cfg->weights_cache && !only_plan ? open_cache(en, e) : 0;
+    int err = only_plan ? 0 : lodge_model_cache_open(&en->cache, cfg, e);
     if (err)
         return err;
     phase(en, "opening %s", cfg->model_path);
@@ -446,10 +385,9 @@ int lodge_engine_load(struct lodge_engine *en, bool only_plan, struct lodge_engi
         return err;
     phase(en, "loading %llu MiB of weights", (unsigned long long)(memory->weight_bytes >> 20));
     lodge_model_fingerprint(en->model, &en->fingerprint);
-    set_cache(en);
-    err =
-        en->backend->model_load(en->device, plan, en->has_weights_cache ? &en->weights_cache : NULL,
-                                cfg->on_progress, cfg->cookie, e);
+    const struct lodge_weights_cache *cache =
+        lodge_model_cache_begin(&en->cache, en->model, &en->fingerprint, on_news, en);
+    err = en->backend->model_load(en->device, plan, cache, cfg->on_progress, cfg->cookie, e);
     lodge_model_release_pages(en->model);
     if (err == LODGE_ERR_FORMAT)
         lodge_error_prefix(e, "%s", cfg->model_path);
@@ -474,6 +412,10 @@ struct lodge_engine *lodge_engine_create(const struct lodge_engine_config *cfg)
     set_defaults(&en->cfg);
     pthread_mutex_init(&en->streams_lock, NULL);
     pthread_mutex_init(&en->stats_lock, NULL);
+    if (lodge_mailbox_init(&en->inbox, (size_t)1 << 30) || lodge_ready_init(&en->ready)) {
+        lodge_engine_free(en);
+        return NULL;
+    }
     return en;
 }
 
@@ -512,10 +454,6 @@ void lodge_engine_free(struct lodge_engine *en)
 {
     if (!en)
         return;
-    if (en->rows && en->step_pages) {
-        lodge_mailbox_finish(&en->inbox);
-        lodge_ready_finish(&en->ready);
-    }
     lodge_residency_destroy(en->residency);
     if (en->runs_adapters)
         lodge_adapters_finish(&en->adapters);
@@ -524,8 +462,10 @@ void lodge_engine_free(struct lodge_engine *en)
     lodge_pool_finish(&en->pool);
     if (en->device)
         en->backend->close(en->device);
-    if (en->has_weights_cache)
-        close(en->weights_cache.dir);
+    lodge_model_cache_close(&en->cache);
+    /* Loaders and the device wake the inbox. */
+    lodge_mailbox_finish(&en->inbox);
+    lodge_ready_finish(&en->ready);
     lodge_template_destroy(en->chat_template);
     lodge_template_destroy(en->tool_template);
     lodge_tokenizer_destroy(en->tokenizer);

@@ -156,8 +156,7 @@ static void count_step(struct lodge_engine *en, const struct lodge_step *s,
     double ns = (double)(res->end_ns - res->begin_ns);
     en->last_step_ns = res->end_ns - res->begin_ns + 1;
     const struct lodge_step_size size = size_of(s);
-    if (!res->waited)
-        lodge_step_cost_observe(&en->step_cost, &size, ns);
+    lodge_step_cost_observe(&en->step_cost, &size, ns);
     learn_costs(en);
     /* Pages are held by all that run, whether they have a row or not. */
     for (struct lodge_seq *q = en->sched.running.first; q; q = q->next)

@@ -12,7 +12,7 @@
  * Adapters take cells of the same pool (kernels/adapter.h). Their life on a device:
  *
  *   pack    host image of n_cells cells from an adapter's matrices; any one thread at a time, also
- *           beside steps: it reads the weights (DoRA; waits for them) and writes the image only
+ *           beside steps: it reads the weights (DoRA; all must be there) and writes the image only
  *   open    names pages for the cells and gives a slot, which rows refer to
  *   upload  copies a run of cells from the image into the pages, between steps
  *   close   forgets the slot; after the last step that used it has retired
@@ -28,7 +28,7 @@
 #include "kernels/sample.h"
 #include "kernels/weights_file.h"
 
-#define LODGE_BACKEND_ABI 2u
+#define LODGE_BACKEND_ABI 3u
 #define LODGE_NO_PAGE UINT32_MAX
 #define LODGE_MAX_ROW_ADAPTERS 8u
 
@@ -124,9 +124,8 @@ struct lodge_step_result {
     const struct lodge_result *results; /* in row order; scores before the samples of a row */
     uint32_t n_results;
     const struct lodge_top *tops;
-    const float *hidden;       /* (rows that asked, d_model) in row order */
-    uint64_t begin_ns, end_ns; /* monotonic */
-    bool waited;               /* for weights: how long it took says nothing about the next step */
+    const float *hidden;             /* (rows that asked, d_model) in row order */
+    uint64_t begin_ns, end_ns;       /* monotonic */
     uint64_t weight_bytes, kv_bytes; /* read in this step */
 };
 
@@ -155,11 +154,11 @@ struct lodge_backend {
      * run.
      *
      * `cache` (may be NULL) names a file of packed weights. If it is there and of this model, its
-     * weights are read beside the first steps, in the order in which these use them: each is
-     * checked before a step or adapter_pack reads it, and these wait for what is not there yet. A
-     * file that turns out to be damaged is deleted, and the rest packed from the tensors, whose
-     * bytes must stay readable until close. Without a file, one is written beside the steps. No
-     * fault of the cache is an error; `say` tells it. */
+     * weights are read and checked by threads of the device's own, and this returns; cache->ready
+     * tells when all are there, and until then no step is begun: no call waits for a disk. A file
+     * that turns out to be damaged is deleted, and the weights are packed from the tensors, whose
+     * bytes must stay readable until close. Without a file, `ready` is called before this returns,
+     * and one is written beside the steps. No fault of the cache is an error; `say` tells it. */
     int (*model_load)(struct lodge_device *d, const struct lodge_plan *p,
                       const struct lodge_weights_cache *cache, lodge_progress_fn *fn, void *cookie,
                       struct lodge_error *e);
@@ -171,7 +170,8 @@ struct lodge_backend {
     void (*page_poison)(struct lodge_device *d, uint32_t page);
 
     /* Writes the cells of one target of the adapter into `image` (n_cells cells, aligned to 64
-     * bytes), which was zero. Any thread; reads weights alone. NOMEM, UNSUPPORTED. */
+     * bytes), which was zero. Any thread; reads weights alone. NOMEM, UNSUPPORTED; AGAIN when it
+     * must read weights that are not there yet. */
     int (*adapter_pack)(struct lodge_device *d, const struct lodge_lora *lora,
                         const struct lodge_lora_layout *layout, uint32_t target, uint8_t *image,
                         struct lodge_error *e);
@@ -189,7 +189,8 @@ struct lodge_backend {
     void (*run_aside)(struct lodge_device *d,
                       void (*fn)(void *ctx, unsigned worker, unsigned n_workers), void *ctx);
 
-    /* Starts a step. INVALID when it breaks the limits of the configuration. */
+    /* Starts a step. INVALID when it breaks the limits of the configuration; AGAIN before all
+     * weights are there. */
     int (*step_submit)(struct lodge_device *d, const struct lodge_step *s, uint64_t *ticket);
     /* 0 with the result (valid until the next submit but depth - 1), or AGAIN. */
     int (*step_poll)(struct lodge_device *d, uint64_t ticket, struct lodge_step_result *out);

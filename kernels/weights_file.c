@@ -111,6 +111,10 @@ int lodge_weights_header_check(const struct lodge_digest *model, const struct lo
 
 /* ---- reading ---- */
 
+/* So much is read before the next look at `stop`: whoever stops does not wait for a whole block of
+ * a slow disk. */
+#define PIECE_BYTES ((size_t)1 << 20)
+
 /* False with errno, 0 for the end of the file. */
 static bool read_at(int fd, void *to, size_t n, size_t at)
 {
@@ -194,12 +198,18 @@ void lodge_weights_file_remove(const struct lodge_weights_cache *c,
 }
 
 int lodge_weights_file_read(const struct lodge_weights_file *f, size_t i, uint8_t *weights,
-                            struct lodge_error *e)
+                            const atomic_bool *stop, struct lodge_error *e)
 {
     size_t at = i * LODGE_WEIGHTS_BLOCK, n = block_size(f->n_bytes, i);
-    if (!read_at(f->fd, weights + at, n, f->first + at))
-        return lodge_fail(e, errno ? LODGE_ERR_IO : LODGE_ERR_FORMAT, "cannot read at byte %zu: %s",
-                          f->first + at, errno ? strerror(errno) : "the file was cut short");
+    for (size_t got = 0, piece; got < n; got += piece) {
+        piece = n - got < PIECE_BYTES ? n - got : PIECE_BYTES;
+        if (atomic_load(stop))
+            return lodge_fail(e, LODGE_ERR_AGAIN, "stopped");
+        if (!read_at(f->fd, weights + at + got, piece, f->first + at + got))
+            return lodge_fail(e, errno ? LODGE_ERR_IO : LODGE_ERR_FORMAT,
+                              "cannot read at byte %zu: %s", f->first + at,
+                              errno ? strerror(errno) : "the file was cut short");
+    }
     if (lodge_xxh64(weights + at, n, 0) != f->sums[i])
         return lodge_fail(e, LODGE_ERR_FORMAT, "damaged between bytes %zu and %zu", f->first + at,
                           f->first + at + n);

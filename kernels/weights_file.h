@@ -49,8 +49,11 @@ struct lodge_weights_cache {
     struct lodge_digest model;         /* identity of the bytes behind the plan's tensors */
     /* Whether they are still those that `model` names; asked before a file gets its name. */
     bool (*unchanged)(void *cookie);
-    /* What became of the file. Both from any thread, before or after model_load returns. */
+    /* What became of the file. */
     void (*say)(void *cookie, bool warning, const char *text);
+    /* Once: all weights are there, from the file or from the model. All three are called from any
+     * thread, before or after model_load returns, and not after the device is closed. */
+    void (*ready)(void *cookie);
     void *cookie;
 };
 
@@ -89,9 +92,9 @@ void lodge_weights_file_close(struct lodge_weights_file *f);
 void lodge_weights_file_remove(const struct lodge_weights_cache *c,
                                const struct lodge_weights_file *f);
 /* Reads block i into its place in `weights` and checks it; FORMAT (damaged, cut short) or IO with
- * the block's place. Any thread. */
+ * the block's place; AGAIN soon after *stop is set. Any thread. */
 int lodge_weights_file_read(const struct lodge_weights_file *f, size_t i, uint8_t *weights,
-                            struct lodge_error *e);
+                            const atomic_bool *stop, struct lodge_error *e);
 /* Writes a new file in the place of any old one; ends early when *stop is set. AGAIN: stopped, or
  * another process is writing it. INVALID: the model has changed meanwhile. IO: no room, no
  * permission. After an error nothing of it is left. */

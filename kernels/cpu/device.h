@@ -17,7 +17,6 @@ struct packed {
     uint8_t *panels;
     uint32_t n_panels;
     size_t panel_bytes;
-    size_t end; /* of the panels in the region of weights */
     enum lodge_format format;
     enum lodge_act_form form;
     uint32_t n_rows, n_cols;
@@ -87,8 +86,8 @@ struct lodge_device {
     struct packed *linears; /* parallel to plan->linears */
     uint8_t *weights;
     size_t weight_bytes;
-    _Atomic size_t ready_bytes;  /* a prefix of the region: packed, or read and checked */
-    struct lodge_cpu_feed *feed; /* what makes the rest ready, and writes the cache; may be NULL */
+    atomic_bool ready;           /* all weights: packed, or read and checked */
+    struct lodge_cpu_feed *feed; /* what makes them ready, and writes the cache; may be NULL */
 
     uint8_t *pool;
     size_t page_bytes;
@@ -134,7 +133,6 @@ struct lodge_device {
     /* The step in progress. */
     uint32_t lora_sites; /* that any adapter of the step touches */
     bool lora_gains;     /* one of them is DoRA */
-    atomic_bool waited;  /* for weights */
     const struct lodge_step *step;
     uint32_t n_items, n_wanted;
     _Atomic uint32_t next; /* shared work counter */
@@ -154,22 +152,18 @@ size_t lodge_cpu_packed_bytes(const struct lodge_plan *p);
 bool lodge_cpu_pack_linear(const struct lodge_device *d, uint32_t linear, unsigned worker,
                            unsigned n_workers);
 
+/* All weights are there; tells `cache` (may be NULL). */
+void lodge_cpu_set_ready(struct lodge_device *d, const struct lodge_weights_cache *cache);
+
 /* weights.c: the weights cache. Both from the thread that loads and closes. */
-/* With `pending`, whose ownership it takes: reads the weights from it, in threads of its own.
- * Without: writes what was packed, and what fails is told by cache->say alone. NOMEM, RESOURCE. */
+/* With `pending`, whose ownership it takes: reads the weights from it, in threads of its own, and
+ * sets the device ready. Without: writes what was packed, and what fails is told by cache->say
+ * alone. NOMEM, RESOURCE. */
 int lodge_cpu_feed_start(struct lodge_device *d, const struct lodge_weights_cache *cache,
                          const struct lodge_weights_key *key, struct lodge_weights_file *pending,
                          struct lodge_error *e);
 /* Stops it, wherever it is. */
 void lodge_cpu_feed_stop(struct lodge_device *d);
-void lodge_cpu_feed_wait(struct lodge_device *d, size_t n_bytes);
-/* Returns when a linear's panels are ready. Any thread; sleeps. */
-static inline void lodge_cpu_need(struct lodge_device *d, uint32_t linear)
-{
-    size_t end = d->linears[linear].end;
-    if (atomic_load_explicit(&d->ready_bytes, memory_order_acquire) < end)
-        lodge_cpu_feed_wait(d, end);
-}
 
 /* workspace.c: sizes (space == NULL) or carves. */
 size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, uint8_t *space);

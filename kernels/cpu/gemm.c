@@ -165,10 +165,8 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
 {
     size_t total = 0, at = 0;
     uint8_t *wide = d->wide + 2 * worker * d->wide_bytes;
-    for (unsigned i = 0; i < n; i++) {
-        lodge_cpu_need(d, (uint32_t)linears[i]);
+    for (unsigned i = 0; i < n; i++)
         total += d->linears[linears[i]].n_panels * d->linears[linears[i]].panel_bytes;
-    }
     size_t begin = total / n_workers * worker;
     size_t end = worker + 1 == n_workers ? total : total / n_workers * (worker + 1);
     for (uint32_t i = 0, column = 0; i < n; i++) {

@@ -83,6 +83,13 @@ bool lodge_cpu_pack_linear(const struct lodge_device *d, uint32_t linear, unsign
     return sound;
 }
 
+/* Bytes of the region up to the end of a linear that has panels of its own. */
+static size_t end_of(const struct lodge_device *d, uint32_t i)
+{
+    const struct packed *l = &d->linears[i];
+    return (size_t)(l->panels - d->weights) + l->n_panels * l->panel_bytes;
+}
+
 /* Every worker packs its contiguous part of every linear, as it will read it later. */
 static void pack_all(void *ctx, unsigned worker, unsigned n_workers)
 {
@@ -93,7 +100,7 @@ static void pack_all(void *ctx, unsigned worker, unsigned n_workers)
         if (!lodge_cpu_pack_linear(j->d, i, worker, n_workers))
             atomic_store(&j->bad, i + 1);
         if (worker == 0 && j->fn)
-            j->fn(j->cookie, j->d->linears[i].end, j->d->weight_bytes);
+            j->fn(j->cookie, end_of(j->d, i), j->d->weight_bytes);
     }
 }
 
@@ -121,18 +128,16 @@ static int place(struct lodge_device *d, const struct lodge_plan *p, struct lodg
     for (uint32_t i = 0; i < p->n_linears; i++) {
         const struct lodge_linear *l = &p->linears[i];
         int32_t twin = lodge_plan_twin(p, i);
-        size_t end = at + linear_bytes(p, i);
         d->linears[i] = (struct packed){
             .panels = twin == LODGE_NONE ? d->weights + at : d->linears[twin].panels,
             .n_panels = (l->n_rows + 31) / 32,
             .panel_bytes = lodge_panel_bytes(l->format, l->n_cols),
-            .end = twin == LODGE_NONE ? end : d->linears[twin].end,
             .format = l->format,
             .form = lodge_act_form(l->format),
             .n_rows = l->n_rows,
             .n_cols = l->n_cols,
         };
-        at = end;
+        at += linear_bytes(p, i);
     }
     return 0;
 }
@@ -141,7 +146,6 @@ static int pack(struct lodge_device *d, lodge_progress_fn *fn, void *cookie, str
 {
     struct job j = {.d = d, .fn = fn, .cookie = cookie};
     lodge_workers_run(d->workers, pack_all, &j);
-    atomic_store(&d->ready_bytes, d->weight_bytes);
     if (!j.bad)
         return 0;
     const struct lodge_linear *l = &d->plan->linears[j.bad - 1];
@@ -150,6 +154,13 @@ static int pack(struct lodge_device *d, lodge_progress_fn *fn, void *cookie, str
         "the %s weights (%s of layer %d) have codes 0x7F or 0xFF, which are no numbers; "
         "the model is damaged, fetch or convert it again",
         lodge_format_info(l->format)->name, lodge_site_name(l->site), (int)l->layer);
+}
+
+void lodge_cpu_set_ready(struct lodge_device *d, const struct lodge_weights_cache *cache)
+{
+    atomic_store(&d->ready, true);
+    if (cache)
+        cache->ready(cache->cookie);
 }
 
 /* True with the file open, if it is there and fits. */
@@ -165,7 +176,7 @@ static bool find_packed(const struct lodge_device *d, const struct lodge_weights
     if (err)
         lodge_error_append(&e, "; the weights are packed from the model");
     else
-        lodge_fail(&e, 0, "%s: read beside the first steps", cache->name);
+        lodge_fail(&e, 0, "%s: read in the background", cache->name);
     cache->say(cache->cookie, err && err != LODGE_ERR_NOT_FOUND, e.text);
     return !err;
 }
@@ -184,5 +195,8 @@ int lodge_cpu_load(struct lodge_device *d, const struct lodge_plan *p,
     if (cache && find_packed(d, cache, &key, &file))
         return lodge_cpu_feed_start(d, cache, &key, &file, e);
     err = pack(d, fn, cookie, e);
-    return err || !cache ? err : lodge_cpu_feed_start(d, cache, &key, NULL, e);
+    if (err)
+        return err;
+    lodge_cpu_set_ready(d, cache);
+    return cache ? lodge_cpu_feed_start(d, cache, &key, NULL, e) : 0;
 }

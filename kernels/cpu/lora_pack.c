@@ -159,13 +159,14 @@ static double squared_length(struct gains *g, uint32_t row)
 static int fill_gains(struct lodge_device *d, const struct lodge_lora_target *t,
                       const struct lodge_lora_place *place, uint8_t *image, struct lodge_error *e)
 {
+    if (!atomic_load(&d->ready))
+        return lodge_fail(e, LODGE_ERR_AGAIN, "the weights are not there yet");
     uint32_t n = d->linears[t->linear].n_rows;
     struct gains g = {d, t, place, image, d->linears[t->linear].n_cols, NULL, NULL, NULL};
     g.aat = calloc((size_t)t->rank * t->rank, sizeof *g.aat);
     g.w = calloc(g.n_cols, sizeof *g.w);
     g.halves = calloc(2 * lodge_cpu_lora_stride(g.n_cols), sizeof *g.halves);
     bool room = g.aat && g.w && g.halves;
-    lodge_cpu_need(d, t->linear);
     if (room)
         fill_aat(&g);
     for (uint32_t i = 0; i < n && room; i++) {

@@ -42,7 +42,6 @@ static void run_embed(const struct run *r, const struct lodge_op_embed *op)
     struct lodge_device *d = r->d;
     const struct packed *table = &d->linears[op->table];
     uint32_t from, to;
-    lodge_cpu_need(d, (uint32_t)op->table);
     share(r, d->step->n_tokens, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         uint32_t id = d->step->tokens[i];
@@ -385,7 +384,6 @@ static void run_gate_up(const struct run *r, const struct lodge_op *op)
         return;
     }
     const struct epilogue e = {.fn = fuse_panel, .ctx = &c};
-    lodge_cpu_need(d, (uint32_t)g->up); /* inside of the other's product */
     lodge_cpu_gemm(d, &both[0], 1, n, d->act, &e, r->worker, r->n_workers);
     barrier(r);
 }
@@ -497,11 +495,12 @@ static void try_fetch(struct fetch_trial *t, uint64_t ns)
 
 int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
 {
+    if (!atomic_load(&d->ready))
+        return LODGE_ERR_AGAIN;
     if (!valid(d, s) || !lodge_cpu_lora_plan(d, s))
         return LODGE_ERR_INVALID;
     uint64_t begin = lodge_now_ns();
     d->step = s;
-    atomic_store(&d->waited, false);
     plan_rows(d);
     lodge_workers_run(d->workers, run_ops, d);
     d->result = (struct lodge_step_result){
@@ -511,10 +510,9 @@ int lodge_cpu_step(struct lodge_device *d, const struct lodge_step *s)
         .hidden = d->hidden,
         .begin_ns = begin,
         .end_ns = lodge_now_ns(),
-        .waited = atomic_load(&d->waited),
         .weight_bytes = d->weight_bytes,
     };
-    if (s->n_tokens == 1 && !d->result.waited)
+    if (s->n_tokens == 1)
         try_fetch(&d->trial, d->result.end_ns - begin);
     for (uint32_t r = 0; r < s->n_rows; r++)
         d->result.kv_bytes += (uint64_t)s->rows[r].n_blocks * d->plan->n_groups * d->page_bytes;

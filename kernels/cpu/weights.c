@@ -1,7 +1,7 @@
-/* The weights cache of a CPU: blocks of the file are read into the region of packed weights by
- * threads of their own, each checked; what steps may read is the prefix of the region that is
- * whole. After damage the prefix grows linear by linear, packed from the tensors as without a
- * cache. At the end the file is written if it is not there. */
+/* The weights cache of a CPU: the file's blocks are read into the region of packed weights by
+ * threads of their own, and each is checked; when all are there, steps may begin. After damage all
+ * is packed from the tensors, as without a cache. At the end the file is written if it is not
+ * there. */
 #include "kernels/cpu/device.h"
 
 #include <linux/ioprio.h>
@@ -27,11 +27,8 @@ struct lodge_cpu_feed {
     struct lodge_weights_file file;
     struct lodge_workers *readers; /* NULL: all is packed */
     _Atomic size_t next;           /* block */
-    pthread_mutex_t lock;          /* a leaf; for all below, and ready_bytes changes under it */
-    pthread_cond_t grown;          /* ready_bytes */
-    bool *here;                    /* per block */
-    size_t n_here;                 /* blocks from the first on */
-    struct lodge_error fault;      /* the first; code 0: none */
+    atomic_bool faulty;
+    struct lodge_error fault; /* the first; whoever set `faulty` writes it */
 };
 
 static void say(const struct lodge_cpu_feed *f, bool warning, const char *fmt, ...)
@@ -46,116 +43,50 @@ static void say(const struct lodge_cpu_feed *f, bool warning, const char *fmt, .
     f->cache.say(f->cache.cookie, warning, text.text);
 }
 
-/* ---- what is ready ---- */
-
-void lodge_cpu_feed_wait(struct lodge_device *d, size_t n_bytes)
-{
-    struct lodge_cpu_feed *f = d->feed;
-    atomic_store(&d->waited, true);
-    pthread_mutex_lock(&f->lock);
-    while (atomic_load(&d->ready_bytes) < n_bytes)
-        pthread_cond_wait(&f->grown, &f->lock);
-    pthread_mutex_unlock(&f->lock);
-}
-
-/* Under the lock. */
-static void grow(struct lodge_cpu_feed *f, size_t n_bytes)
-{
-    atomic_store_explicit(&f->d->ready_bytes, n_bytes, memory_order_release);
-    pthread_cond_broadcast(&f->grown);
-}
-
-static void put_block(struct lodge_cpu_feed *f, size_t i)
-{
-    pthread_mutex_lock(&f->lock);
-    f->here[i] = true;
-    while (f->n_here < f->file.n_blocks && f->here[f->n_here])
-        f->n_here++;
-    size_t n = f->n_here * LODGE_WEIGHTS_BLOCK;
-    grow(f, n < f->file.n_bytes ? n : f->file.n_bytes);
-    pthread_mutex_unlock(&f->lock);
-}
-
-static bool put_fault(struct lodge_cpu_feed *f, const struct lodge_error *e)
-{
-    pthread_mutex_lock(&f->lock);
-    if (!f->fault.code)
-        f->fault = *e;
-    pthread_mutex_unlock(&f->lock);
-    return false;
-}
-
 /* ---- reading ---- */
 
-static bool read_block(struct lodge_cpu_feed *f, size_t i)
-{
-    struct lodge_error e;
-    if (lodge_weights_file_read(&f->file, i, f->d->weights, &e))
-        return put_fault(f, &e);
-    put_block(f, i);
-    return true;
-}
-
-/* Ends at the first fault: nothing is read into what is packed then. */
+/* Takes blocks until none is left; after a fault, or when stopped, none is left for anybody. */
 static void read_blocks(void *ctx, unsigned worker, unsigned n_workers)
 {
     struct lodge_cpu_feed *f = ctx;
+    struct lodge_error e;
     (void)worker;
     (void)n_workers;
-    for (;;) {
-        size_t i = atomic_fetch_add(&f->next, 1);
-        if (i >= f->file.n_blocks || atomic_load(&f->stop))
-            return;
-        if (!read_block(f, i)) {
-            atomic_store(&f->next, f->file.n_blocks);
-            return;
-        }
+    for (size_t i; (i = atomic_fetch_add(&f->next, 1)) < f->file.n_blocks;) {
+        int err = lodge_weights_file_read(&f->file, i, f->d->weights, &f->stop, &e);
+        if (!err)
+            continue;
+        atomic_store(&f->next, f->file.n_blocks);
+        if (err != LODGE_ERR_AGAIN && !atomic_exchange(&f->faulty, true))
+            f->fault = e;
+        return;
     }
 }
-
-struct pack_job {
-    const struct lodge_device *d;
-    uint32_t linear;
-};
 
 /* That all codes are numbers was checked before the file was written, for the same model. */
 static void pack_share(void *ctx, unsigned worker, unsigned n_workers)
 {
-    const struct pack_job *j = ctx;
-    lodge_cpu_pack_linear(j->d, j->linear, worker, n_workers);
+    const struct lodge_cpu_feed *f = ctx;
+    const struct lodge_plan *p = f->d->plan;
+    for (uint32_t i = 0; i < p->n_linears && !atomic_load(&f->stop); i++)
+        if (lodge_plan_twin(p, i) == LODGE_NONE)
+            lodge_cpu_pack_linear(f->d, i, worker, n_workers);
 }
 
-/* A linear that reaches over the end of the prefix is packed whole: no step has seen it. */
-static void pack_rest(struct lodge_cpu_feed *f)
-{
-    struct lodge_device *d = f->d;
-    for (uint32_t i = 0; i < d->plan->n_linears && !atomic_load(&f->stop); i++) {
-        size_t end = d->linears[i].end;
-        if (end <= atomic_load(&d->ready_bytes))
-            continue;
-        struct pack_job j = {d, i};
-        lodge_workers_run(f->readers, pack_share, &j);
-        pthread_mutex_lock(&f->lock);
-        grow(f, end);
-        pthread_mutex_unlock(&f->lock);
-    }
-}
-
-/* Whether the file was sound. */
-static bool feed_all(struct lodge_cpu_feed *f)
+static void feed_all(struct lodge_cpu_feed *f)
 {
     lodge_workers_run(f->readers, read_blocks, f);
-    bool sound = !f->fault.code;
-    if (!sound) {
+    if (atomic_load(&f->faulty)) {
         lodge_weights_file_remove(&f->cache, &f->file);
-        say(f, true, "%s: %s; it is deleted, and the rest of the weights is packed from the model",
+        say(f, true, "%s: %s; it is deleted, and the weights are packed from the model",
             f->cache.name, f->fault.text);
-        pack_rest(f);
+        lodge_workers_run(f->readers, pack_share, f);
     }
     lodge_workers_destroy(f->readers);
     f->readers = NULL;
     lodge_weights_file_close(&f->file);
-    return sound;
+    if (!atomic_load(&f->stop))
+        lodge_cpu_set_ready(f->d, &f->cache);
 }
 
 /* ---- writing ---- */
@@ -181,11 +112,13 @@ static void write_file(struct lodge_cpu_feed *f)
 static void *feed_main(void *ctx)
 {
     struct lodge_cpu_feed *f = ctx;
-    if (f->readers && feed_all(f))
+    bool from_file = f->readers != NULL;
+    if (from_file)
+        feed_all(f);
+    if ((from_file && !atomic_load(&f->faulty)) || atomic_load(&f->stop))
         return NULL;
     be_nice();
-    if (!atomic_load(&f->stop))
-        write_file(f);
+    write_file(f);
     return NULL;
 }
 
@@ -195,9 +128,6 @@ static int prepare_reading(struct lodge_cpu_feed *f, struct lodge_error *e)
 {
     unsigned n = lodge_workers_count(f->d->workers);
     n = n < MIN_READERS ? MIN_READERS : n > MAX_READERS ? MAX_READERS : n;
-    f->here = calloc(f->file.n_blocks, sizeof *f->here);
-    if (!f->here)
-        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the weights cache");
     return lodge_workers_create(n, &f->readers, e);
 }
 
@@ -215,8 +145,6 @@ int lodge_cpu_feed_start(struct lodge_device *d, const struct lodge_weights_cach
     f->cache = *cache;
     f->key = *key;
     f->file = pending ? *pending : (struct lodge_weights_file){.fd = -1};
-    pthread_mutex_init(&f->lock, NULL);
-    pthread_cond_init(&f->grown, NULL);
     d->feed = f;
     int err = pending ? prepare_reading(f, e) : 0;
     if (!err && pthread_create(&f->thread, NULL, feed_main, f))
@@ -239,9 +167,6 @@ void lodge_cpu_feed_stop(struct lodge_device *d)
         pthread_join(f->thread, NULL);
     lodge_workers_destroy(f->readers);
     lodge_weights_file_close(&f->file);
-    pthread_mutex_destroy(&f->lock);
-    pthread_cond_destroy(&f->grown);
-    free(f->here);
     free(f);
     d->feed = NULL;
 }

@@ -143,7 +143,7 @@ def check_damage(folder, want):
         os.truncate(path, n)
         serve_once(folder, want, f"cut to {n} bytes", warnings=1, written=True)
     said = serve_once(folder, want, "and whole again")
-    ok("it is read", ": read beside" in said, said)
+    ok("it is read", ": read in the background" in said, said)
 
 
 def check_other_model(folder):
@@ -184,7 +184,7 @@ def check_several(folder, want):
         ok("two at once: no warnings", s.warnings() == [], s.said())
         s.stop()
     said = serve_once(folder, want, "after two at once")
-    ok("the file is read", ": read beside" in said, said)
+    ok("the file is read", ": read in the background" in said, said)
 
 
 def check_kill(folder, want):
@@ -214,7 +214,7 @@ def main():
     said = serve_once(folder, want, "the first start", written=True)
     ok("it packs", "not there yet" in said, said)
     said = serve_once(folder, want, "the second start")
-    ok("it reads", ": read beside" in said and ": written" not in said, said)
+    ok("it reads", ": read in the background" in said and ": written" not in said, said)
     if SHORT:
         damage(packed(folder)[0], [os.path.getsize(packed(folder)[0]) // 2])
         serve_once(folder, want, "damaged", warnings=1, written=True)

@@ -5,6 +5,7 @@
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/panel.h"
 #include "kernels/ref/math.h"
+#include "tests/kernels/slow_file.h"
 
 #include <check.h>
 #include <dirent.h>
@@ -33,6 +34,12 @@ static uint32_t rnd(void)
 {
     state = state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(state >> 33);
+}
+
+/* How often something is tried: less under sanitizers. */
+static int rounds(int n)
+{
+    return getenv("LODGE_TEST_SHORT") ? (n + 2) / 3 : n;
 }
 
 /* ---- a model ---- */
@@ -164,7 +171,8 @@ static void make_empty(struct model *empty, const struct model *m)
 struct cache {
     struct lodge_weights_cache c;
     char path[64];
-    atomic_int warnings, written;
+    const char *isa; /* of the devices that start() opens */
+    atomic_int warnings, written, ready;
     atomic_bool changed;
 };
 
@@ -181,10 +189,16 @@ static void say(void *cookie, bool warning, const char *text)
     atomic_fetch_add(&c->written, strstr(text, ": written") != NULL);
 }
 
+static void ready(void *cookie)
+{
+    atomic_fetch_add(&((struct cache *)cookie)->ready, 1);
+}
+
 static void make_cache(struct cache *c)
 {
     const char *folder = getenv("TMPDIR");
-    *c = (struct cache){.c = {.name = FILE_NAME, .unchanged = unchanged, .say = say}};
+    *c = (struct cache){
+        .c = {.name = FILE_NAME, .unchanged = unchanged, .say = say, .ready = ready}};
     snprintf(c->path, sizeof c->path, "%.30s/lodge-cache-XXXXXX", folder ? folder : "/tmp");
     ck_assert_ptr_nonnull(mkdtemp(c->path));
     c->c.dir = open(c->path, O_RDONLY | O_DIRECTORY);
@@ -210,16 +224,6 @@ static void end_cache(struct cache *c)
     close(c->c.dir);
     ck_assert_int_eq(rmdir(c->path), 0);
     end_models();
-}
-
-/* So that reading takes longer than packing an adapter, if the file system does as it is told. */
-static void drop_pages(const struct cache *c)
-{
-    int fd = openat(c->c.dir, FILE_NAME, O_RDONLY);
-    if (fd >= 0) {
-        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-        close(fd);
-    }
 }
 
 static void await(atomic_int *count, int n)
@@ -256,30 +260,33 @@ static struct lodge_device *open_device(const struct model *m, struct cache *c, 
     return d;
 }
 
-static bool ask(struct lodge_device *d, struct answer *out)
+static int submit(struct lodge_device *d, uint64_t *ticket)
 {
-    static const uint32_t tokens[] = {5, 4000, 8191, 17, 260};
-    const uint32_t pages[] = {0, 1, 2, 3};
-    const struct lodge_sampling greedy = {.top_p = 1, .typical_p = 1, .repetition = 1};
-    const struct lodge_row row = {.n_tokens = 5,
-                                  .n_blocks = 1,
-                                  .want = LODGE_WANT_SAMPLE | LODGE_WANT_HIDDEN,
-                                  .n_top = N_TOPS,
-                                  .want_logprob = true,
-                                  .next_token = LODGE_NO_PAGE,
-                                  .sampling = &greedy};
-    const struct lodge_step step = {
+    static const uint32_t tokens[] = {5, 4000, 8191, 17, 260}, pages[] = {0, 1, 2, 3};
+    static const struct lodge_sampling greedy = {.top_p = 1, .typical_p = 1, .repetition = 1};
+    static const struct lodge_row row = {.n_tokens = 5,
+                                         .n_blocks = 1,
+                                         .want = LODGE_WANT_SAMPLE | LODGE_WANT_HIDDEN,
+                                         .n_top = N_TOPS,
+                                         .want_logprob = true,
+                                         .next_token = LODGE_NO_PAGE,
+                                         .sampling = &greedy};
+    static const struct lodge_step step = {
         .rows = &row, .n_rows = 1, .tokens = tokens, .n_tokens = 5, .pages = pages, .n_pages = 4};
+    return backend->step_submit(d, &step, ticket);
+}
+
+static void ask(struct lodge_device *d, struct answer *out)
+{
     struct lodge_step_result r;
     uint64_t ticket;
-    ck_assert_int_eq(backend->step_submit(d, &step, &ticket), 0);
+    ck_assert_int_eq(submit(d, &ticket), 0);
     ck_assert_int_eq(backend->step_poll(d, ticket, &r), 0);
     ck_assert_uint_eq(r.n_results, 1);
     memset(out, 0, sizeof *out);
     memcpy(out->hidden, r.hidden, sizeof out->hidden);
     out->sample = r.results[0].value;
     memcpy(out->tops, r.tops, sizeof out->tops);
-    return r.waited;
 }
 
 static struct answer plain_answer(const struct model *m)
@@ -299,13 +306,29 @@ static void check_answer(struct lodge_device *d, const struct answer *want, cons
     ck_assert_msg(memcmp(&got, want, sizeof got) == 0, "%s: another answer", what);
 }
 
-/* Packs, writes and closes. */
-static void write_cache(const struct model *m, struct cache *c)
+/* One start: opens a device, and when its weights are there checks its answer (`want` may be NULL);
+ * waits until `more`, a counter of the cache (or NULL), has grown by one, checks the answer again,
+ * and closes. */
+static void start_with(const struct model *m, struct cache *c, unsigned n_threads,
+                       const struct answer *want, atomic_int *more, const char *what)
 {
-    int before = atomic_load(&c->written);
-    struct lodge_device *d = open_device(m, c, 2, NULL);
-    await(&c->written, before + 1);
+    int n_ready = atomic_load(&c->ready), n_more = more ? atomic_load(more) : 0;
+    struct lodge_device *d = open_device(m, c, n_threads, c->isa);
+    await(&c->ready, n_ready + 1);
+    if (want)
+        check_answer(d, want, what);
+    if (more)
+        await(more, n_more + 1);
+    if (want && more)
+        check_answer(d, want, what);
     backend->close(d);
+    ck_assert_int_eq(atomic_load(&c->ready), n_ready + 1);
+}
+
+static void start(const struct model *m, struct cache *c, const struct answer *want,
+                  atomic_int *more, const char *what)
+{
+    start_with(m, c, 2, want, more, what);
 }
 
 /* The file is there and sound: a plan of zeros gives the answer. */
@@ -313,9 +336,7 @@ static void check_cached(const struct model *empty, struct cache *c, const struc
                          const char *what)
 {
     int before = atomic_load(&c->warnings);
-    struct lodge_device *d = open_device(empty, c, 3, NULL);
-    check_answer(d, want, what);
-    backend->close(d);
+    start(empty, c, want, NULL, what);
     ck_assert_msg(atomic_load(&c->warnings) == before, "%s: a warning", what);
     ck_assert_msg(count_files(c) == 1, "%s: not one file", what);
 }
@@ -378,23 +399,9 @@ START_TEST(same_bits)
     make_empty(&empty, &m);
     make_cache(&c);
     const struct answer want = plain_answer(&m);
-    struct lodge_device *d = open_device(&m, &c, 2, NULL);
-    check_answer(d, &want, "while it is written");
-    await(&c.written, 1);
-    check_answer(d, &want, "after it was written");
-    backend->close(d);
-    int waited = 0;
-    for (unsigned n_threads = 1; n_threads <= 4; n_threads++) {
-        struct answer got;
-        drop_pages(&c);
-        d = open_device(&empty, &c, n_threads, NULL);
-        waited += ask(d, &got);
-        ck_assert_msg(memcmp(&got, &want, sizeof got) == 0, "%u threads", n_threads);
-        ck_assert_msg(!ask(d, &got), "waited for what is there");
-        ck_assert_msg(memcmp(&got, &want, sizeof got) == 0, "%u threads, second step", n_threads);
-        backend->close(d);
-    }
-    ck_assert_msg(waited > 0, "no step had to wait: nothing was tried");
+    start(&m, &c, &want, &c.written, "while it is written, and after");
+    for (unsigned n_threads = 1; n_threads <= 4; n_threads++)
+        start_with(&empty, &c, n_threads, &want, NULL, "from the file");
     ck_assert_int_eq(atomic_load(&c.warnings), 0);
     ck_assert_int_eq(atomic_load(&c.written), 1);
     ck_assert_int_eq(count_files(&c), 1);
@@ -416,12 +423,8 @@ static void flip(const struct cache *c, size_t at)
 static void check_repair(const struct model *m, const struct model *empty, struct cache *c,
                          const struct answer *want, const char *what)
 {
-    int warnings = atomic_load(&c->warnings), written = atomic_load(&c->written);
-    struct lodge_device *d = open_device(m, c, 2, NULL);
-    check_answer(d, want, what);
-    await(&c->written, written + 1);
-    check_answer(d, want, what);
-    backend->close(d);
+    int warnings = atomic_load(&c->warnings);
+    start(m, c, want, &c->written, what);
     ck_assert_msg(atomic_load(&c->warnings) == warnings + 1, "%s: not one warning", what);
     check_cached(empty, c, want, what);
 }
@@ -442,7 +445,7 @@ START_TEST(damaged)
     make_empty(&empty, &m);
     make_cache(&c);
     const struct answer want = plain_answer(&m);
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     size_t size = file_bytes(&c),
            first = lodge_weights_header_bytes(lodge_cpu_packed_bytes(&m.plan));
     ck_assert_uint_eq(size, first + lodge_cpu_packed_bytes(&m.plan));
@@ -488,7 +491,7 @@ START_TEST(cut_short)
     make_empty(&empty, &m);
     make_cache(&c);
     const struct answer want = plain_answer(&m);
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     size_t size = file_bytes(&c);
     const size_t lengths[] = {0,        1,       127, 128, 4095, 4096, 4096 + LODGE_WEIGHTS_BLOCK,
                               size - 1, size + 1};
@@ -513,26 +516,30 @@ START_TEST(cut_while_read)
     struct lodge_error e;
     make_model(&m);
     make_cache(&c);
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     struct lodge_weights_key k = {.layout_version = LODGE_CPU_PANEL_VERSION,
                                   .plan_sum = lodge_weights_plan_sum(&m.plan),
                                   .n_bytes = lodge_cpu_packed_bytes(&m.plan)};
     struct lodge_cpu_kernels kernels;
     uint8_t *to = make(k.n_bytes);
+    atomic_bool stop = false;
     lodge_cpu_kernels_init(&kernels, NULL, NULL);
     snprintf(k.layout, sizeof k.layout, "cpu %s", kernels.name);
     ck_assert_int_eq(lodge_weights_file_open(&c.c, &k, &f, &e), 0);
     ck_assert_uint_ge(f.n_blocks, 8);
     for (size_t i = 0; i < f.n_blocks; i++)
-        ck_assert_int_eq(lodge_weights_file_read(&f, i, to, &e), 0);
+        ck_assert_int_eq(lodge_weights_file_read(&f, i, to, &stop, &e), 0);
     int fd = openat(c.c.dir, FILE_NAME, O_RDWR);
     ck_assert_int_eq(ftruncate(fd, (off_t)(f.first + 3 * LODGE_WEIGHTS_BLOCK + 5)), 0);
     close(fd);
     for (size_t i = 0; i < f.n_blocks; i++)
-        ck_assert_int_eq(lodge_weights_file_read(&f, i, to, &e), i < 3 ? 0 : LODGE_ERR_FORMAT);
+        ck_assert_int_eq(lodge_weights_file_read(&f, i, to, &stop, &e),
+                         i < 3 ? 0 : LODGE_ERR_FORMAT);
+    atomic_store(&stop, true);
+    ck_assert_int_eq(lodge_weights_file_read(&f, 0, to, &stop, &e), LODGE_ERR_AGAIN);
     /* Another process has put a good file in its place: that one stays. */
     ck_assert_int_eq(unlinkat(c.c.dir, FILE_NAME, 0), 0);
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     lodge_weights_file_remove(&c.c, &f);
     ck_assert_int_eq(count_files(&c), 1);
     lodge_weights_file_close(&f);
@@ -548,35 +555,26 @@ START_TEST(another_key)
     make_model(&m);
     make_model(&other);
     make_cache(&c);
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     /* Another model of the same shapes. */
     const struct answer want = plain_answer(&other);
     c.c.model.bytes[31] ^= 1;
-    struct lodge_device *d = open_device(&other, &c, 2, NULL);
-    check_answer(d, &want, "another model");
-    await(&c.written, 2);
-    backend->close(d);
+    start(&other, &c, &want, &c.written, "another model");
     make_empty(&empty, &other);
     check_cached(&empty, &c, &want, "another model");
     /* Another order of rows. */
     other.linears[1].order = LODGE_ROWS_PAIRS;
     const struct answer paired = plain_answer(&other);
     ck_assert_msg(memcmp(&paired, &want, sizeof want) != 0, "the order changes nothing");
-    d = open_device(&other, &c, 2, NULL);
-    check_answer(d, &paired, "another order of rows");
-    await(&c.written, 3);
-    backend->close(d);
+    start(&other, &c, &paired, &c.written, "another order of rows");
     /* Another rung, whose panels differ, if there is one. */
     struct lodge_cpu_kernels best;
     lodge_cpu_kernels_init(&best, NULL, NULL);
     if (strcmp(best.name, "ref") != 0) {
-        d = open_device(&other, &c, 2, "ref");
-        await(&c.written, 4);
-        backend->close(d);
-        d = open_device(&other, &c, 2, NULL);
-        check_answer(d, &paired, "another rung");
-        await(&c.written, 5);
-        backend->close(d);
+        c.isa = "ref";
+        start(&other, &c, NULL, &c.written, NULL);
+        c.isa = NULL;
+        start(&other, &c, &paired, &c.written, "another rung");
     }
     ck_assert_int_eq(atomic_load(&c.warnings), 0);
     ck_assert_int_eq(count_files(&c), 1);
@@ -591,9 +589,7 @@ START_TEST(model_changes_meanwhile)
     make_model(&m);
     make_cache(&c);
     atomic_store(&c.changed, true);
-    struct lodge_device *d = open_device(&m, &c, 2, NULL);
-    await(&c.warnings, 1);
-    backend->close(d);
+    start(&m, &c, NULL, &c.warnings, NULL);
     ck_assert_int_eq(atomic_load(&c.written), 0);
     ck_assert_int_eq(count_files(&c), 0);
     end_cache(&c);
@@ -611,10 +607,7 @@ START_TEST(full_disk)
     const struct answer want = plain_answer(&m);
     signal(SIGXFSZ, SIG_IGN);
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
-    struct lodge_device *d = open_device(&m, &c, 2, NULL);
-    check_answer(d, &want, "a full disk");
-    await(&c.warnings, 1);
-    backend->close(d);
+    start(&m, &c, &want, &c.warnings, "a full disk");
     ck_assert_int_eq(atomic_load(&c.written), 0);
     ck_assert_int_eq(count_files(&c), 0);
     end_cache(&c);
@@ -630,7 +623,7 @@ START_TEST(read_only)
     make_empty(&empty, &m);
     make_cache(&c);
     const struct answer want = plain_answer(&m);
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     ck_assert_int_eq(fchmod(c.c.dir, 0555), 0);
     int fd = openat(c.c.dir, FILE_NAME, O_RDONLY);
     ck_assert_int_eq(fchmod(fd, 0444), 0);
@@ -640,10 +633,7 @@ START_TEST(read_only)
         ck_assert_int_eq(setresuid(65534, 65534, 0), 0);
     check_cached(&empty, &c, &want, "read only");
     memset(&c.c.model, 9, sizeof c.c.model);
-    struct lodge_device *d = open_device(&m, &c, 2, NULL);
-    check_answer(d, &want, "read only, of another model");
-    await(&c.warnings, 1);
-    backend->close(d);
+    start(&m, &c, &want, &c.warnings, "read only, of another model");
     ck_assert_int_eq(atomic_load(&c.written), 1);
     if (root)
         ck_assert_int_eq(setresuid(0, 0, 0), 0);
@@ -654,14 +644,16 @@ END_TEST
 
 /* ---- several processes ---- */
 
-static pid_t start(const struct model *m, struct cache *c, const struct answer *want)
+static pid_t start_process(const struct model *m, struct cache *c, const struct answer *want)
 {
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
     if (pid)
         return pid;
+    int before = atomic_load(&c->ready);
     struct lodge_device *d = open_device(m, c, 2, NULL);
     struct answer got;
+    await(&c->ready, before + 1);
     ask(d, &got);
     bool same = memcmp(&got, want, sizeof got) == 0;
     for (int i = 0; i < 60000 && faccessat(c->c.dir, FILE_NAME, F_OK, 0); i++)
@@ -678,10 +670,10 @@ START_TEST(two_at_once)
     make_empty(&empty, &m);
     make_cache(&c);
     const struct answer want = plain_answer(&m);
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < rounds(3); round++) {
         pid_t pids[3];
         for (int i = 0; i < 3; i++)
-            pids[i] = start(&m, &c, &want);
+            pids[i] = start_process(&m, &c, &want);
         for (int i = 0; i < 3; i++) {
             int status;
             ck_assert_int_eq(waitpid(pids[i], &status, 0), pids[i]);
@@ -704,18 +696,18 @@ START_TEST(killed_while_writing)
     make_empty(&empty, &m);
     make_cache(&c);
     const struct answer want = plain_answer(&m);
-    for (int round = 0; round < 10; round++) {
+    for (int round = 0; round < rounds(10); round++) {
         int status;
-        pid_t pid = start(&m, &c, &want);
+        pid_t pid = start_process(&m, &c, &want);
         while (faccessat(c.c.dir, FILE_NAME ".tmp", F_OK, 0) &&
                faccessat(c.c.dir, FILE_NAME, F_OK, 0))
             usleep(100);
-        usleep(rnd() % 20000);
+        usleep(round ? rnd() % 20000 : 0);
         kill(pid, SIGKILL);
         ck_assert_int_eq(waitpid(pid, &status, 0), pid);
         n_partial += faccessat(c.c.dir, FILE_NAME ".tmp", F_OK, 0) == 0;
         if (faccessat(c.c.dir, FILE_NAME, F_OK, 0))
-            write_cache(&m, &c);
+            start(&m, &c, NULL, &c.written, NULL);
         check_cached(&empty, &c, &want, "after a kill");
         unlinkat(c.c.dir, FILE_NAME, 0);
     }
@@ -733,7 +725,7 @@ START_TEST(closed_early)
     struct cache c;
     make_model(&m);
     make_cache(&c);
-    for (int i = 0; i < 10; i++) { /* while it is written */
+    for (int i = 0; i < rounds(10); i++) { /* while it is written */
         struct lodge_device *d = open_device(&m, &c, 2, NULL);
         usleep(rnd() % 10000);
         backend->close(d);
@@ -741,54 +733,86 @@ START_TEST(closed_early)
         ck_assert_int_ne(faccessat(c.c.dir, FILE_NAME ".tmp", F_OK, 0), 0);
         unlinkat(c.c.dir, FILE_NAME, 0);
     }
-    write_cache(&m, &c);
+    start(&m, &c, NULL, &c.written, NULL);
     for (int i = 0; i < 10; i++) { /* while it is read */
         struct lodge_device *d = open_device(&m, &c, 1 + rnd() % 4, NULL);
         usleep(rnd() % 4000);
         backend->close(d);
     }
-    flip(&c, file_bytes(&c) / 2); /* while the rest is packed */
+    slow_file_hold(); /* while nothing of it comes */
     struct lodge_device *d = open_device(&m, &c, 2, NULL);
+    slow_file_await_reader();
+    backend->close(d);
+    slow_file_release();
+    ck_assert_msg(count_files(&c) == 1 && !atomic_load(&c.warnings), "a sound file is gone");
+    flip(&c, file_bytes(&c) / 2); /* while all is packed */
+    d = open_device(&m, &c, 2, NULL);
     backend->close(d);
     end_cache(&c);
 }
 END_TEST
 
-/* DoRA's gains are made of the weights: packing right after loading waits for them. */
-START_TEST(adapters_wait)
+struct dora {
+    struct lodge_lora_target target;
+    struct lodge_lora lora;
+    struct lodge_lora_layout layout;
+    size_t n_bytes; /* of an image */
+};
+
+/* Of o of the last layer. */
+static void make_dora(struct dora *r, const struct model *m)
 {
-    struct model m, empty;
-    struct cache c;
-    make_model(&m);
-    make_empty(&empty, &m);
-    make_cache(&c);
-    uint32_t linear = N_LINEARS - 5; /* o of the last layer */
     uint16_t *a = make(8 * D * sizeof *a), *b = make(D * 8 * sizeof *b);
     float *magnitude = make(D * sizeof *magnitude);
     for (uint32_t i = 0; i < 8 * D; i++)
         a[i] = lodge_float_bf16((float)(rnd() % 100) * 0.01f);
     for (uint32_t i = 0; i < D; i++)
         magnitude[i] = 1 + (float)(rnd() % 100) * 0.01f;
-    const struct lodge_lora_target t = {
-        .linear = linear, .rank = 8, .scale = 1, .a = a, .b = b, .magnitude = magnitude};
-    const struct lodge_lora lora = {&t, 1};
-    struct lodge_lora_layout layout;
-    ck_assert_int_eq(lodge_lora_layout_init(&layout, &m.plan, &lora, NULL), 0);
-    size_t n = (size_t)layout.n_cells * LODGE_CELL_BYTES;
-    uint8_t *images[2] = {make(n), make(n)};
-    for (int i = 0; i < 8; i++) {
-        drop_pages(&c);
-        struct lodge_device *d = open_device(i ? &empty : &m, &c, 2, NULL);
-        uint8_t *image = images[i > 0];
-        memset(image, 0, n);
-        ck_assert_int_eq(backend->adapter_pack(d, &lora, &layout, 0, image, NULL), 0);
-        ck_assert_msg(atomic_load(&d->ready_bytes) >= d->linears[linear].end, "did not wait");
-        if (!i)
-            await(&c.written, 1);
-        backend->close(d);
-        ck_assert_int_eq(memcmp(images[0], image, n), 0);
-    }
-    lodge_lora_layout_finish(&layout);
+    r->target = (struct lodge_lora_target){
+        .linear = N_LINEARS - 5, .rank = 8, .scale = 1, .a = a, .b = b, .magnitude = magnitude};
+    r->lora = (struct lodge_lora){&r->target, 1};
+    ck_assert_int_eq(lodge_lora_layout_init(&r->layout, &m->plan, &r->lora, NULL), 0);
+    r->n_bytes = (size_t)r->layout.n_cells * LODGE_CELL_BYTES;
+}
+
+static int pack_dora(struct lodge_device *d, const struct dora *r, uint8_t *image)
+{
+    memset(image, 0, r->n_bytes);
+    return backend->adapter_pack(d, &r->lora, &r->layout, 0, image, NULL);
+}
+
+/* What reads weights is refused until all are there: a step, and DoRA's gains, which are made of
+ * them. */
+START_TEST(refused_before_ready)
+{
+    struct model m, empty;
+    struct cache c;
+    struct dora r;
+    uint64_t ticket;
+    make_model(&m);
+    make_empty(&empty, &m);
+    make_cache(&c);
+    make_dora(&r, &m);
+    uint8_t *want = make(r.n_bytes), *got = make(r.n_bytes);
+    const struct answer answer = plain_answer(&m);
+    struct lodge_device *d = open_device(&m, &c, 2, NULL);
+    ck_assert_msg(atomic_load(&c.ready) == 1, "what is packed is there");
+    ck_assert_int_eq(pack_dora(d, &r, want), 0);
+    await(&c.written, 1);
+    backend->close(d);
+    slow_file_hold();
+    d = open_device(&empty, &c, 2, NULL);
+    slow_file_await_reader();
+    ck_assert_int_eq(submit(d, &ticket), LODGE_ERR_AGAIN);
+    ck_assert_int_eq(pack_dora(d, &r, got), LODGE_ERR_AGAIN);
+    ck_assert_int_eq(atomic_load(&c.ready), 1);
+    slow_file_release();
+    await(&c.ready, 2);
+    check_answer(d, &answer, "as soon as it is ready");
+    ck_assert_int_eq(pack_dora(d, &r, got), 0);
+    ck_assert_mem_eq(got, want, r.n_bytes);
+    backend->close(d);
+    lodge_lora_layout_finish(&r.layout);
     end_cache(&c);
 }
 END_TEST
@@ -811,7 +835,7 @@ int main(void)
     tcase_add_test(t, two_at_once);
     tcase_add_test(t, killed_while_writing);
     tcase_add_test(t, closed_early);
-    tcase_add_test(t, adapters_wait);
+    tcase_add_test(t, refused_before_ready);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
