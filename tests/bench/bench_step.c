@@ -6,7 +6,7 @@
  * or 512 tokens long, of 32 with 2048, and of 8 with 8192. Beside each: the step's bytes (weights
  * once, keys and values of every sequence) at the read rate of that moment, as a share of the time;
  * and the share of the workers' time that is not in kernels (barriers and waiting in them, and the
- * walk over panels, pages and heads), from as many steps again whose kernels count their time.
+ * walk over panels, pages and heads), from a step after each whose kernels count their time.
  * Medians of 5 (prefill) or 25.
  */
 #include "engine/files/model_file.h"
@@ -75,17 +75,17 @@ static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t 
     return (double)(res->end_ns - res->begin_ns) * 1e-9;
 }
 
-/* Share of the workers' time in a step outside of kernels. */
-static double share_outside(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens)
+/* Seconds of a worker in kernels, in a step. */
+static double inside_kernels(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens)
 {
     struct lodge_cpu_kernels plain = b->device->k;
     struct lodge_step_result res;
     bench_time_kernels(&b->device->k);
     bench_timed_reset();
-    double time = run_step(b, n, position, n_tokens, &res);
+    run_step(b, n, position, n_tokens, &res);
     double inside = bench_timed_seconds() / lodge_workers_count(b->device->workers);
     b->device->k = plain;
-    return 1 - inside / time;
+    return inside;
 }
 
 static double median(double *v, int n)
@@ -101,10 +101,10 @@ static void one_line(struct bench *b, const char *what, uint32_t n, uint32_t pos
     struct lodge_step_result res;
     run_step(b, n, position, n_tokens, &res);
     double read = bench_read_rate(b->readers, b->cold, (size_t)128 << 20);
-    for (int i = 0; i < runs; i++)
+    for (int i = 0; i < runs; i++) {
         times[i] = run_step(b, n, position, n_tokens, &res);
-    for (int i = 0; i < runs; i++)
-        outside[i] = share_outside(b, n, position, n_tokens);
+        outside[i] = 1 - inside_kernels(b, n, position, n_tokens) / times[i];
+    }
     double t = median(times, runs), bytes = (double)(res.weight_bytes + res.kv_bytes);
     printf("%-8s batch %2u context %4u  %8.3f ms (least %8.3f)  %8.1f tokens/s  bytes/read rate "
            "%5.1f%%  outside kernels %4.1f%%\n",
