@@ -1,7 +1,7 @@
 /* Adapters on the CPU: slots, the rows of a step as spans, and the two products around the base's.
  *
  * A span is a run of rows with one (adapter, scale). Shrink runs as a phase of its own over (span,
- * linear, granule) items, dealt to the workers in turn; expand runs in the epilogue of the base
+ * linear, granule) items, an equal part for each worker; expand runs in the epilogue of the base
  * product, on the worker that has the block in its cache. Rows without adapters have no span and
  * cost nothing; a step without adapters takes no extra phase. */
 #include "kernels/cpu/device.h"
@@ -237,25 +237,37 @@ static unsigned granules_of(const struct lora_span *s, const struct lodge_lora_p
     return s->n > LODGE_LORA_ROWS && g + 1 < p->rank / LODGE_CELL_RANKS ? 2 : 1;
 }
 
-void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
-                           const int32_t *linears, unsigned n, const uint16_t *xb, unsigned worker,
-                           unsigned n_workers)
+/* Runs items [from, to) of n linears of one input; returns how many there are. */
+static uint32_t shrink_items(const struct lodge_device *d, const struct lora_rows *rows,
+                             const int32_t *linears, unsigned n, const uint16_t *xb, uint32_t from,
+                             uint32_t to)
 {
-    uint32_t n_cols = d->linears[linears[0]].n_cols, turn = 0;
+    uint32_t n_cols = d->linears[linears[0]].n_cols, item = 0;
     for (uint32_t i = 0; i < rows->n; i++) {
         const struct lora_span *s = &rows->spans[i];
         for (unsigned l = 0; l < n; l++) {
             const struct lodge_lora_place *p = place_of(&d->adapters[s->slot], linears[l]);
             for (uint32_t g = 0, n_g; p && g < p->rank / LODGE_CELL_RANKS; g += n_g) {
                 n_g = granules_of(s, p, g);
-                for (uint32_t from = 0; from < s->n; from += ITEM_ROWS) {
-                    uint32_t to = s->n - from < ITEM_ROWS ? s->n : from + ITEM_ROWS;
-                    if (turn++ % n_workers == worker)
-                        shrink_item(d, s, p, n_cols, g, n_g, from, to, xb);
+                for (uint32_t row = 0; row < s->n; row += ITEM_ROWS, item++) {
+                    uint32_t end = s->n - row < ITEM_ROWS ? s->n : row + ITEM_ROWS;
+                    if (item >= from && item < to)
+                        shrink_item(d, s, p, n_cols, g, n_g, row, end, xb);
                 }
             }
         }
     }
+    return item;
+}
+
+/* A worker's items follow one another, as their cells do in memory. */
+void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
+                           const int32_t *linears, unsigned n, const uint16_t *xb, unsigned worker,
+                           unsigned n_workers)
+{
+    uint32_t from, to, n_items = shrink_items(d, rows, linears, n, xb, 0, 0);
+    lodge_cpu_share(n_items, worker, n_workers, &from, &to);
+    shrink_items(d, rows, linears, n, xb, from, to);
     lodge_workers_barrier(d->workers);
 }
 
