@@ -40,6 +40,11 @@ struct lodge_seq_list {
     uint32_t n;
 };
 
+/* A running mean and how far off it is on average. */
+struct lodge_mean {
+    double mean, spread;
+};
+
 struct lodge_tenant {
     uint64_t id;
     uint32_t tier;
@@ -52,9 +57,10 @@ struct lodge_tenant {
     bool used, idle;    /* idle: in the heap of idle ones */
     uint32_t n_planned; /* the caller's: prompt tokens in its plan `planned` */
     uint64_t planned;
-    double n_came;       /* the caller's: arrivals and admissions of late, decaying */
-    double n_served;     /* the same */
-    uint64_t counted_ns; /* when they decayed last */
+    double n_came;                    /* the caller's: arrivals and admissions of late, decaying */
+    double n_served;                  /* the same */
+    uint64_t counted_ns;              /* when they decayed last */
+    struct lodge_mean first_token_ns; /* the caller's: from admission; 0: none yet */
 };
 
 struct lodge_tenant_heap {

@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Waiting sequences, from the oldest on, that may be passed over in search of one to give up: those
+ * of tenants whose first tokens are quick. */
+#define MOST_HOPEFUL 64u
+
 int lodge_sched_init(struct lodge_sched *s, const struct lodge_sched_limits *limits,
                      struct lodge_pool *pool, struct lodge_prefix *prefix,
                      const struct lodge_plan *plan, uint32_t page_tokens, struct lodge_error *e)
@@ -489,8 +493,11 @@ static void account_rows(struct lodge_sched *s)
         if (!s->rows[i].sample || !q->max_output)
             continue;
         charge(s, q->tenant, LODGE_COST_OUTPUT);
-        if (!q->n_output && !q->choice)
-            observe(&s->first_token_ns, (double)(s->planned_ns - q->admitted_ns) + s->step_ns.mean);
+        if (q->n_output || q->choice)
+            continue;
+        double time = (double)(s->planned_ns - q->admitted_ns) + s->step_ns.mean;
+        observe(&s->first_token_ns, time);
+        observe(&s->fair.tenants[q->tenant].first_token_ns, time);
     }
 }
 
@@ -515,14 +522,20 @@ void lodge_sched_accepted(struct lodge_sched *s, struct lodge_planned *row, uint
     row->n_draft = n_right;
 }
 
-struct lodge_seq *lodge_sched_hopeless(const struct lodge_sched *s, uint64_t now_ns)
+static bool is_hopeless(const struct lodge_sched *s, const struct lodge_seq *q, uint64_t now_ns)
 {
-    struct lodge_seq *q = s->queue.oldest;
-    if (!s->limits.slo_ttft_ns || !q)
-        return NULL;
     uint64_t latest = q->req->arrived_ns + s->limits.slo_ttft_ns;
     /* Of one that no plan looked at yet the estimate says nothing: it may be admitted now, and if
      * all were refused by an estimate that is too long nothing would ever correct it. */
     bool passed_over = q->req->arrived_ns < s->planned_ns;
-    return now_ns + (passed_over ? lodge_queue_first_token_ns(s) : 0) > latest ? q : NULL;
+    return now_ns + (passed_over ? lodge_queue_first_token_ns(s, q->tenant) : 0) > latest;
+}
+
+struct lodge_seq *lodge_sched_hopeless(const struct lodge_sched *s, uint64_t now_ns)
+{
+    struct lodge_seq *q = s->limits.slo_ttft_ns ? s->queue.oldest : NULL;
+    for (uint32_t looks = 0; q && looks < MOST_HOPEFUL; q = q->newer, looks++)
+        if (is_hopeless(s, q, now_ns))
+            return q;
+    return NULL;
 }

@@ -54,7 +54,7 @@
  * given to whoever waits.
  *
  * Early abort (slo_ttft_ns > 0): a request that a plan passed over and that cannot get its first
- * token in time any more, by the time from admission to first token of late, is named by
+ * token in time any more, by its tenant's time from admission to first token of late, is named by
  * lodge_sched_hopeless. A
  * tenant from which more came than was served of late, and whose oldest waits for half of the
  * time already, is served newest first: so that what is computed is in time. The order among
@@ -117,11 +117,6 @@ struct lodge_queue {
     struct lodge_seq *drain_for;         /* waits for adapter pages for too long, or NULL */
 };
 
-/* A running mean and how far off it is on average. */
-struct lodge_mean {
-    double mean, spread;
-};
-
 /* One row of the planned step. */
 struct lodge_planned {
     struct lodge_seq *seq;
@@ -149,7 +144,7 @@ struct lodge_sched {
     uint64_t prefix_queries, prefix_hits; /* prompt tokens, once a request */
     uint64_t admitted_in_tier[LODGE_MAX_TIERS];
     uint64_t aborted_early; /* counted by whoever aborts what lodge_sched_hopeless names */
-    struct lodge_mean first_token_ns, step_ns; /* from admission; from plan to plan */
+    struct lodge_mean first_token_ns, step_ns; /* from admission, of all; from plan to plan */
     uint64_t planned_ns;                       /* when the last plan was made */
     struct lodge_planned *rows;                /* of the next step */
     uint32_t n_rows, n_step_tokens, n_step_ranks;

@@ -5,6 +5,10 @@
 #include <math.h>
 #include <stdlib.h>
 
+#define COUNTED_SLOS 8
+/* Above what a queue of one objective adds to what came in the time that counts. */
+#define OVERLOAD 1.25
+
 /* Sequences that a plan looks at: in all, of one tenant, and of one tenant that could be served. */
 #define MOST_LOOKS 128u
 #define MOST_TENANT_LOOKS 32u
@@ -81,12 +85,14 @@ static void clear_aging(struct lodge_sched *s, struct lodge_seq *q)
     q->aging = false;
 }
 
-/* Arrivals and admissions of a tenant count for about as long as the objective is. */
+/* Arrivals and admissions of a tenant count for some times as long as the objective is: a burst
+ * that is worked off in time is not yet more than is served. */
 static void decay_counts(const struct lodge_sched *s, struct lodge_tenant *t, uint64_t now)
 {
     if (now <= t->counted_ns || !s->limits.slo_ttft_ns)
         return;
-    double rest = exp(-(double)(now - t->counted_ns) / (double)s->limits.slo_ttft_ns);
+    double rest =
+        exp(-(double)(now - t->counted_ns) / (COUNTED_SLOS * (double)s->limits.slo_ttft_ns));
     t->n_came *= rest;
     t->n_served *= rest;
     t->counted_ns = now;
@@ -119,9 +125,11 @@ void lodge_queue_remove(struct lodge_sched *s, struct lodge_seq *q)
     lodge_fair_take(&s->fair, q->tenant, q);
 }
 
-uint64_t lodge_queue_first_token_ns(const struct lodge_sched *s)
+uint64_t lodge_queue_first_token_ns(const struct lodge_sched *s, uint32_t tenant)
 {
-    return (uint64_t)(s->first_token_ns.mean + 2 * s->first_token_ns.spread);
+    const struct lodge_mean *own = &s->fair.tenants[tenant].first_token_ns;
+    const struct lodge_mean *m = own->mean > 0 ? own : &s->first_token_ns;
+    return (uint64_t)(m->mean + 2 * m->spread);
 }
 
 static uint64_t age_of(const struct lodge_sched *s, const struct lodge_seq *q)
@@ -144,8 +152,9 @@ static bool is_newest_first(const struct lodge_sched *s, struct lodge_tenant *t)
     while (oldest && is_ahead(oldest))
         oldest = oldest->next;
     decay_counts(s, t, s->queue.now_ns);
-    return oldest && t->n_came > t->n_served &&
-           age_of(s, oldest) + lodge_queue_first_token_ns(s) > s->limits.slo_ttft_ns / 2;
+    return oldest && t->n_came > OVERLOAD * t->n_served &&
+           age_of(s, oldest) + lodge_queue_first_token_ns(s, oldest->tenant) >
+               s->limits.slo_ttft_ns / 2;
 }
 
 static struct lodge_seq *first_of(const struct lodge_tenant *t, bool newest)

@@ -44,7 +44,8 @@ void lodge_queue_admitted(struct lodge_sched *s, const struct lodge_seq *q);
 bool lodge_queue_refused(struct lodge_sched *s, const struct lodge_seq *q);
 void lodge_queue_end(struct lodge_sched *s);
 
-/* Longest time from admission to first token that is usual of late. */
-uint64_t lodge_queue_first_token_ns(const struct lodge_sched *s);
+/* Longest time from admission to first token that is usual of late for requests of a tenant:
+ * prompts of one that floods wait in the batch, and say nothing of others'. */
+uint64_t lodge_queue_first_token_ns(const struct lodge_sched *s, uint32_t tenant);
 
 #endif

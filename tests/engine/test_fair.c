@@ -675,6 +675,32 @@ START_TEST(overload_serves_the_newest_and_ends_the_late)
 }
 END_TEST
 
+/* Long prompts of one tenant wait in the batch; that says nothing of another's first tokens. */
+START_TEST(how_soon_a_first_token_comes_is_a_tenants_own)
+{
+    static struct sim m;
+    struct admissions a;
+    struct sim_config c = one_at_a_time(1);
+    c.limits.slo_ttft_ns = 1000000000u;
+    open_noting(&m, &c, &a);
+    sim_submit(&m, 0, 20, 60); /* 0.6 s */
+    sim_step(&m);
+    uint64_t quick = sim_submit(&m, 1, 20, 5)->id;
+    sim_submit(&m, 0, 20, 5);
+    struct lodge_fair *f = &m.sched.fair;
+    f->tenants[lodge_fair_find(f, 0, 0)].first_token_ns = (struct lodge_mean){2e9, 0};
+    f->tenants[lodge_fair_find(f, 1, 0)].first_token_ns = (struct lodge_mean){1e7, 0};
+    for (int i = 0; i < 3; i++)
+        sim_step(&m);
+    ck_assert_uint_eq(m.tenants[0].n_aborted, 1);
+    ck_assert_uint_eq(m.tenants[1].n_aborted, 0);
+    run(&m, &a, UINT32_MAX);
+    ck_assert_uint_eq(m.tenants[1].n_aborted, 0);
+    ck_assert_uint_eq(a.ids[1], quick);
+    sim_close(&m);
+}
+END_TEST
+
 START_TEST(an_estimate_that_is_too_long_is_corrected)
 {
     static struct sim m;
@@ -718,6 +744,7 @@ int main(void)
     tcase_add_test(c, lower_tiers_get_their_floor);
     tcase_add_test(c, only_lower_tiers_are_displaced);
     tcase_add_test(c, overload_serves_the_newest_and_ends_the_late);
+    tcase_add_test(c, how_soon_a_first_token_comes_is_a_tenants_own);
     tcase_add_test(c, an_estimate_that_is_too_long_is_corrected);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
