@@ -228,7 +228,7 @@ static void publish_stats(struct lodge_engine *en)
 {
     struct lodge_engine_stats *s = &en->live;
     s->n_waiting = atomic_load(&en->n_waiting);
-    s->n_running = atomic_load(&en->n_active) - s->n_waiting;
+    s->n_running = atomic_load(&en->n_running);
     s->pages_free = en->pool.n_free + en->pool.n_retiring;
     s->pages_kv = en->pool.n_kv;
     s->pages_adapter = en->pool.n_adapter;
@@ -503,8 +503,7 @@ void lodge_engine_get_stats(struct lodge_engine *en, struct lodge_engine_stats *
     *out = en->stats;
     pthread_mutex_unlock(&en->stats_lock);
     out->n_waiting = atomic_load(&en->n_waiting);
-    uint32_t active = atomic_load(&en->n_active);
-    out->n_running = active > out->n_waiting ? active - out->n_waiting : 0;
+    out->n_running = atomic_load(&en->n_running);
 }
 
 void lodge_engine_drain(struct lodge_engine *en)

@@ -58,7 +58,7 @@ struct lodge_engine {
     struct lodge_mailbox inbox;
     struct lodge_ready ready;
     atomic_bool stop, draining;
-    _Atomic uint32_t n_active, n_waiting;
+    _Atomic uint32_t n_active, n_waiting, n_running;
     _Atomic uint64_t next_id;
     uint64_t seed;
 

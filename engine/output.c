@@ -76,8 +76,7 @@ static void end_request(struct lodge_engine *en, struct lodge_inflight *q)
     uint64_t now = lodge_now_ns();
     uint64_t started = q->started_ns ? q->started_ns : now;
     uint64_t first = q->first_token_ns ? q->first_token_ns : now;
-    if (!q->started)
-        atomic_fetch_sub(&en->n_waiting, 1);
+    atomic_fetch_sub(q->started ? &en->n_running : &en->n_waiting, 1);
     struct lodge_event ev = {
         .time_ns = now,
         .finish = q->finish,

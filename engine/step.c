@@ -277,6 +277,7 @@ bool lodge_engine_step(struct lodge_engine *en)
     for (uint32_t i = 0; i < en->sched.n_rows; i++)
         if (!en->sched.rows[i].seq->req->started) {
             atomic_fetch_sub(&en->n_waiting, 1);
+            atomic_fetch_add(&en->n_running, 1);
             lodge_output_started(en, en->sched.rows[i].seq->req);
         }
     if (!en->sched.n_rows)
