@@ -55,10 +55,9 @@
  *
  * Early abort (slo_ttft_ns > 0): a request that a plan passed over and that cannot get its first
  * token in time any more, by its tenant's time from admission to first token of late, is named by
- * lodge_sched_hopeless. A
- * tenant from which more came than was served of late, and whose oldest waits for half of the
- * time already, is served newest first: so that what is computed is in time. The order among
- * tenants is not affected.
+ * lodge_sched_hopeless. A tenant from which clearly more came than was served, for longer than a
+ * burst lasts, and whose oldest waits for half of the time already, is served newest first: so that
+ * what is computed is in time. The order among tenants is not affected.
  *
  * Pure: no clock (the caller passes the time), no backend, no I/O. Nothing is allocated after
  * creation. Owner: the engine thread.

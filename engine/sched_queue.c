@@ -143,7 +143,7 @@ static bool is_over_age(const struct lodge_sched *s, const struct lodge_seq *q)
     return age_of(s, q) >= s->limits.max_age_ns;
 }
 
-/* Does more come than is served, so that serving the oldest makes all of them late? */
+/* Does clearly more come than is served, so that serving the oldest makes all of them late? */
 static bool is_newest_first(const struct lodge_sched *s, struct lodge_tenant *t)
 {
     if (!is_fair(s) || !s->limits.slo_ttft_ns)

@@ -12,6 +12,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -30,7 +31,8 @@ CONTEXT = 640
 class Server:
     def __init__(self, name, command, port, ready):
         self.name, self.port = name, port
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.folder = tempfile.TemporaryDirectory()  # some write logs where they are started
+        self.process = subprocess.Popen(command, cwd=self.folder.name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(1200):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=5).read()
@@ -51,15 +53,17 @@ class Server:
         self.go()
         self.process.terminate()
         self.process.wait()
+        self.folder.cleanup()
 
 
 def start(lodge, peers, model, threads, slots):
     """With as many places as the cell has clients: some servers pay for empty ones."""
+    lodge, model = os.path.abspath(lodge), os.path.abspath(model)
     out = [Server("lodge", [lodge, "serve", model, "--port", "8300", "--pool-bytes", "3G", "--max-model-len", str(CONTEXT),
                             "--max-num-seqs", str(slots), "--no-prefix-cache"], 8300, "/readyz")]
     for i, (name, path) in enumerate(peers):
         unified = [] if name.startswith("ik") else ["--no-kv-unified", "--cache-ram", "0"]
-        out.append(Server(name, [path, "-m", model, "--port", str(8301 + i), "-t", threads, "-tb", threads, "-fa", "on", "-np", str(slots),
+        out.append(Server(name, [os.path.abspath(path), "-m", model, "--port", str(8301 + i), "-t", threads, "-tb", threads, "-fa", "on", "-np", str(slots),
                                  "-c", str(slots * CONTEXT), "-b", "512", "-ub", "512", "-ctk", "f16", "-ctv", "f16", *unified],
                           8301 + i, "/health"))
     return out

@@ -675,6 +675,29 @@ START_TEST(overload_serves_the_newest_and_ends_the_late)
 }
 END_TEST
 
+/* A tenant that was served steadily: what is left over of a burst keeps its order. */
+START_TEST(a_burst_is_no_overload)
+{
+    for (int overload = 0; overload < 2; overload++) {
+        static struct sim m;
+        struct admissions a;
+        struct sim_config c = one_at_a_time(1);
+        c.limits.slo_ttft_ns = 1000000000u;
+        open_noting(&m, &c, &a);
+        sim_submit(&m, 0, 20, 65); /* 0.65 s */
+        sim_step(&m);
+        uint64_t older = sim_submit(&m, 0, 20, 5)->id, newer = sim_submit(&m, 0, 20, 5)->id;
+        struct lodge_tenant *t = &m.sched.fair.tenants[lodge_fair_find(&m.sched.fair, 0, 0)];
+        t->n_served = 100;
+        t->n_came = overload ? 150 : 110;
+        run(&m, &a, UINT32_MAX);
+        ck_assert_uint_eq(m.tenants[0].n_aborted, 0);
+        ck_assert_uint_eq(a.ids[1], overload ? newer : older);
+        sim_close(&m);
+    }
+}
+END_TEST
+
 /* Long prompts of one tenant wait in the batch; that says nothing of another's first tokens. */
 START_TEST(how_soon_a_first_token_comes_is_a_tenants_own)
 {
@@ -744,6 +767,7 @@ int main(void)
     tcase_add_test(c, lower_tiers_get_their_floor);
     tcase_add_test(c, only_lower_tiers_are_displaced);
     tcase_add_test(c, overload_serves_the_newest_and_ends_the_late);
+    tcase_add_test(c, a_burst_is_no_overload);
     tcase_add_test(c, how_soon_a_first_token_comes_is_a_tenants_own);
     tcase_add_test(c, an_estimate_that_is_too_long_is_corrected);
     suite_add_tcase(s, c);
