@@ -140,7 +140,7 @@ INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *plan
         const bytes w = codes_of(f, wide, planes, j, 0);
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++)
-            dot[i][0] = dot_word(dot[i][0], w, t, j * m + i);
+            dot[i][0] = dot_word(dot[i][0], w, t, q8_at(j, i, m));
     }
 }
 

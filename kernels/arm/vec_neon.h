@@ -475,22 +475,41 @@ INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
 
 #define DOT_BIAS 0x4B400000 /* DOT_BIAS_FLOAT */
 
-/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
-INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2])
+/* 32 codes of 8 bits. */
+typedef struct {
+    int8x16_t half[2];
+} codes32;
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order. */
+INLINE codes32 codes_from(const vec x[4], vec inverse)
 {
-    int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (uint32_t j = 0; j < 4; j++) {
-        int16x4_t half[2];
-        for (int h = 0; h < 2; h++) {
-            int32x4_t q = vcvtnq_s32_f32(vmulq_f32(x[j].v[h], inverse.v[h]));
-            q = vmaxq_s32(vminq_s32(q, vdupq_n_s32(127)), vdupq_n_s32(-127));
-            sums[j / 2] = vaddq_s32(sums[j / 2], q);
-            half[h] = vmovn_s32(q);
+    codes32 c;
+    for (uint32_t h = 0; h < 2; h++) {
+        int16x8_t eight[2];
+        for (uint32_t j = 0; j < 2; j++) {
+            const vec *part = &x[2 * h + j];
+            int32x4_t low = vcvtnq_s32_f32(vmulq_f32(part->v[0], inverse.v[0]));
+            int32x4_t high = vcvtnq_s32_f32(vmulq_f32(part->v[1], inverse.v[1]));
+            eight[j] = vcombine_s16(vqmovn_s32(low), vqmovn_s32(high));
         }
-        vst1_s8((int8_t *)to + 8 * j, vmovn_s16(vcombine_s16(half[0], half[1])));
+        c.half[h] =
+            vmaxq_s8(vcombine_s8(vqmovn_s16(eight[0]), vqmovn_s16(eight[1])), vdupq_n_s8(-127));
     }
-    sum[0] = vaddvq_s32(sums[0]);
-    sum[1] = vaddvq_s32(sums[1]);
+    return c;
+}
+
+INLINE void store_codes(void *to, codes32 c)
+{
+    vst1q_s8(to, c.half[0]);
+    vst1q_s8((int8_t *)to + 16, c.half[1]);
+}
+
+/* Of the whole block, of its first and of its second half. */
+INLINE void sums_of_codes(codes32 c, int32_t sum[3])
+{
+    sum[1] = vaddlvq_s8(c.half[0]);
+    sum[2] = vaddlvq_s8(c.half[1]);
+    sum[0] = sum[1] + sum[2];
 }
 
 /* Four codes of 15 bits, 128 high + low: signed bytes, and bytes below 128. */

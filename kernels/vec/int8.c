@@ -28,7 +28,7 @@ INLINE bytes codes_of(const enum lodge_format f, const bool wide, const uint8_t 
 /* Float number `word` of row i of the block at t, in all lanes. */
 INLINE vec q8_float(const uint32_t *t, const unsigned word, const unsigned i, const unsigned m)
 {
-    return v_set(((const float *)(const void *)(t + word * m))[i]);
+    return v_set(((const float *)(const void *)t)[q8_at(word, i, m)]);
 }
 
 /* The rows of a vector of output rows are its lanes. */

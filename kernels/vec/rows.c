@@ -31,33 +31,56 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
         }
 }
 
-/* Block b of row i of m, of which `left` numbers are there. */
-INLINE void pack_block(const float *row, uint32_t left, uint32_t *tile, uint32_t b, unsigned i,
-                       unsigned m)
+/* Columns [32 b, 32 b + left) of a row, zeros after them. */
+INLINE void load_block(const float *row, uint32_t b, const uint32_t left, vec x[VECS32])
 {
-    vec x[VECS32], most = v_set(0);
-    for (uint32_t j = 0; j < VECS32; j++) {
-        x[j] = v_load_tail(row + LANES * j, left_of(left, LANES * j));
-        most = v_max(most, v_abs(x[j]));
+    for (uint32_t j = 0; j < VECS32; j++)
+        x[j] = v_load_tail(row + 32 * b + LANES * j, left_of(left, LANES * j));
+}
+
+/* n <= Q8_RUN blocks of row i of m, of which the last may not be whole, into a tile at block
+ * `first`. All maxima before all codes: one block after the other would wait for each. */
+#define Q8_RUN 32
+INLINE void pack_run(const float *row, uint32_t n, const uint32_t left, uint32_t *tile,
+                     uint32_t first, unsigned i, unsigned m)
+{
+    float most[Q8_RUN] = {0}, inverse[Q8_RUN];
+    vec x[VECS32];
+    for (uint32_t b = 0; b < n; b++) {
+        load_block(row, b, left, x);
+        vec v = v_abs(x[0]);
+        for (uint32_t j = 1; j < VECS32; j++)
+            v = v_max(v, v_abs(x[j]));
+        most[b] = v_most(v);
     }
-    float amax = v_most(most), scale = amax / 127.0f;
-    _Alignas(32) uint32_t w[8];
-    int32_t sum[3];
-    store_codes((uint8_t *)w, x, v_set(amax > 0 ? 127.0f / amax : 0), sum + 1);
-    sum[0] = sum[1] + sum[2];
-    q8_put(tile, b, i, m, w, scale, sum);
+    for (uint32_t b = 0; b < Q8_RUN; b += LANES) {
+        vec v = v_load(most + b);
+        v_store(inverse + b, v_where_above(v, v_set(0), v_div(v_set(127), v)));
+        v_store(most + b, v_div(v, v_set(127)));
+    }
+    for (uint32_t b = 0; b < n; b++) {
+        load_block(row, b, left, x);
+        q8_put(tile, first + b, i, m, codes_from(x, v_set(inverse[b])), most[b]);
+    }
 }
 
 static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                     uint32_t n_cols, void *tile)
 {
-    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
-    for (uint32_t b = k0 / 32; b < end / 32; b++)
-        for (unsigned i = 0; i < m; i++)
-            pack_block(x + i * ld + (b * 32 - k0), left_of(k1, b * 32), tile, b, i, m);
-    /* Where rows stand in pairs, the last of an odd number has zeros beside it. */
-    for (uint32_t b = k0 / 32; b < end / 32 && m % ACT_ROWS; b++)
-        pack_block(x, 0, tile, b, m, m);
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1, n;
+    for (uint32_t b = k0 / 32; b < end / 32; b += n) {
+        const float *row = x + (b * 32 - k0);
+        uint32_t left = k1 - b * 32;
+        n = left < 32 ? 1 : left / 32 < Q8_RUN ? left / 32 : Q8_RUN;
+        for (unsigned i = 0; i < m; i++, row += ld)
+            if (left < 32)
+                pack_run(row, n, left, tile, b, i, m);
+            else /* no masks */
+                pack_run(row, n, 32, tile, b, i, m);
+        /* Where rows stand in pairs, the last of an odd number has zeros beside it. */
+        if (m % ACT_ROWS)
+            pack_run(x, n, 0, tile, b, m, m);
+    }
 }
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *out)
@@ -245,10 +268,9 @@ static uint16_t quantize(const float *x, uint32_t dim, uint8_t *codes)
     const vec inverse = v_set(scale ? 1.0f / lodge_bf16_float(scale) : 0);
     for (uint32_t d = 0; d < dim; d += 32) {
         vec part[VECS32];
-        int32_t sums[2];
         for (uint32_t j = 0; j < VECS32; j++)
             part[j] = v_load_tail(x + d + LANES * j, left_of(dim, d + LANES * j));
-        store_codes(codes + d, part, inverse, sums);
+        store_codes(codes + d, codes_from(part, inverse));
     }
     return scale;
 }

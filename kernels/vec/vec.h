@@ -49,24 +49,43 @@ INLINE void fetch(const void *p)
 #define DOT_BIAS_FLOAT 12582912.0f
 
 #if ACT_ROWS == 1
-/* A Q8 tile: for each 32 columns words [Q8_WORDS][m]: 8 of codes; the scale; what a dot product
- * with codes of zero point 128 starts from, DOT_BIAS - 128 s, and the float scale * s, each for the
- * sum s of the block, of its first and of its second half. */
-enum { Q8_SCALE = 8, Q8_START = 9, Q8_SUM = 12, Q8_WORDS = 15 };
+/* A Q8 tile has for each 32 columns of each row Q8_WORDS words: 8 of codes; the scale; what a dot
+ * product with codes of zero point 128 starts from, DOT_BIAS - 128 s, and the float scale * s, each
+ * for the sum s of the block, of its first and of its second half. On x86, which broadcasts words
+ * from anywhere, a row's words are a line of the cache; on Arm, whose dot products take one word of
+ * four that are loaded together, the same word of all rows stands side by side. */
+enum { Q8_SCALE = 8, Q8_START = 9, Q8_SUM = 12, Q8_WORDS = 16 };
 
-/* Block b of row i of m into a tile. */
-INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, const uint32_t codes[8],
-                   float scale, const int32_t sum[3])
+/* Index of a word of row i of m in a block. */
+INLINE size_t q8_at(const unsigned word, const unsigned i, const unsigned m)
 {
-    uint32_t *t = tile + (size_t)b * Q8_WORDS * m + i;
+#ifdef __x86_64__
+    (void)m;
+    return Q8_WORDS * i + word;
+#else
+    return word * m + i;
+#endif
+}
+
+/* Block b of row i of m into a tile, of which c are the codes. */
+#ifdef __x86_64__
+#include "kernels/x86/q8_tile.h"
+#else
+INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, codes32 c, float scale)
+{
+    uint32_t *t = tile + (size_t)b * m * Q8_WORDS, codes[8];
+    int32_t sum[3];
+    sums_of_codes(c, sum);
+    store_codes(codes, c);
     for (unsigned j = 0; j < 8; j++)
-        t[j * m] = codes[j];
-    t[Q8_SCALE * m] = lodge_float_bits(scale);
+        t[q8_at(j, i, m)] = codes[j];
+    t[q8_at(Q8_SCALE, i, m)] = lodge_float_bits(scale);
     for (unsigned j = 0; j < 3; j++) {
-        t[(Q8_START + j) * m] = (uint32_t)(DOT_BIAS - 128 * sum[j]);
-        t[(Q8_SUM + j) * m] = lodge_float_bits(scale * (float)sum[j]);
+        t[q8_at(Q8_START + j, i, m)] = (uint32_t)(DOT_BIAS - 128 * sum[j]);
+        t[q8_at(Q8_SUM + j, i, m)] = lodge_float_bits(scale * (float)sum[j]);
     }
 }
+#endif
 
 #else
 /* A Q8 tile of pairs of rows, the last with zeros beside it if m is odd: for each 32 columns and
@@ -74,9 +93,12 @@ INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, const uin
  * likewise the float scale * s for the sum s of the block, of its first and of its second half. */
 enum { Q8_SCALE = 4, Q8_SUM = 5, Q8_WORDS = 32 };
 
-INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, const uint32_t codes[8],
-                   float scale, const int32_t sum[3])
+INLINE void q8_put(uint32_t *tile, uint32_t b, unsigned i, unsigned m, codes32 c, float scale)
 {
+    uint32_t codes[8];
+    int32_t sum[3];
+    store_codes(codes, c);
+    sums_of_codes(c, sum);
     const size_t n_pairs = (m + 1) / 2;
     uint32_t *t = tile + (b * n_pairs + i / 2) * Q8_WORDS + i % 2 * 2;
     for (unsigned u = 0; u < 4; u++)

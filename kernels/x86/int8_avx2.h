@@ -74,7 +74,7 @@ INLINE void signed_dots(const enum lodge_format f, const bool wide, const uint8_
         __m256i w = codes_of(f, wide, planes, j, 0), size = _mm256_abs_epi8(w);
 #pragma GCC unroll 4
         for (unsigned i = 0; i < m; i++)
-            dot[i][0] = add_signed(dot[i][0], &t[j * m + i], w, size, one);
+            dot[i][0] = add_signed(dot[i][0], &t[q8_at(j, i, m)], w, size, one);
     }
 }
 
@@ -96,7 +96,7 @@ INLINE void unsigned_dots(const enum lodge_format f, const bool wide, const uint
             __m256i w = codes_of(f, wide, planes, j, 0);
 #pragma GCC unroll 4
             for (unsigned i = 0; i < m; i++)
-                sum[i] = add_unsigned(sum[i], &t[j * m + i], w);
+                sum[i] = add_unsigned(sum[i], &t[q8_at(j, i, m)], w);
         }
 #pragma GCC unroll 4
         for (unsigned i = 0; i < m; i++)
@@ -120,7 +120,7 @@ INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *plan
         return;
 #pragma GCC unroll 4
     for (unsigned i = 0; i < m; i++) {
-        const uint32_t *start = t + (Q8_START + (c.group == 32 ? 0 : 1 + g)) * m + i;
+        const uint32_t *start = t + q8_at(Q8_START + (c.group == 32 ? 0 : 1 + g), i, m);
         __m256i zero = _mm256_srai_epi32(_mm256_set1_epi32((int)*start), zero_shift(f));
         dot[i][0] = _mm256_add_epi32(dot[i][0], zero);
     }

@@ -25,14 +25,15 @@ INLINE void dots(const enum lodge_format f, const bool wide, const uint8_t *plan
     const unsigned n = c.group / 4, start = Q8_START + (n == 8 ? 0 : 1 + g);
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
-        dot[i][0] = dot[i][1] = _mm512_set1_epi32(c.has_min ? DOT_BIAS : (int)t[start * m + i]);
+        dot[i][0] = dot[i][1] =
+            _mm512_set1_epi32(c.has_min ? DOT_BIAS : (int)t[q8_at(start, i, m)]);
 #pragma GCC unroll 8
     for (unsigned s = 0; s < n; s++) {
         const unsigned j = unit_of(f, g, s);
         bytes w0 = codes_of(f, wide, planes, j, 0), w1 = codes_of(f, wide, planes, j, 1);
 #pragma GCC unroll 6
         for (unsigned i = 0; i < m; i++) {
-            __m512i x = _mm512_set1_epi32((int)t[j * m + i]);
+            __m512i x = _mm512_set1_epi32((int)t[q8_at(j, i, m)]);
             dot[i][0] = dot_u8s8(dot[i][0], w0, x);
             dot[i][1] = dot_u8s8(dot[i][1], w1, x);
         }

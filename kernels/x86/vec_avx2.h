@@ -326,29 +326,21 @@ INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
 #define ACT_ROWS 1
 #define DOT_BIAS 0
 
-INLINE int32_t sum_words(__m256i v)
-{
-    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xB1)));
-}
+/* 32 codes of 8 bits. */
+typedef __m256i codes32;
 
-/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
-INLINE void store_codes(uint8_t *to, const vec x[4], vec inverse, int32_t sum[2])
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order. */
+INLINE codes32 codes_from(const vec x[4], vec inverse)
 {
     __m256i q[4];
-    for (uint32_t j = 0; j < 4; j++) {
+    for (uint32_t j = 0; j < 4; j++)
         q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(x[j], inverse));
-        q[j] = _mm256_min_epi32(q[j], _mm256_set1_epi32(127));
-        q[j] = _mm256_max_epi32(q[j], _mm256_set1_epi32(-127));
-    }
-    sum[0] = sum_words(_mm256_add_epi32(q[0], q[1]));
-    sum[1] = sum_words(_mm256_add_epi32(q[2], q[3]));
-    /* Packs work by halves of the vectors: the permutation puts groups of 4 in order. */
+    /* Packs saturate, and work by halves of the vectors: the permutation puts groups of 4 in
+     * order. */
     __m256i bytes =
         _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((void *)to, bytes);
+    return _mm256_max_epi8(bytes, _mm256_set1_epi8(-127));
 }
 
 /* Four codes of 15 bits. */

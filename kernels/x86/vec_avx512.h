@@ -192,16 +192,16 @@ INLINE vec load_half(const uint8_t *p)
 #define ACT_ROWS 1
 #define DOT_BIAS 0x4B400000 /* DOT_BIAS_FLOAT */
 
-/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order; the sums of both halves. */
-INLINE void store_codes(uint8_t *to, const vec x[2], vec inverse, int32_t sum[2])
+/* 32 codes of 8 bits. */
+typedef __m256i codes32;
+
+/* rint(x * inverse) in -127 .. 127 of 32 numbers, in order. */
+INLINE codes32 codes_from(const vec x[2], vec inverse)
 {
-    const __m512i top = _mm512_set1_epi32(127), bottom = _mm512_set1_epi32(-127);
-    for (int h = 0; h < 2; h++) {
-        __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(x[h], inverse));
-        q = _mm512_max_epi32(_mm512_min_epi32(q, top), bottom);
-        _mm_storeu_si128((void *)(to + 16 * h), _mm512_cvtepi32_epi8(q));
-        sum[h] = _mm512_reduce_add_epi32(q);
-    }
+    __m128i half[2];
+    for (int h = 0; h < 2; h++)
+        half[h] = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x[h], inverse)));
+    return _mm256_max_epi8(_mm256_set_m128i(half[1], half[0]), _mm256_set1_epi8(-127));
 }
 
 /* 64 bytes of codes: 4 columns of 16 rows. */
