@@ -78,6 +78,7 @@ static inline uint32_t lodge_lora_inputs(const struct lodge_linear *l)
     return l->site == LODGE_SITE_EMBED ? l->n_rows : l->n_cols;
 }
 /* Whether two linears of a plan are multiplied with the same input: q|k|v, gate|up of a layer. */
+#define LODGE_SAME_INPUT 3u /* most of them */
 bool lodge_lora_same_input(const struct lodge_linear *a, const struct lodge_linear *b);
 
 /* Cells of one granule (8 ranks) over n columns. */

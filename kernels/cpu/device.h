@@ -67,6 +67,22 @@ struct lora_rows {
     uint32_t *at; /* per row: the first span that ends after it */
 };
 
+/* What a span is to a linear, put together once for all panels: the tables of many adapters are
+ * larger than a cache. */
+struct lora_use {
+    struct lodge_lora_place place; /* rank 0: nothing */
+    uint32_t t, ldt;               /* floats: of the span's first row, from row to row */
+    float scale;                   /* of place and span */
+    const uint32_t *cells;         /* of the adapter */
+};
+
+/* A worker's uses of the linears that share an input. */
+struct lora_uses {
+    int32_t linears[LODGE_SAME_INPUT];
+    unsigned n;
+    struct lora_use *of[LODGE_SAME_INPUT]; /* by linear, by span */
+};
+
 /* Whether products of one tile fetch the next panel: with several tiles that always pays, as
  * arithmetic leaves memory idle; with one the processor's own prefetcher may do better alone. Which
  * it is, is tried in the first steps of one token, in turn; the bits are the same. */
@@ -129,6 +145,7 @@ struct lodge_device {
     uint16_t *xb, *xb2; /* (max_rows, widest) bf16 inputs of rows with adapters; xb2 the MLP's */
     float *lora_t;      /* (max_step_ranks) */
     struct lora_rows lora, lora_head; /* of the step's tokens; of a round of logits */
+    struct lora_uses *lora_uses;      /* by worker */
 
     /* The step in progress. */
     uint32_t lora_sites; /* that any adapter of the step touches */
@@ -199,7 +216,7 @@ void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
                            const int32_t *linears, unsigned n, const uint16_t *xb, unsigned worker,
                            unsigned n_workers);
 struct block;
-/* Adds B t to a block of products, before bias. */
+/* Adds B t to a block of products of one of them, before bias. */
 void lodge_cpu_lora_expand(const struct lodge_device *d, const struct lora_rows *rows,
                            const struct block *b);
 /* Adds the adapters' part to a row of the embedding table. */
@@ -235,7 +252,7 @@ void lodge_cpu_pack_rows(struct lodge_device *d, const struct pack *p, unsigned 
 /* A finished block of products: rows [first_row, first_row + m) of the step by up to 32 columns. */
 struct block {
     uint32_t linear, panel, tile, first_row;
-    unsigned m;
+    unsigned m, worker;
     uint32_t from, n_cols; /* columns [from, from + n_cols) of the linear's output */
     bool last;             /* no further panel of this linear follows for this worker */
     uint8_t *wide[2];      /* the worker's rooms for this panel and one of another linear */

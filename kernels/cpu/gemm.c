@@ -181,6 +181,7 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
             one_panel(d,
                       (struct block){.linear = (uint32_t)linears[i],
                                      .panel = (uint32_t)p,
+                                     .worker = worker,
                                      .wide = {wide, wide + d->wide_bytes},
                                      .last = p + 1 == to},
                       t, column, act[w->form], e);

@@ -12,23 +12,6 @@
 /* Rows of one shrink item: several calls, so that one adapter's long prompt still splits. */
 #define ITEM_ROWS (LODGE_LORA_ROWS * 3)
 
-static const uint8_t *cell_at(const struct lodge_device *d, const struct lora_adapter *a,
-                              uint32_t cell)
-{
-    return d->pool + (size_t)a->cells[cell] * LODGE_CELL_BYTES;
-}
-
-static const struct lodge_lora_place *place_of(const struct lora_adapter *a, int32_t linear)
-{
-    uint32_t i = a->by_linear[linear];
-    return i ? &a->layout->places[i - 1] : NULL;
-}
-
-static uint32_t t_offset(const struct lora_adapter *a, const struct lodge_lora_place *p)
-{
-    return a->offsets[p - a->layout->places];
-}
-
 /* ---- slots ---- */
 
 int lodge_cpu_lora_init(struct lodge_device *d, struct lodge_error *e)
@@ -193,12 +176,52 @@ void lodge_cpu_lora_plan_head(struct lodge_device *d, const uint32_t *wanted, ui
     index_rows(&d->lora_head, n);
 }
 
+/* ---- uses ---- */
+
+static struct lora_use use_of(const struct lodge_device *d, const struct lora_span *s,
+                              int32_t linear)
+{
+    const struct lora_adapter *a = &d->adapters[s->slot];
+    uint32_t i = a->by_linear[linear];
+    if (!i)
+        return (struct lora_use){0};
+    const struct lodge_lora_place *p = &a->layout->places[i - 1];
+    return (struct lora_use){.place = *p,
+                             .t = s->t + a->offsets[i - 1],
+                             .ldt = a->width,
+                             .scale = p->scale * s->scale,
+                             .cells = a->cells};
+}
+
+static void find_uses(const struct lodge_device *d, const struct lora_rows *rows,
+                      const int32_t *linears, unsigned n, struct lora_uses *u)
+{
+    memcpy(u->linears, linears, n * sizeof *linears);
+    u->n = n;
+    for (uint32_t i = 0; i < rows->n; i++)
+        for (unsigned l = 0; l < n; l++)
+            u->of[l][i] = use_of(d, &rows->spans[i], linears[l]);
+}
+
+static const struct lora_use *uses_of(const struct lora_uses *u, uint32_t linear)
+{
+    unsigned l = 0;
+    while ((uint32_t)u->linears[l] != linear)
+        l++;
+    return u->of[l];
+}
+
+static const uint8_t *cell_at(const struct lodge_device *d, const struct lora_use *u, uint32_t cell)
+{
+    return d->pool + (size_t)u->cells[cell] * LODGE_CELL_BYTES;
+}
+
 /* ---- shrink ---- */
 
 /* One or two granules for m rows: t[i * ldt + j], j < 8 or 16. */
-static void shrink_rows(const struct lodge_device *d, const struct lora_adapter *a,
-                        uint32_t first_cell, uint32_t row_cells, unsigned granules,
-                        const uint16_t *x, size_t ldx, unsigned m, float *t, size_t ldt)
+static void shrink_rows(const struct lodge_device *d, const struct lora_use *u, uint32_t first_cell,
+                        uint32_t row_cells, unsigned granules, const uint16_t *x, size_t ldx,
+                        unsigned m, float *t)
 {
     _Alignas(64) lodge_lora_chains chains;
     const uint8_t *cells[2][LODGE_LORA_CELLS];
@@ -208,51 +231,50 @@ static void shrink_rows(const struct lodge_device *d, const struct lora_adapter 
         uint32_t n = ldx - at < most ? (uint32_t)ldx - at : most;
         for (unsigned g = 0; g < granules; g++)
             for (uint32_t c = 0; c < lodge_lora_row_cells(n); c++)
-                cells[g][c] = cell_at(d, a, first_cell + g * row_cells + at / LODGE_CELL_COLS + c);
+                cells[g][c] = cell_at(d, u, first_cell + g * row_cells + at / LODGE_CELL_COLS + c);
         d->k.lora_shrink(rows, granules, n / 4, x + at, ldx, m, at == 0, chains);
     }
-    d->k.lora_sum(chains, granules, m, t, ldt);
+    d->k.lora_sum(chains, granules, m, t, u->ldt);
 }
 
 /* Rows [from, to) of a span by one or two granules. */
 static void shrink_item(const struct lodge_device *d, const struct lora_span *s,
-                        const struct lodge_lora_place *p, uint32_t n_cols, uint32_t granule,
+                        const struct lora_use *u, uint32_t n_cols, uint32_t granule,
                         unsigned granules, uint32_t from, uint32_t to, const uint16_t *xb)
 {
-    const struct lora_adapter *a = &d->adapters[s->slot];
-    size_t ldx = lodge_cpu_lora_stride(n_cols), ldt = a->width;
+    size_t ldx = lodge_cpu_lora_stride(n_cols);
     uint32_t row_cells = lodge_lora_row_cells(n_cols);
-    float *t = d->lora_t + s->t + t_offset(a, p) + granule * LODGE_CELL_RANKS;
+    float *t = d->lora_t + u->t + granule * LODGE_CELL_RANKS;
     for (uint32_t i = from; i < to; i += LODGE_LORA_ROWS) {
         unsigned m = to - i < LODGE_LORA_ROWS ? to - i : LODGE_LORA_ROWS;
-        shrink_rows(d, a, p->first_a + granule * row_cells, row_cells, granules,
-                    xb + (s->first + i) * ldx, ldx, m, t + i * ldt, ldt);
+        shrink_rows(d, u, u->place.first_a + granule * row_cells, row_cells, granules,
+                    xb + (s->first + i) * ldx, ldx, m, t + i * u->ldt);
     }
 }
 
 /* Granules of an item: two where rows are many, so that each row is loaded half as often; one where
  * they are few and the bytes of A are what it takes, so that the workers share them evenly. */
-static unsigned granules_of(const struct lora_span *s, const struct lodge_lora_place *p, uint32_t g)
+static unsigned granules_of(const struct lora_span *s, const struct lora_use *u, uint32_t g)
 {
-    return s->n > LODGE_LORA_ROWS && g + 1 < p->rank / LODGE_CELL_RANKS ? 2 : 1;
+    return s->n > LODGE_LORA_ROWS && g + 1 < u->place.rank / LODGE_CELL_RANKS ? 2 : 1;
 }
 
 /* Runs items [from, to) of n linears of one input; returns how many there are. */
 static uint32_t shrink_items(const struct lodge_device *d, const struct lora_rows *rows,
-                             const int32_t *linears, unsigned n, const uint16_t *xb, uint32_t from,
+                             const struct lora_uses *uses, const uint16_t *xb, uint32_t from,
                              uint32_t to)
 {
-    uint32_t n_cols = d->linears[linears[0]].n_cols, item = 0;
+    uint32_t n_cols = d->linears[uses->linears[0]].n_cols, item = 0;
     for (uint32_t i = 0; i < rows->n; i++) {
         const struct lora_span *s = &rows->spans[i];
-        for (unsigned l = 0; l < n; l++) {
-            const struct lodge_lora_place *p = place_of(&d->adapters[s->slot], linears[l]);
-            for (uint32_t g = 0, n_g; p && g < p->rank / LODGE_CELL_RANKS; g += n_g) {
-                n_g = granules_of(s, p, g);
+        for (unsigned l = 0; l < uses->n; l++) {
+            const struct lora_use *u = &uses->of[l][i];
+            for (uint32_t g = 0, n_g; g < u->place.rank / LODGE_CELL_RANKS; g += n_g) {
+                n_g = granules_of(s, u, g);
                 for (uint32_t row = 0; row < s->n; row += ITEM_ROWS, item++) {
                     uint32_t end = s->n - row < ITEM_ROWS ? s->n : row + ITEM_ROWS;
                     if (item >= from && item < to)
-                        shrink_item(d, s, p, n_cols, g, n_g, row, end, xb);
+                        shrink_item(d, s, u, n_cols, g, n_g, row, end, xb);
                 }
             }
         }
@@ -265,24 +287,25 @@ void lodge_cpu_lora_shrink(struct lodge_device *d, const struct lora_rows *rows,
                            const int32_t *linears, unsigned n, const uint16_t *xb, unsigned worker,
                            unsigned n_workers)
 {
-    uint32_t from, to, n_items = shrink_items(d, rows, linears, n, xb, 0, 0);
+    struct lora_uses *uses = &d->lora_uses[worker];
+    find_uses(d, rows, linears, n, uses);
+    uint32_t from, to, n_items = shrink_items(d, rows, uses, xb, 0, 0);
     lodge_cpu_share(n_items, worker, n_workers, &from, &to);
-    shrink_items(d, rows, linears, n, xb, from, to);
+    shrink_items(d, rows, uses, xb, from, to);
     lodge_workers_barrier(d->workers);
 }
 
 /* ---- expand ---- */
 
 /* Pointers to the blocks of granules [g, g + n) at one column. */
-static void find_blocks(const struct lodge_device *d, const struct lora_adapter *a,
-                        const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
-                        uint32_t g, uint32_t n, const uint8_t **blocks)
+static void find_blocks(const struct lodge_device *d, const struct lora_use *u, uint32_t n_outputs,
+                        uint32_t column, uint32_t g, uint32_t n, const uint8_t **blocks)
 {
     uint32_t row_cells = lodge_lora_row_cells(n_outputs);
-    uint32_t cell = p->first_b + column / LODGE_CELL_COLS + g * row_cells;
+    uint32_t cell = u->place.first_b + column / LODGE_CELL_COLS + g * row_cells;
     size_t inside = column % LODGE_CELL_COLS / 32 * LODGE_LORA_BLOCK_BYTES;
     for (uint32_t i = 0; i < n; i++, cell += row_cells)
-        blocks[i] = cell_at(d, a, cell) + inside;
+        blocks[i] = cell_at(d, u, cell) + inside;
 }
 
 /* Nothing but B t, of few enough ranks: one call does it all. */
@@ -293,61 +316,59 @@ static bool is_plain(const struct lodge_lora_place *p)
 }
 
 /* acc[m][32] = offset + B t over all ranks, for outputs [column, column + 32). */
-static void expand_rows(const struct lodge_device *d, const struct lora_adapter *a,
-                        const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
-                        const float *t, unsigned m, float *acc)
+static void expand_rows(const struct lodge_device *d, const struct lora_use *u, uint32_t n_outputs,
+                        uint32_t column, const float *t, unsigned m, float *acc)
 {
+    const struct lodge_lora_place *p = &u->place;
     uint32_t left = n_outputs - column < 32 ? n_outputs - column : 32;
     memset(acc, 0, m * 32 * sizeof *acc);
     if (p->first_offset != UINT32_MAX)
         for (unsigned i = 0; i < m; i++)
             memcpy(acc + i * 32,
-                   (const float *)(const void *)cell_at(d, a, p->first_offset + column / 1024) +
+                   (const float *)(const void *)cell_at(d, u, p->first_offset + column / 1024) +
                        column % 1024,
                    left * sizeof *acc);
     const uint8_t *blocks[LODGE_LORA_BLOCKS];
     uint32_t n = p->rank / LODGE_CELL_RANKS;
     for (uint32_t g = 0; g < n; g += LODGE_LORA_BLOCKS) {
         uint32_t some = n - g < LODGE_LORA_BLOCKS ? n - g : LODGE_LORA_BLOCKS;
-        find_blocks(d, a, p, n_outputs, column, g, some, blocks);
+        find_blocks(d, u, n_outputs, column, g, some, blocks);
         const struct lodge_lora_expand e = {.blocks = blocks,
                                             .n = some,
                                             .m = m,
                                             .t = t + g * LODGE_CELL_RANKS,
-                                            .ldt = a->width,
+                                            .ldt = u->ldt,
                                             .acc = acc};
         d->k.lora_expand(&e);
     }
 }
 
 /* y += scale x B t, the same in one call. */
-static void expand_plain(const struct lodge_device *d, const struct lora_adapter *a,
-                         const struct lodge_lora_place *p, uint32_t n_outputs, uint32_t column,
-                         const float *t, float scale, unsigned m, float *y, size_t ld)
+static void expand_plain(const struct lodge_device *d, const struct lora_use *u, uint32_t n_outputs,
+                         uint32_t column, const float *t, unsigned m, float *y, size_t ld)
 {
     const uint8_t *blocks[LODGE_LORA_BLOCKS];
-    uint32_t n = p->rank / LODGE_CELL_RANKS;
-    find_blocks(d, a, p, n_outputs, column, 0, n, blocks);
+    uint32_t n = u->place.rank / LODGE_CELL_RANKS;
+    find_blocks(d, u, n_outputs, column, 0, n, blocks);
     const struct lodge_lora_expand e = {
         .blocks = blocks,
         .n = n,
         .m = m,
         .t = t,
-        .ldt = a->width,
+        .ldt = u->ldt,
         .y = y,
         .ld = ld,
         .n_cols = n_outputs - column < 32 ? n_outputs - column : 32,
-        .scale = scale,
+        .scale = u->scale,
     };
     d->k.lora_expand(&e);
 }
 
-static const float *gain_of(const struct lodge_device *d, const struct lora_adapter *a,
-                            const struct lodge_lora_place *p, uint32_t column)
+static const float *gain_of(const struct lodge_device *d, const struct lora_use *u, uint32_t column)
 {
-    if (p->first_gain == UINT32_MAX)
+    if (u->place.first_gain == UINT32_MAX)
         return NULL;
-    return (const float *)(const void *)cell_at(d, a, p->first_gain + column / 1024) +
+    return (const float *)(const void *)cell_at(d, u, u->place.first_gain + column / 1024) +
            column % 1024;
 }
 
@@ -355,28 +376,27 @@ void lodge_cpu_lora_expand(const struct lodge_device *d, const struct lora_rows 
                            const struct block *b)
 {
     _Alignas(64) float acc[LODGE_TILE_ROWS_MAX * 32], base[LODGE_TILE_ROWS_MAX * 32];
+    const struct lora_use *uses = uses_of(&d->lora_uses[b->worker], b->linear);
     uint32_t end = b->first_row + b->m, n_outputs = d->linears[b->linear].n_rows;
     if (d->lora_gains) /* what W x was, whatever is added before */
         for (unsigned i = 0; i < b->m; i++)
             memcpy(base + i * 32, b->y + i * b->ld, b->n_cols * sizeof *base);
     for (uint32_t i = rows->at[b->first_row]; i < rows->n && rows->spans[i].first < end; i++) {
         const struct lora_span *s = &rows->spans[i];
-        const struct lora_adapter *a = &d->adapters[s->slot];
-        const struct lodge_lora_place *p = place_of(a, (int32_t)b->linear);
-        if (!p)
+        const struct lora_use *u = &uses[i];
+        if (!u->place.rank)
             continue;
         uint32_t from = s->first > b->first_row ? s->first : b->first_row;
         uint32_t to = s->first + s->n < end ? s->first + s->n : end;
-        const float *t = d->lora_t + s->t + (size_t)(from - s->first) * a->width + t_offset(a, p);
-        const float scale = p->scale * s->scale;
+        const float *t = d->lora_t + u->t + (size_t)(from - s->first) * u->ldt;
         uint32_t at = from - b->first_row, m = to - from;
         float *y = b->y + at * b->ld;
-        if (is_plain(p)) {
-            expand_plain(d, a, p, n_outputs, b->from, t, scale, m, y, b->ld);
+        if (is_plain(&u->place)) {
+            expand_plain(d, u, n_outputs, b->from, t, m, y, b->ld);
             continue;
         }
-        expand_rows(d, a, p, n_outputs, b->from, t, m, acc);
-        d->k.lora_add(y, b->ld, acc, base + at * 32, gain_of(d, a, p, b->from), scale, m,
+        expand_rows(d, u, n_outputs, b->from, t, m, acc);
+        d->k.lora_add(y, b->ld, acc, base + at * 32, gain_of(d, u, b->from), u->scale, m,
                       b->n_cols);
     }
 }
@@ -388,22 +408,20 @@ void lodge_cpu_lora_embed(struct lodge_device *d, int32_t table, uint32_t token,
     const uint32_t id = d->step->tokens[token], n_outputs = d->plan->d_model;
     for (uint32_t i = rows->at[token]; i < rows->n && rows->spans[i].first <= token; i++) {
         const struct lora_span *s = &rows->spans[i];
-        const struct lora_adapter *a = &d->adapters[s->slot];
-        const struct lodge_lora_place *p = place_of(a, table);
-        if (!p)
-            continue;
+        const struct lora_use u = use_of(d, s, table);
+        const struct lodge_lora_place *p = &u.place;
         /* Column `id` of A; t has room for it, like any other product's. */
-        float *t = d->lora_t + s->t + (size_t)(token - s->first) * a->width + t_offset(a, p);
+        float *t = d->lora_t + u.t + (size_t)(token - s->first) * u.ldt;
         uint32_t row_cells = lodge_lora_row_cells(d->linears[table].n_rows);
         for (uint32_t j = 0; j < p->rank; j++) {
             uint32_t cell = p->first_a + j / LODGE_CELL_RANKS * row_cells + id / LODGE_CELL_COLS;
             t[j] =
-                lodge_cpu_lora_a(cell_at(d, a, cell), j % LODGE_CELL_RANKS, id % LODGE_CELL_COLS);
+                lodge_cpu_lora_a(cell_at(d, &u, cell), j % LODGE_CELL_RANKS, id % LODGE_CELL_COLS);
         }
-        for (uint32_t c = 0; c < n_outputs; c += 32) {
+        for (uint32_t c = 0; p->rank && c < n_outputs; c += 32) {
             uint32_t left = n_outputs - c < 32 ? n_outputs - c : 32;
-            expand_rows(d, a, p, n_outputs, c, t, 1, acc);
-            d->k.lora_add(x + c, 0, acc, NULL, NULL, p->scale * s->scale, 1, left);
+            expand_rows(d, &u, n_outputs, c, t, 1, acc);
+            d->k.lora_add(x + c, 0, acc, NULL, NULL, u.scale, 1, left);
         }
     }
 }

@@ -63,11 +63,23 @@ static size_t apart(uint32_t n)
 }
 
 /* A token has at most the adapters of its step row. */
-static void take_lora(struct carver *c, struct lora_rows *l, size_t n_slots, size_t n_rows)
+static size_t take_lora(struct carver *c, struct lora_rows *l, size_t n_slots, size_t n_rows)
 {
     size_t spans = (n_slots > n_rows ? n_slots : n_rows) * LODGE_MAX_ROW_ADAPTERS;
     l->spans = take(c, spans, sizeof *l->spans);
     l->at = take(c, n_rows, sizeof *l->at);
+    return spans;
+}
+
+static void take_lora_uses(struct carver *c, struct lodge_device *d, unsigned workers, size_t spans)
+{
+    d->lora_uses = take(c, workers, sizeof *d->lora_uses);
+    for (unsigned w = 0; w < workers; w++)
+        for (unsigned l = 0; l < LODGE_SAME_INPUT; l++) {
+            struct lora_use *of = take(c, spans, sizeof *of);
+            if (c->space)
+                d->lora_uses[w].of[l] = of;
+        }
 }
 
 size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, uint8_t *space)
@@ -117,8 +129,9 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->xb2 = take(&c, rows * lodge_cpu_lora_stride(w.inner), sizeof *d->xb2);
     /* A token has at most two logit rows: a score and a sample. */
     d->lora_t = take(&c, (size_t)d->cfg.max_step_ranks * 2, sizeof *d->lora_t);
-    take_lora(&c, &d->lora, d->cfg.max_slots, rows);
-    take_lora(&c, &d->lora_head, d->cfg.max_slots, d->cfg.max_logit_rows);
+    size_t spans = take_lora(&c, &d->lora, d->cfg.max_slots, rows);
+    size_t head = take_lora(&c, &d->lora_head, d->cfg.max_slots, d->cfg.max_logit_rows);
+    take_lora_uses(&c, d, workers, spans > head ? spans : head);
     d->hidden = take(&c, (size_t)d->cfg.max_slots * p->d_model, sizeof(float));
     return c.at;
 }
