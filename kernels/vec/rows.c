@@ -31,55 +31,71 @@ static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32
         }
 }
 
-/* Columns [32 b, 32 b + left) of a row, zeros after them. */
-INLINE void load_block(const float *row, uint32_t b, const uint32_t left, vec x[VECS32])
+/* Blocks of rows on their way into a Q8 tile. */
+struct q8_run {
+    const float *x; /* of the first block and row */
+    size_t ld;
+    uint32_t block, n_blocks; /* of the tile */
+    unsigned row, n_rows, m;  /* rows of the m of the tile */
+    uint32_t *tile;
+};
+
+/* Block b of row i, of which `left` columns are there. */
+INLINE void load_block(const struct q8_run *r, uint32_t b, unsigned i, const uint32_t left,
+                       vec x[VECS32])
 {
     for (uint32_t j = 0; j < VECS32; j++)
-        x[j] = v_load_tail(row + 32 * b + LANES * j, left_of(left, LANES * j));
+        x[j] = v_load_tail(r->x + i * r->ld + 32 * b + LANES * j, left_of(left, LANES * j));
 }
 
-/* n <= Q8_RUN blocks of row i of m, of which the last may not be whole, into a tile at block
- * `first`. All maxima before all codes: one block after the other would wait for each. */
+/* All maxima before all codes: one block after the other would wait for each. */
 #define Q8_RUN 32
-INLINE void pack_run(const float *row, uint32_t n, const uint32_t left, uint32_t *tile,
-                     uint32_t first, unsigned i, unsigned m)
+INLINE void pack_run(const struct q8_run *r, const uint32_t left)
 {
-    float most[Q8_RUN] = {0}, inverse[Q8_RUN];
+    float most[Q8_RUN] = {0}, inverse[Q8_RUN], *to = most;
     vec x[VECS32];
-    for (uint32_t b = 0; b < n; b++) {
-        load_block(row, b, left, x);
-        vec v = v_abs(x[0]);
-        for (uint32_t j = 1; j < VECS32; j++)
-            v = v_max(v, v_abs(x[j]));
-        most[b] = v_most(v);
+    for (uint32_t b = 0; b < r->n_blocks; b++)
+        for (unsigned i = 0; i < r->n_rows; i++) {
+            load_block(r, b, i, left, x);
+            vec v = v_abs(x[0]);
+            for (uint32_t j = 1; j < VECS32; j++)
+                v = v_max(v, v_abs(x[j]));
+            *to++ = v_most(v);
+        }
+    for (uint32_t n = 0; n < r->n_blocks * r->n_rows; n += LANES) {
+        vec v = v_load(most + n);
+        v_store(inverse + n, v_where_above(v, v_set(0), v_div(v_set(127), v)));
+        v_store(most + n, v_div(v, v_set(127)));
     }
-    for (uint32_t b = 0; b < Q8_RUN; b += LANES) {
-        vec v = v_load(most + b);
-        v_store(inverse + b, v_where_above(v, v_set(0), v_div(v_set(127), v)));
-        v_store(most + b, v_div(v, v_set(127)));
-    }
-    for (uint32_t b = 0; b < n; b++) {
-        load_block(row, b, left, x);
-        q8_put(tile, first + b, i, m, codes_from(x, v_set(inverse[b])), most[b]);
-    }
+    const float *scale = most, *by = inverse;
+    for (uint32_t b = 0; b < r->n_blocks; b++)
+        for (unsigned i = 0; i < r->n_rows; i++) {
+            load_block(r, b, i, left, x);
+            codes32 c = codes_from(x, v_set(*by++));
+            q8_put(r->tile, r->block + b, r->row + i, r->m, c, *scale++);
+        }
 }
 
 static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                     uint32_t n_cols, void *tile)
 {
-    uint32_t end = k1 == n_cols ? padded(n_cols) : k1, n;
-    for (uint32_t b = k0 / 32; b < end / 32; b += n) {
-        const float *row = x + (b * 32 - k0);
-        uint32_t left = k1 - b * 32;
-        n = left < 32 ? 1 : left / 32 < Q8_RUN ? left / 32 : Q8_RUN;
-        for (unsigned i = 0; i < m; i++, row += ld)
-            if (left < 32)
-                pack_run(row, n, left, tile, b, i, m);
-            else /* no masks */
-                pack_run(row, n, 32, tile, b, i, m);
+    uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
+    struct q8_run r = {.ld = ld, .m = m, .tile = tile};
+    for (r.block = k0 / 32; r.block < end / 32; r.block += r.n_blocks) {
+        uint32_t left = k1 - r.block * 32, most = m < Q8_RUN ? Q8_RUN / m : 1;
+        r.x = x + (r.block * 32 - k0);
+        r.row = 0;
+        r.n_rows = m;
+        r.n_blocks = left < 32 ? 1 : left / 32 < most ? left / 32 : most;
+        if (left < 32)
+            pack_run(&r, left);
+        else /* no masks */
+            pack_run(&r, 32);
         /* Where rows stand in pairs, the last of an odd number has zeros beside it. */
+        r.row = m;
+        r.n_rows = 1;
         if (m % ACT_ROWS)
-            pack_run(x, n, 0, tile, b, m, m);
+            pack_run(&r, 0);
     }
 }
 
