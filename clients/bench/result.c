@@ -100,10 +100,30 @@ static bool is_good(const struct bench_options *o, const double t[BENCH_N_TIMES]
     return true;
 }
 
+/* Uncached input and twice the output of a completed request, as far as it was there when the load
+ * ended: with --duration what runs on after it would count for those who ask for long replies. */
+static int64_t service_of(const struct bench_options *o, const struct bench_result *result,
+                          const struct bench_record *r)
+{
+    int64_t n_input = r->n_input - r->n_cached;
+    if (o->duration_s <= 0)
+        return n_input + 2 * r->n_output;
+    uint64_t end = result->begin_ns + (uint64_t)(o->duration_s * 1e9);
+    if (!r->first_ns)
+        return r->last_ns <= end ? n_input + 2 * r->n_output : 0;
+    size_t inside = r->first_ns <= end;
+    double left_ms = ms(r->first_ns, end);
+    for (size_t i = 0; i < r->n_itl && (left_ms -= result->itl_ms.v[r->itl_at + i]) >= 0; i++)
+        inside++;
+    return inside ? n_input +
+                        llround(2.0 * (double)r->n_output * (double)inside / (double)(r->n_itl + 1))
+                  : 0;
+}
+
 struct sums {
     struct bench_samples times[BENCH_N_TIMES], lag_ms;
     uint64_t completed, failed, limited, good;
-    int64_t n_input, n_output, n_cached;
+    int64_t n_input, n_output, n_cached, service;
 };
 
 static int add_record(const struct bench_options *o, const struct bench_result *result,
@@ -127,6 +147,7 @@ static int add_record(const struct bench_options *o, const struct bench_result *
     s->n_input += r->n_input;
     s->n_output += r->n_output;
     s->n_cached += r->n_cached;
+    s->service += service_of(o, result, r);
     return err;
 }
 
@@ -161,7 +182,7 @@ static void put_sums(const struct bench_options *o, const struct bench_result *r
     put(m, "total_input_tokens", (double)s->n_input, true);
     put(m, "total_cached_tokens", (double)s->n_cached, true);
     put(m, "total_output_tokens", (double)s->n_output, true);
-    put(m, "weighted_service", (double)(s->n_input - s->n_cached + 2 * s->n_output), true);
+    put(m, "weighted_service", (double)s->service, true);
     put(m, "request_throughput", (double)s->completed * per_s, false);
     put(m, "request_goodput", o->goodput ? (double)s->good * per_s : NAN, false);
     put(m, "goodput_share", o->goodput && n ? (double)s->good / (double)n : NAN, false);
@@ -199,7 +220,7 @@ static int put_fairness(const struct bench_options *o, const struct bench_result
         if (c->error >= 0)
             continue;
         tokens.v[c->tenant] += (double)c->n_output;
-        service.v[c->tenant] += (double)(c->n_input - c->n_cached + 2 * c->n_output);
+        service.v[c->tenant] += (double)service_of(o, r, c);
     }
     put(m, "jain_output_throughput", bench_jain(&tokens), false);
     put(m, "jain_weighted_service", bench_jain(&service), false);

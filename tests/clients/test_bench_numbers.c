@@ -300,6 +300,26 @@ START_TEST(figures_by_hand)
 }
 END_TEST
 
+/* Load until 1245 ms: all of the first reply, 5 tokens of 10 of the second, nothing of the third.
+ */
+START_TEST(service_ends_with_the_load)
+{
+    struct bench_options o = options();
+    struct bench_result r = small_run();
+    struct bench_metrics m;
+    o.duration_s = 0.245;
+    ck_assert_int_eq(bench_metrics_make(&o, &r, NULL, &m), 0);
+    ck_assert_double_eq_tol(get(&m, "weighted_service"), (6 + 2 * 10) + (6 + 2 * 5), 1e-9);
+    ck_assert_double_eq_tol(get(&m, "total_output_tokens"), 21, 1e-9);
+    r.records[0].first_ns = 0; /* not streamed: by its end */
+    o.duration_s = 0.185;
+    ck_assert_int_eq(bench_metrics_make(&o, &r, NULL, &m), 0);
+    ck_assert_double_eq_tol(get(&m, "weighted_service"), 0, 1e-9);
+    bench_result_finish(&r);
+    bench_options_finish(&o);
+}
+END_TEST
+
 /* The small run with model 0 as tenant 0 and model 1 as tenant 1, and a third who sent nothing. */
 START_TEST(figures_of_tenants_by_hand)
 {
@@ -468,6 +488,7 @@ int main(void)
                                   arrivals_end_where_they_should,
                                   fairness_of_known_vectors,
                                   figures_by_hand,
+                                  service_ends_with_the_load,
                                   figures_of_tenants_by_hand,
                                   json_has_the_keys_of_vllm,
                                   errors_are_counted_by_kind,
