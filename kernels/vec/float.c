@@ -25,18 +25,15 @@ INLINE void store(vec acc[][2], const unsigned m, float *out, size_t ld)
     }
 }
 
-/* Steps of the column loop between two fetches of the next panel. */
-#define STRETCH 8u
-
 INLINE void bf16_rows(const uint8_t *panel, uint32_t kp, const pair *t, float *out, size_t ld,
                       struct ahead next, const unsigned m)
 {
     for (uint32_t r = 0; r < LODGE_PANEL_ROWS; r += SIDE) {
         vec acc[MAX_ROWS][2];
         clear(acc, m);
-        for (uint32_t k = 0; k < kp / 2; k += STRETCH, panel += STRETCH * SIDE * 4) {
+        for (uint32_t k = 0; k < kp / 2; k += TILE_RUN, panel += TILE_RUN * SIDE * 4) {
             fetch_step(&next);
-            dot_block(panel, SIDE * 4, STRETCH, NULL, t + (size_t)k * m, 1, m, acc, m, 2);
+            dot_block(panel, SIDE * 4, TILE_RUN, NULL, t + (size_t)k * m, TILE_RUN, 1, acc, m, 2);
         }
         store(acc, m, out + r, ld);
     }
@@ -57,18 +54,20 @@ INLINE void fp8_rows(const uint8_t *panel, uint32_t kp, const pair *tile, float 
             vec acc[MAX_ROWS][2];
             clear(acc, m);
             panel += SIDE * sizeof *scale;
-            for (uint32_t j = 0; j < n; j++, panel += (wide ? 4 : 2) * SIDE, t += m) {
-                pairs w0, w1;
-                if (j % STRETCH == 0)
-                    fetch_step(&next);
-                if (wide) {
-                    w0 = load_pairs(panel, UINT32_MAX);
-                    w1 = load_pairs(panel + sizeof w0, UINT32_MAX);
-                } else {
-                    load_fp8(panel, &w0, &w1);
+            for (uint32_t j = 0; j < n; j += TILE_RUN, t += TILE_RUN * m) {
+                fetch_step(&next);
+#pragma GCC unroll 1
+                for (uint32_t s = 0; s < TILE_RUN; s++, panel += (wide ? 4 : 2) * SIDE) {
+                    pairs w0, w1;
+                    if (wide) {
+                        w0 = load_pairs(panel, UINT32_MAX);
+                        w1 = load_pairs(panel + sizeof w0, UINT32_MAX);
+                    } else {
+                        load_fp8(panel, &w0, &w1);
+                    }
+                    dot_odd(acc, w0, w1, t + s, TILE_RUN, m, 2);
+                    dot_even(acc, w0, w1, t + s, TILE_RUN, m, 2);
                 }
-                dot_odd(acc, w0, w1, t, 1, m, 2);
-                dot_even(acc, w0, w1, t, 1, m, 2);
             }
             vec s0 = v_mul(v_load(scale), v_set(256)),
                 s1 = v_mul(v_load(scale + LANES), v_set(256));
@@ -111,27 +110,29 @@ INLINE void float_rows(const uint8_t *panel, uint32_t kp, const float *tile, flo
         const float *t = tile;
         vec acc[MAX_ROWS][2];
         clear(acc, m);
-        for (uint32_t k = 0; k < kp; k++, panel += step, t += m) {
-            const uint8_t *second = panel + step / 2;
-            vec w0 = half ? load_half(panel) : v_load((const float *)(const void *)panel);
-            vec w1 = half ? load_half(second) : v_load((const float *)(const void *)second);
-            if (k % STRETCH == 0)
-                fetch_step(&next);
+        for (uint32_t k = 0; k < kp; k += TILE_RUN, t += TILE_RUN * m) {
+            fetch_step(&next);
+#pragma GCC unroll 1
+            for (uint32_t s = 0; s < TILE_RUN; s++, panel += step) {
+                const uint8_t *second = panel + step / 2;
+                vec w0 = half ? load_half(panel) : v_load((const float *)(const void *)panel);
+                vec w1 = half ? load_half(second) : v_load((const float *)(const void *)second);
 #pragma GCC unroll 12
-            for (unsigned i = 0; i < m; i++) {
-                vec x = v_set(t[i]);
-                acc[i][0] = v_fma(w0, x, acc[i][0]);
-                acc[i][1] = v_fma(w1, x, acc[i][1]);
+                for (unsigned i = 0; i < m; i++) {
+                    vec x = v_set(t[i * TILE_RUN + s]);
+                    acc[i][0] = v_fma(w0, x, acc[i][0]);
+                    acc[i][1] = v_fma(w1, x, acc[i][1]);
+                }
             }
         }
         store(acc, m, out + r, ld);
     }
 }
 
-/* Fetches during one tile: a step each STRETCH columns (or pairs) of each sub-panel. */
+/* Fetches during one tile: a step each TILE_RUN columns (or pairs) of each sub-panel. */
 INLINE uint32_t n_steps(uint32_t n_cols, uint32_t cols)
 {
-    return padded(n_cols) / (STRETCH * cols) * (LODGE_PANEL_ROWS / SIDE);
+    return padded(n_cols) / (TILE_RUN * cols) * (LODGE_PANEL_ROWS / SIDE);
 }
 
 /* A tile by `rows`, whose columns go in steps of `cols`. */

@@ -2,32 +2,35 @@
  * logits. Bound: bytes of the rows, which are in cache. */
 #include "kernels/vec/vec.h"
 
-/* [Kp][m] floats. */
 static void pack_f32(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                      uint32_t n_cols, void *tile)
 {
-    float *t = tile;
+    float *t = (float *)tile + (size_t)k0 * m;
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
-    for (unsigned i = 0; i < m; i++)
-        for (uint32_t k = k0; k < end; k++)
-            t[(size_t)k * m + i] = k < k1 ? x[i * ld + k - k0] : 0;
+    for (uint32_t k = k0; k < end; k += TILE_RUN)
+        for (unsigned i = 0; i < m; i++, t += TILE_RUN) {
+            const float *row = x + i * ld + (k - k0);
+            if (k + TILE_RUN <= k1)
+                memcpy(t, row, TILE_RUN * sizeof *t);
+            else
+                for (uint32_t j = 0; j < TILE_RUN; j++)
+                    t[j] = k + j < k1 ? row[j] : 0;
+        }
 }
 
-/* [Kp / 2][m] pairs. */
 static void pack_bf16(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t k1,
                       uint32_t n_cols, void *tile)
 {
-    pair *t = tile;
+    pair *t = (pair *)tile + (size_t)k0 / 2 * m;
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
     for (uint32_t k = k0; k < end; k += 16)
-        for (unsigned i = 0; i < m; i++) {
+        for (unsigned i = 0; i < m; i++, t += TILE_RUN) {
             uint16_t half[16];
-            pair room[8];
             for (uint32_t j = 0; j < 16; j += LANES)
                 store_bf16(half + j, v_load_tail(x + i * ld + (k - k0) + j, left_of(k1, k + j)));
-            const pair *row = as_pairs(half, 16, room);
-            for (uint32_t j = 0; j < 8; j++)
-                t[(size_t)(k / 2 + j) * m + i] = row[j];
+            const pair *row = as_pairs(half, 16, t);
+            if (row != t)
+                memcpy(t, row, TILE_RUN * sizeof *t);
         }
 }
 

@@ -48,6 +48,9 @@ INLINE void fetch(const void *p)
  * up exactly, without a conversion. */
 #define DOT_BIAS_FLOAT 12582912.0f
 
+/* An F32 or BF16 tile has for each TILE_RUN columns, or pairs of them, [m][TILE_RUN]. */
+#define TILE_RUN 8u
+
 #if ACT_ROWS == 1
 /* A Q8 tile has for each 32 columns of each row Q8_WORDS words: 8 of codes; the scale; what a dot
  * product with codes of zero point 128 starts from, DOT_BIAS - 128 s, and the float scale * s, each
