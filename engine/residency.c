@@ -24,6 +24,10 @@ struct lodge_residency {
     uint32_t n_uploads;
     uint64_t plan;
     uint64_t spare; /* pages that this plan's uploads may still take */
+    struct asked {
+        struct lodge_adapter_version *version;
+        uint64_t tenant;
+    } asked[MAX_ASKED]; /* by this plan, of a loader, in order */
     uint32_t n_asked;
     bool blocked, lost;
     struct lodge_residency_cost cost;
@@ -224,6 +228,19 @@ static bool begin_upload(struct lodge_residency *r, struct lodge_adapter_version
     return true;
 }
 
+/* Begins to fill pages from the image, for a request of this tenant. */
+static bool bring_image(struct lodge_residency *r, struct lodge_adapter_version *v,
+                        const uint8_t *image, uint64_t tenant)
+{
+    if (!begin_upload(r, v, image)) {
+        lodge_adapters_unpin(r->adapters, v);
+        return false;
+    }
+    if (r->charge)
+        r->charge(r->cookie, tenant, v->info.n_pages);
+    return true;
+}
+
 static void bring(struct lodge_residency *r, struct lodge_seq *q, struct lodge_adapter_version *v)
 {
     if (r->blocked)
@@ -231,15 +248,24 @@ static void bring(struct lodge_residency *r, struct lodge_seq *q, struct lodge_a
     if (r->n_uploads == MAX_UPLOADS || r->n_asked == MAX_ASKED || r->blocked)
         return;
     const uint8_t *image = lodge_adapters_pin(r->adapters, v);
-    if (!image) {
-        r->n_asked++;
-    } else if (begin_upload(r, v, image)) {
-        if (r->charge)
-            r->charge(r->cookie, q->req->r.tenant, v->info.n_pages);
-    } else {
-        lodge_adapters_unpin(r->adapters, v);
+    if (!image)
+        r->asked[r->n_asked++] = (struct asked){v, q->req->r.tenant};
+    else if (!bring_image(r, v, image, q->req->r.tenant))
         q->n_pages_wanted += r->blocked ? v->info.n_pages : 0;
+}
+
+/* What the last plan asked for and has come since: it need not wait for the next plan. */
+static void bring_arrived(struct lodge_residency *r)
+{
+    for (uint32_t i = 0; i < r->n_asked && r->n_uploads < MAX_UPLOADS && !r->blocked; i++) {
+        struct lodge_adapter_version *v = r->asked[i].version;
+        if (v->state != LODGE_ABSENT || !atomic_load(&v->has_image))
+            continue;
+        const uint8_t *image = lodge_adapters_pin(r->adapters, v);
+        if (image)
+            bring_image(r, v, image, r->asked[i].tenant);
     }
+    r->n_asked = 0;
 }
 
 void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages)
@@ -300,6 +326,15 @@ static void finish_upload(struct lodge_residency *r)
     r->stats.resident_bytes += v->info.bytes;
 }
 
+static void forget_asked(struct lodge_residency *r, const struct lodge_adapter_version *v)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < r->n_asked; i++)
+        if (r->asked[i].version != v)
+            r->asked[n++] = r->asked[i];
+    r->n_asked = n;
+}
+
 static void bury_dead(struct lodge_residency *r)
 {
     struct lodge_adapter_version *v;
@@ -308,6 +343,7 @@ static void bury_dead(struct lodge_residency *r)
         for (uint32_t i = 0; i < r->n_uploads; i++)
             if (r->uploads[i] == v)
                 remove_upload(r, i--);
+        forget_asked(r, v);
         lodge_prefix_evict_owner(r->prefix, v->number);
         if (v->state != LODGE_ABSENT)
             drop(r, v);
@@ -323,11 +359,13 @@ static size_t slice_bytes(uint64_t step_ns)
     return bytes > SLICE_BYTES ? bytes : SLICE_BYTES;
 }
 
-bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns)
+bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns, uint64_t spare_pages)
 {
     const struct lodge_adapters *a = r->adapters;
     size_t left = slice_bytes(step_ns) / LODGE_CELL_BYTES;
     bury_dead(r);
+    r->spare = spare_pages;
+    bring_arrived(r);
     bool any = r->n_uploads > 0;
     while (r->n_uploads && left) {
         struct lodge_adapter_version *v = r->uploads[0];

@@ -42,9 +42,10 @@ void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_resi
 void lodge_residency_get_stats(const struct lodge_residency *r, struct lodge_residency_stats *out);
 
 /* Between two steps: fills some pages, within a small part of `step_ns`, the time of the last step
- * (0: nothing runs, then as much as there is), and gives back what nobody refers to. True when
- * there was something to fill. */
-bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns);
+ * (0: nothing runs, then as much as there is), and gives back what nobody refers to. What the last
+ * plan asked a loader for and has come is begun, too; it may take spare_pages of the available
+ * pages. True when there was something to fill. */
+bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns, uint64_t spare_pages);
 /* A plan begins: its uploads may take this many of the available pages, the rest is promised. */
 void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages);
 

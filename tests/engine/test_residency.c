@@ -7,7 +7,6 @@
  * could read it is in flight; a running sequence's adapters stay; nothing that an adapter computed
  * is found once it has left; what an earlier request of a plan wanted is not evicted for a later.
  */
-#include "base/pages.h"
 #include "engine/residency.h"
 
 #include "tests/engine/test_engine_random.h"
@@ -113,7 +112,7 @@ static void ignore_news(void *cookie)
 
 static uint8_t *make_image(const struct lodge_adapter_version *v)
 {
-    uint8_t *image = lodge_pages_map((size_t)v->layout.n_cells * LODGE_CELL_BYTES);
+    uint8_t *image = lodge_spares_take(&lab->adapters.spares, v->info.bytes);
     for (uint32_t c = 0; image && c < v->layout.n_cells; c++) {
         uint64_t tag = tag_of(v, c);
         memcpy(image + (size_t)c * LODGE_CELL_BYTES, &tag, sizeof tag);
@@ -190,12 +189,18 @@ static uint64_t available(const struct lab *l)
     return l->pool.n_free + l->pool.n_retiring + l->pool.n_cached;
 }
 
+/* Pages that uploads may take; some are promised to others. */
+static uint64_t spare_pages(struct lab *l)
+{
+    uint64_t spare = available(l), promised = test_below(&l->rnd, 6);
+    return spare > promised ? spare - promised : 0;
+}
+
 /* One plan: whatever is ready begins to run. */
 static void plan(struct lab *l)
 {
     bool was[VERSIONS] = {false};
-    uint64_t spare = available(l), promised = test_below(&l->rnd, 6);
-    lodge_residency_begin(l->residency, spare > promised ? spare - promised : 0);
+    lodge_residency_begin(l->residency, spare_pages(l));
     for (uint32_t i = 0; i < SEQS; i++) {
         if (!l->alive[i] || l->runs[i])
             continue;
@@ -325,7 +330,7 @@ static void turn(struct lab *l)
     for (uint32_t i = 0; i < VERSIONS; i++)
         gone[i] = l->versions[i] && !l->versions[i]->refs &&
                   l->versions[i]->image_state != LODGE_IMAGE_QUEUED;
-    lodge_residency_turn(l->residency, test_below(&l->rnd, 3) * 1000000u);
+    lodge_residency_turn(l->residency, test_below(&l->rnd, 3) * 1000000u, spare_pages(l));
     for (uint32_t i = 0; i < VERSIONS; i++)
         if (gone[i]) {
             l->versions[i] = NULL;
@@ -396,6 +401,7 @@ static void open_lab(struct lab *l, struct lodge_backend *backend)
                                           .n_pages = PAGES,
                                           .on_news = ignore_news};
     pthread_mutex_init(&l->adapters.lock, NULL);
+    lodge_spares_init(&l->adapters.spares, 3 * 64 << 10);
     l->residency = lodge_residency_create(&l->adapters, &l->pool, &l->prefix);
     for (uint32_t i = 0; i < VERSIONS; i++)
         new_version(l, i);
@@ -411,7 +417,7 @@ static void close_lab(struct lab *l)
             lodge_adapter_version_unref(l->versions[i]);
     while (l->adapters.first)
         load_one(l);
-    lodge_residency_turn(l->residency, 0);
+    lodge_residency_turn(l->residency, 0, 0);
     TEST_CHECK(!l->pool.n_adapter);
     lodge_residency_destroy(l->residency);
     lodge_adapters_finish(&l->adapters);
@@ -445,12 +451,48 @@ START_TEST(random_actions)
 }
 END_TEST
 
+/* An image that comes after the plan that asked for it is in the pool before the next plan, in the
+ * order of the plan and as far as pages are to spare; but not if the last reference went meanwhile.
+ */
+START_TEST(what_arrives_need_not_wait_for_a_plan)
+{
+    static struct lab space;
+    struct lodge_backend backend;
+    lab = &space;
+    memset(lab, 0, sizeof *lab);
+    lab->rnd = test_seeded("residency");
+    open_lab(lab, &backend);
+    lab->adapters.budget_bytes = SIZE_MAX;
+    struct lodge_adapter_version *const *v = lab->versions;
+    struct lodge_inflight requests[3];
+    lodge_residency_begin(lab->residency, PAGES);
+    for (uint32_t i = 0; i < 3; i++) {
+        requests[i] = (struct lodge_inflight){.r.n_choices = 1, .r.n_adapters = 1};
+        requests[i].versions[0] = v[i];
+        TEST_CHECK(!lodge_residency_want(lab->residency, &(struct lodge_seq){.req = &requests[i]}));
+    }
+    for (uint32_t i = 0; i < 3; i++) {
+        struct lodge_adapter_version *next = lodge_adapters_next_wanted(&lab->adapters);
+        TEST_CHECK(next == v[i]);
+        lodge_adapters_loaded(&lab->adapters, next, make_image(next), false);
+    }
+    lodge_adapter_version_unref(v[0]);
+    lab->versions[0] = NULL;
+    lab->named[0] = false;
+    lodge_residency_turn(lab->residency, 0, v[1]->info.n_pages);
+    TEST_CHECK(v[1]->state == LODGE_RESIDENT && v[2]->state == LODGE_ABSENT);
+    check_pages(lab);
+    close_lab(lab);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("residency");
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 230);
     tcase_add_test(t, random_actions);
+    tcase_add_test(t, what_arrives_need_not_wait_for_a_plan);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
