@@ -276,8 +276,7 @@ bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
     if (en->residency) {
         if (lodge_residency_take_lost(en->residency))
             end_lost(en);
-        busy |= lodge_residency_turn(en->residency, busy ? en->last_step_ns : 0,
-                                     lodge_sched_spare(&en->sched));
+        busy |= lodge_residency_turn(en->residency, busy ? en->last_step_ns : 0);
     }
     publish_stats(en);
     notify(en);

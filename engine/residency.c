@@ -22,12 +22,9 @@ struct lodge_residency {
     struct lodge_adapter_version *uploads[MAX_UPLOADS];
     const uint8_t *images[MAX_UPLOADS]; /* pinned */
     uint32_t n_uploads;
+    size_t n_cells_left; /* that may still be copied before the next step */
     uint64_t plan;
     uint64_t spare; /* pages that this plan's uploads may still take */
-    struct asked {
-        struct lodge_adapter_version *version;
-        uint64_t tenant;
-    } asked[MAX_ASKED]; /* by this plan, of a loader, in order */
     uint32_t n_asked;
     bool blocked, lost;
     struct lodge_residency_cost cost;
@@ -192,6 +189,54 @@ bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefi
     return r ? evict(r, true) || evict(r, false) : lodge_prefix_evict(prefix);
 }
 
+/* ---- uploading ---- */
+
+static void remove_upload(struct lodge_residency *r, uint32_t i)
+{
+    r->n_uploads--;
+    memmove(&r->uploads[i], &r->uploads[i + 1], (r->n_uploads - i) * sizeof *r->uploads);
+    memmove(&r->images[i], &r->images[i + 1], (r->n_uploads - i) * sizeof *r->images);
+}
+
+static void finish_upload(struct lodge_residency *r)
+{
+    struct lodge_adapter_version *v = r->uploads[0];
+    remove_upload(r, 0);
+    lodge_adapters_unpin(r->adapters, v);
+    v->state = LODGE_RESIDENT;
+    atomic_store(&v->resident, true);
+    v->hits++;
+    touch(r, v);
+    set_type(r, v, false);
+    r->stats.n_uploads++;
+    r->stats.n_resident++;
+    r->stats.resident_bytes += v->info.bytes;
+}
+
+static size_t slice_bytes(uint64_t step_ns)
+{
+    size_t bytes = (size_t)((double)step_ns * SLICE_BYTES_PER_NS);
+    if (!step_ns || bytes > IDLE_SLICE_BYTES)
+        return IDLE_SLICE_BYTES;
+    return bytes > SLICE_BYTES ? bytes : SLICE_BYTES;
+}
+
+/* Fills pages, the oldest upload first, as far as the slice goes. */
+static void upload(struct lodge_residency *r)
+{
+    const struct lodge_adapters *a = r->adapters;
+    while (r->n_uploads && r->n_cells_left) {
+        struct lodge_adapter_version *v = r->uploads[0];
+        size_t n = v->layout.n_cells - v->n_uploaded;
+        n = n < r->n_cells_left ? n : r->n_cells_left;
+        a->backend->adapter_upload(a->device, v->slot, r->images[0], v->n_uploaded, (uint32_t)n);
+        v->n_uploaded += (uint32_t)n;
+        r->n_cells_left -= n;
+        if (v->n_uploaded == v->layout.n_cells)
+            finish_upload(r);
+    }
+}
+
 /* ---- bringing adapters in ---- */
 
 static bool take_pages(struct lodge_residency *r, struct lodge_adapter_version *v)
@@ -228,19 +273,6 @@ static bool begin_upload(struct lodge_residency *r, struct lodge_adapter_version
     return true;
 }
 
-/* Begins to fill pages from the image, for a request of this tenant. */
-static bool bring_image(struct lodge_residency *r, struct lodge_adapter_version *v,
-                        const uint8_t *image, uint64_t tenant)
-{
-    if (!begin_upload(r, v, image)) {
-        lodge_adapters_unpin(r->adapters, v);
-        return false;
-    }
-    if (r->charge)
-        r->charge(r->cookie, tenant, v->info.n_pages);
-    return true;
-}
-
 static void bring(struct lodge_residency *r, struct lodge_seq *q, struct lodge_adapter_version *v)
 {
     if (r->blocked)
@@ -248,24 +280,16 @@ static void bring(struct lodge_residency *r, struct lodge_seq *q, struct lodge_a
     if (r->n_uploads == MAX_UPLOADS || r->n_asked == MAX_ASKED || r->blocked)
         return;
     const uint8_t *image = lodge_adapters_pin(r->adapters, v);
-    if (!image)
-        r->asked[r->n_asked++] = (struct asked){v, q->req->r.tenant};
-    else if (!bring_image(r, v, image, q->req->r.tenant))
+    if (!image) {
+        r->n_asked++;
+    } else if (begin_upload(r, v, image)) {
+        if (r->charge)
+            r->charge(r->cookie, q->req->r.tenant, v->info.n_pages);
+        upload(r); /* within what the turn left of the slice */
+    } else {
+        lodge_adapters_unpin(r->adapters, v);
         q->n_pages_wanted += r->blocked ? v->info.n_pages : 0;
-}
-
-/* What the last plan asked for and has come since: it need not wait for the next plan. */
-static void bring_arrived(struct lodge_residency *r)
-{
-    for (uint32_t i = 0; i < r->n_asked && r->n_uploads < MAX_UPLOADS && !r->blocked; i++) {
-        struct lodge_adapter_version *v = r->asked[i].version;
-        if (v->state != LODGE_ABSENT || !atomic_load(&v->has_image))
-            continue;
-        const uint8_t *image = lodge_adapters_pin(r->adapters, v);
-        if (image)
-            bring_image(r, v, image, r->asked[i].tenant);
     }
-    r->n_asked = 0;
 }
 
 void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages)
@@ -284,11 +308,11 @@ bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
     for (uint32_t i = 0; i < q->req->r.n_adapters; i++) {
         struct lodge_adapter_version *v = q->req->versions[i];
         v->wanted = r->plan;
+        if (v->state == LODGE_ABSENT)
+            bring(r, q, v);
         if (v->state == LODGE_RESIDENT)
             continue;
         ready = false;
-        if (v->state == LODGE_ABSENT)
-            bring(r, q, v);
         if (lodge_adapters_failed(r->adapters, v))
             r->lost = q->req->adapter_lost = true;
     }
@@ -302,38 +326,7 @@ bool lodge_residency_take_lost(struct lodge_residency *r)
     return lost;
 }
 
-/* ---- uploading, and what nobody refers to any more ---- */
-
-static void remove_upload(struct lodge_residency *r, uint32_t i)
-{
-    r->n_uploads--;
-    memmove(&r->uploads[i], &r->uploads[i + 1], (r->n_uploads - i) * sizeof *r->uploads);
-    memmove(&r->images[i], &r->images[i + 1], (r->n_uploads - i) * sizeof *r->images);
-}
-
-static void finish_upload(struct lodge_residency *r)
-{
-    struct lodge_adapter_version *v = r->uploads[0];
-    remove_upload(r, 0);
-    lodge_adapters_unpin(r->adapters, v);
-    v->state = LODGE_RESIDENT;
-    atomic_store(&v->resident, true);
-    v->hits++;
-    touch(r, v);
-    set_type(r, v, false);
-    r->stats.n_uploads++;
-    r->stats.n_resident++;
-    r->stats.resident_bytes += v->info.bytes;
-}
-
-static void forget_asked(struct lodge_residency *r, const struct lodge_adapter_version *v)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < r->n_asked; i++)
-        if (r->asked[i].version != v)
-            r->asked[n++] = r->asked[i];
-    r->n_asked = n;
-}
+/* ---- what nobody refers to any more ---- */
 
 static void bury_dead(struct lodge_residency *r)
 {
@@ -343,7 +336,6 @@ static void bury_dead(struct lodge_residency *r)
         for (uint32_t i = 0; i < r->n_uploads; i++)
             if (r->uploads[i] == v)
                 remove_upload(r, i--);
-        forget_asked(r, v);
         lodge_prefix_evict_owner(r->prefix, v->number);
         if (v->state != LODGE_ABSENT)
             drop(r, v);
@@ -351,32 +343,12 @@ static void bury_dead(struct lodge_residency *r)
     }
 }
 
-static size_t slice_bytes(uint64_t step_ns)
+bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns)
 {
-    size_t bytes = (size_t)((double)step_ns * SLICE_BYTES_PER_NS);
-    if (!step_ns || bytes > IDLE_SLICE_BYTES)
-        return IDLE_SLICE_BYTES;
-    return bytes > SLICE_BYTES ? bytes : SLICE_BYTES;
-}
-
-bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns, uint64_t spare_pages)
-{
-    const struct lodge_adapters *a = r->adapters;
-    size_t left = slice_bytes(step_ns) / LODGE_CELL_BYTES;
     bury_dead(r);
-    r->spare = spare_pages;
-    bring_arrived(r);
     bool any = r->n_uploads > 0;
-    while (r->n_uploads && left) {
-        struct lodge_adapter_version *v = r->uploads[0];
-        uint32_t n = v->layout.n_cells - v->n_uploaded;
-        n = n < left ? n : (uint32_t)left;
-        a->backend->adapter_upload(a->device, v->slot, r->images[0], v->n_uploaded, n);
-        v->n_uploaded += n;
-        left -= n;
-        if (v->n_uploaded == v->layout.n_cells)
-            finish_upload(r);
-    }
+    r->n_cells_left = slice_bytes(step_ns) / LODGE_CELL_BYTES;
+    upload(r);
     return any;
 }
 

@@ -131,12 +131,6 @@ static uint64_t promised(const struct lodge_sched *s)
     return sum;
 }
 
-uint64_t lodge_sched_spare(const struct lodge_sched *s)
-{
-    uint64_t available = lodge_sched_available(s), taken = promised(s);
-    return available > taken ? available - taken : 0;
-}
-
 /* Do so many pages fit beside what is promised? `more`: pages that could be made available. */
 static bool fits(const struct lodge_sched *s, uint64_t n_pages, uint64_t more)
 {
@@ -273,7 +267,8 @@ static bool step_is_taken(const struct lodge_sched *s, const struct lodge_seq *q
 
 static void admit_waiting(struct lodge_sched *s)
 {
-    lodge_residency_begin(s->residency, lodge_sched_spare(s));
+    uint64_t available = lodge_sched_available(s), taken = promised(s);
+    lodge_residency_begin(s->residency, available > taken ? available - taken : 0);
     lodge_queue_begin(s);
     for (struct lodge_seq *q; (q = lodge_queue_next(s));) {
         if (!step_is_taken(s, q) && admit(s, q))

@@ -185,7 +185,5 @@ void lodge_sched_computed(struct lodge_sched *s, const struct lodge_planned *row
 void lodge_sched_distrust(struct lodge_sched *s, const struct lodge_seq *q);
 /* Pages that could be taken now or when the steps in flight retire, cached ones included. */
 uint32_t lodge_sched_available(const struct lodge_sched *s);
-/* Those of them that nobody who runs was promised. */
-uint64_t lodge_sched_spare(const struct lodge_sched *s);
 
 #endif
