@@ -10,8 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Kept beside the host cache for the next loads: an eighth of it, and not more than a few images.
- */
+/* Kept beside the host cache for the next loads: a quarter of it, and not more than this. */
 #define MOST_SPARE ((size_t)64 << 20)
 
 /* ---- the registry; all under `lock` ---- */
@@ -58,12 +57,13 @@ static void drop_image(struct lodge_adapters *a, struct lodge_adapter_version *v
     v->image_state = LODGE_IMAGE_NONE;
 }
 
-/* Least recently used images leave until the budget holds; those in use stay. */
+/* Least recently used images leave until the budget holds, with those that are being made; those in
+ * use stay. */
 static void keep_budget(struct lodge_adapters *a)
 {
     struct lodge_adapter_version *newer;
-    for (struct lodge_adapter_version *v = a->oldest; v && a->image_bytes > a->budget_bytes;
-         v = newer) {
+    for (struct lodge_adapter_version *v = a->oldest;
+         v && a->image_bytes + a->making_bytes > a->budget_bytes; v = newer) {
         newer = v->newer;
         if (!v->n_pins)
             drop_image(a, v);
@@ -142,16 +142,41 @@ struct reading {
     struct lodge_side_job job;
     struct lodge_adapter *adapter;
     struct lodge_lora_layout layout;
-    size_t image_bytes;
+    size_t image_bytes; /* of the budget */
     uint8_t *image;
 };
+
+/* Makes room in the budget, so that what leaves for the image can be used again for it. */
+static void reserve(struct reading *r)
+{
+    struct lodge_adapters *a = r->a;
+    r->image_bytes = lodge_image_bytes(&r->layout);
+    pthread_mutex_lock(&a->lock);
+    a->making_bytes += r->image_bytes;
+    keep_budget(a);
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* The image, for the host cache; the lock is held. NULL when there is none. */
+static uint8_t *take_image(struct reading *r)
+{
+    uint8_t *image = r->image;
+    r->a->making_bytes -= r->image_bytes;
+    r->image_bytes = 0;
+    r->image = NULL;
+    return image;
+}
 
 /* What a reading holds and nobody took over. */
 static void reading_finish(struct reading *r)
 {
     lodge_side_end(&r->job);
+    size_t n = r->image_bytes;
+    pthread_mutex_lock(&r->a->lock);
+    uint8_t *image = take_image(r);
+    pthread_mutex_unlock(&r->a->lock);
+    lodge_spares_give(&r->a->spares, image, n);
     lodge_adapter_destroy(r->adapter);
-    lodge_spares_give(&r->a->spares, r->image, r->image_bytes);
     lodge_lora_layout_finish(&r->layout);
 }
 
@@ -159,12 +184,12 @@ static void reading_finish(struct reading *r)
 static int make_image(const char *name, struct reading *r, struct lodge_error *e)
 {
     const struct lodge_adapters *a = r->a;
-    r->image_bytes = lodge_image_bytes(&r->layout);
     if (r->layout.n_cells > (uint64_t)a->n_pages * a->page_cells)
         return lodge_fail(e, LODGE_ERR_LIMIT,
                           "adapter \"%s\" needs %zu MiB, more than the whole pool; raise "
                           "--pool-bytes",
-                          name, r->image_bytes >> 20);
+                          name, lodge_image_bytes(&r->layout) >> 20);
+    reserve(r);
     return lodge_image_make(&r->job, &r->a->spares, name, &r->adapter->lora, &r->layout, &r->image,
                             e);
 }
@@ -290,8 +315,7 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     if (v && (v->image_state == LODGE_IMAGE_NONE || v->image_state == LODGE_IMAGE_FAILED)) {
         v->image_state = LODGE_IMAGE_NONE;
         if (r.image)
-            put_image(a, v, r.image);
-        r.image = NULL;
+            put_image(a, v, take_image(&r));
     }
     pthread_mutex_unlock(&a->lock);
     if (fresh)
@@ -419,9 +443,9 @@ static void load(struct lodge_adapters *a, struct lodge_adapter_version *v)
     pthread_mutex_lock(&a->lock);
     a->n_loads += !err;
     a->load_seconds += err ? 0 : (double)(lodge_now_ns() - begin) * 1e-9;
+    uint8_t *image = take_image(&r);
     pthread_mutex_unlock(&a->lock);
-    lodge_adapters_loaded(a, v, r.image, err != 0);
-    r.image = NULL;
+    lodge_adapters_loaded(a, v, image, err != 0);
     reading_finish(&r);
 }
 
@@ -533,8 +557,8 @@ int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
 {
     lodge_arena_init(&a->arena, 0);
     lodge_side_init(&a->side, a->backend, a->device);
-    lodge_spares_init(&a->spares,
-                      a->budget_bytes / 8 < MOST_SPARE ? a->budget_bytes / 8 : MOST_SPARE);
+    uint64_t spare = a->budget_bytes / 4;
+    lodge_spares_init(&a->spares, spare < MOST_SPARE ? (size_t)spare : MOST_SPARE);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->queued, NULL);
     int err = lodge_adapter_base_build(a->plan, model_name, family, &a->arena, &a->base, e);

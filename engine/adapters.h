@@ -7,7 +7,7 @@
  * are side work (side.h).
  *
  * Threads: open, ref and unref from any thread; the functions that say so belong to the engine
- * thread. `lock` is a leaf.
+ * thread. `lock` is a leaf, but for the one of the spares.
  */
 #ifndef LODGE_ENGINE_ADAPTERS_H
 #define LODGE_ENGINE_ADAPTERS_H
@@ -92,7 +92,7 @@ struct lodge_adapters {
     void *cookie;
 
     struct lodge_side side;     /* converting, hashing and packing */
-    struct lodge_spares spares; /* for images, and for files while they are read */
+    struct lodge_spares spares; /* for images, and for files while they are read; leaf lock */
 
     pthread_mutex_t lock;
     pthread_cond_t queued; /* the loaders have work, or must end */
@@ -103,7 +103,8 @@ struct lodge_adapters {
     struct lodge_adapter_version **by_number;      /* index: number - 1 */
     uint32_t n_numbers;
     uint32_t n_versions, n_images;
-    uint64_t image_bytes, n_loads, n_host_hits;
+    uint64_t image_bytes, making_bytes; /* of images that are here, and that are being made */
+    uint64_t n_loads, n_host_hits;
     double load_seconds;
     bool stop;
     pthread_t loaders[LODGE_LOADERS];
