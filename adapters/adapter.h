@@ -53,6 +53,7 @@ struct lodge_adapter_base {
     const struct lodge_adapter_module *modules;
     uint32_t n_modules;
     uint32_t n_layers;
+    unsigned hash_lanes; /* lodge_hash_lanes, or 0 */
 };
 
 struct lodge_adapter_limits {
