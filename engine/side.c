@@ -59,7 +59,6 @@ static void come_back(struct lodge_side_job *j)
         return;
     j->awaited = 0;
     s->n_awaited--;
-    pthread_cond_signal(&s->news);
 }
 
 static void put(struct lodge_side *s, struct lodge_side_part *w)
@@ -69,6 +68,7 @@ static void put(struct lodge_side *s, struct lodge_side_part *w)
     s->last = w;
     atomic_fetch_add(&s->n_parts, 1);
     come_back(w->job);
+    pthread_cond_signal(&s->news);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -100,6 +100,7 @@ void lodge_side_end(struct lodge_side_job *j)
 {
     pthread_mutex_lock(&j->side->lock);
     come_back(j);
+    pthread_cond_signal(&j->side->news);
     pthread_mutex_unlock(&j->side->lock);
 }
 

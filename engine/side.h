@@ -31,7 +31,7 @@ struct lodge_side {
     struct lodge_device *device;
     pthread_mutex_t lock;
     pthread_cond_t done;                  /* for owners: a part is done */
-    pthread_cond_t news;                  /* for the turn: an owner that it awaits has come back */
+    pthread_cond_t news;                  /* for the turn: a part has come, or a job has ended */
     struct lodge_side_part *first, *last; /* oldest first */
     atomic_uint n_parts;
     uint32_t n_awaited; /* owners whose part this turn did, and who have not come back */
