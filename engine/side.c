@@ -148,7 +148,7 @@ static struct lodge_side_part *oldest(const struct lodge_side *s)
     return w;
 }
 
-/* A part with items left, held; NULL when there is none, and none is to come before end_ns. */
+/* A part with items left, held; NULL when there is none, and none comes before end_ns. */
 static struct lodge_side_part *hold(struct lodge_side *s, uint64_t end_ns)
 {
     struct lodge_side_part *w;
@@ -190,10 +190,14 @@ void lodge_side_turn(struct lodge_side *s, uint64_t step_ns)
         return;
     double share = n * LODGE_SIDE_SHARE;
     share = share < LODGE_SIDE_MOST ? share : LODGE_SIDE_MOST;
-    uint64_t end_ns = lodge_now_ns() + (uint64_t)(share * (double)step_ns);
+    uint64_t now = lodge_now_ns(), end_ns = now + (uint64_t)(share * (double)step_ns);
+    uint64_t patience = (uint64_t)(LODGE_SIDE_PATIENCE * (double)step_ns);
     struct slice slice = {.end_ns = end_ns};
     begin_turn(s);
-    while (lodge_now_ns() < end_ns && (slice.part = hold(s, end_ns))) {
+    for (; now < end_ns; now = lodge_now_ns()) {
+        slice.part = hold(s, now + patience < end_ns ? now + patience : end_ns);
+        if (!slice.part)
+            break;
         s->backend->run_aside(s->device, work_slice, &slice);
         let_go(s, slice.part);
     }

@@ -23,6 +23,8 @@
 /* Of a step's time, for each job that waits, up to SIDE_MOST. */
 #define LODGE_SIDE_SHARE (1.0 / 16)
 #define LODGE_SIDE_MOST (1.0 / 4)
+/* Of that, waiting for an owner at a time: on a machine with other work it may not get a core. */
+#define LODGE_SIDE_PATIENCE (1.0 / 64)
 
 struct lodge_side_part;
 

@@ -167,11 +167,11 @@ static void *run_chain(void *arg)
     return NULL;
 }
 
-/* A turn of a second does all parts of a chain that follow one another, and goes on without an
+/* A turn of seconds does all parts of a chain that follow one another, and goes on without an
  * owner that stays away; the next turn does not wait for it again. */
 START_TEST(a_turn_waits_for_the_next_part)
 {
-    const uint64_t step_ns = 16000000000;
+    const uint64_t step_ns = 64000000000;
     struct lodge_device d = {0};
     const struct lodge_backend backend = {.run_aside = run_aside};
     struct lodge_side side;
