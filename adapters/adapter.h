@@ -21,6 +21,7 @@
 #include "base/arena.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/spares.h"
 #include "kernels/adapter.h"
 
 /* Rows [first_row, first_row + n_rows) of a module of the files are one linear of the plan. */
@@ -52,11 +53,14 @@ struct lodge_adapter_base {
     const struct lodge_adapter_module *modules;
     uint32_t n_modules;
     uint32_t n_layers;
+    unsigned hash_lanes; /* lodge_hash_lanes, or 0 */
 };
 
 struct lodge_adapter_limits {
     uint64_t max_file_bytes; /* 0: 16 GiB */
     uint32_t max_rank;       /* 0: LODGE_MAX_RANK */
+    /* Where the bytes of tensor files go, until the adapter is destroyed; NULL: to fresh memory. */
+    struct lodge_spares *spares;
     /* Calls fn(ctx, i) once for all i < n_items, in any order and from several threads if it
      * likes; items take tens of microseconds. NULL: one after the other. */
     void (*run)(void *cookie, void (*fn)(void *ctx, uint32_t item), void *ctx, uint32_t n_items);
@@ -74,7 +78,11 @@ struct lodge_adapter {
                                or NULL */
     char warning[256];      /* "" or what an operator should know */
     struct lodge_arena _arena;
-    void *_bytes; /* of the file, malloc'ed: matrices that need no conversion lie there */
+    struct lodge_adapter_bytes {
+        uint8_t *at;
+        size_t size;
+        struct lodge_spares *spares; /* NULL: malloc'ed */
+    } _bytes;                        /* of the file: matrices that need no conversion lie there */
 };
 
 /* Reads a directory or a GGUF file. `name` is what texts call it. On error nothing is left. Files

@@ -5,20 +5,23 @@
 
 static const char domain[] = "lodge adapter 1";
 
-void lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in, uint32_t n_out,
-                                 struct lodge_adapter_record *r)
+uint32_t lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in,
+                                     uint32_t n_out, struct lodge_adapter_record *r,
+                                     struct lodge_hash_job jobs[LODGE_RECORD_HASHES])
 {
+    uint32_t n = 0;
     *r = (struct lodge_adapter_record){.linear = t->linear,
                                        .rank = t->rank,
                                        .has_magnitude = t->magnitude != NULL,
                                        .has_offset = t->offset != NULL};
     memcpy(&r->scale_bits, &t->scale, sizeof r->scale_bits);
-    lodge_sha256(t->a, (size_t)t->rank * n_in * sizeof *t->a, &r->a);
-    lodge_sha256(t->b, (size_t)t->rank * n_out * sizeof *t->b, &r->b);
+    jobs[n++] = (struct lodge_hash_job){t->a, (size_t)t->rank * n_in * sizeof *t->a, &r->a};
+    jobs[n++] = (struct lodge_hash_job){t->b, (size_t)t->rank * n_out * sizeof *t->b, &r->b};
     if (t->magnitude)
-        lodge_sha256(t->magnitude, (size_t)n_out * sizeof(float), &r->magnitude);
+        jobs[n++] = (struct lodge_hash_job){t->magnitude, n_out * sizeof(float), &r->magnitude};
     if (t->offset)
-        lodge_sha256(t->offset, (size_t)n_out * sizeof(float), &r->offset);
+        jobs[n++] = (struct lodge_hash_job){t->offset, n_out * sizeof(float), &r->offset};
+    return n;
 }
 
 int lodge_adapter_make_digest(struct lodge_adapter_reading *r,

@@ -112,14 +112,33 @@ struct place {
 };
 
 struct content {
-    char *data; /* malloc'ed, a zero follows; NULL: not there */
+    char *data; /* malloc'ed or of the spares, a zero follows; NULL: not there */
     size_t n;
-    char *where; /* malloc'ed */
+    char *where;                 /* malloc'ed */
+    struct lodge_spares *spares; /* to be taken from; NULL: none */
+    size_t size;
 };
+
+static void bytes_finish(const struct lodge_adapter_bytes *b)
+{
+    if (b->spares)
+        lodge_spares_give(b->spares, b->at, b->size);
+    else
+        free(b->at);
+}
+
+/* Its bytes, which the caller takes over. */
+static struct lodge_adapter_bytes take_bytes(struct content *c)
+{
+    struct lodge_adapter_bytes b = {(uint8_t *)c->data, c->size, c->spares};
+    c->data = NULL;
+    return b;
+}
 
 static void content_finish(struct content *c)
 {
-    free(c->data);
+    const struct lodge_adapter_bytes b = take_bytes(c);
+    bytes_finish(&b);
     free(c->where);
     *c = (struct content){0};
 }
@@ -153,7 +172,8 @@ static int read_descriptor(const struct place *p, int fd, uint64_t cap, struct c
     if (size > cap)
         return lodge_fail(p->e, LODGE_ERR_LIMIT, "%s: %llu bytes, more than the %llu allowed here",
                           out->where, (unsigned long long)size, (unsigned long long)cap);
-    out->data = malloc(size + 1);
+    out->size = (size_t)size + 1;
+    out->data = out->spares ? (char *)lodge_spares_take(out->spares, out->size) : malloc(out->size);
     if (!out->data)
         return lodge_fail(p->e, LODGE_ERR_NOMEM, "%s: no memory for %llu bytes", out->where,
                           (unsigned long long)size);
@@ -316,18 +336,12 @@ static int refuse_missing(const struct place *p, const char *file)
                       p->path, file);
 }
 
-static void give_bytes(struct lodge_adapter *a, struct content *c)
-{
-    a->_bytes = c->data;
-    c->data = NULL;
-}
-
 static int read_directory(const struct place *p, const struct lodge_adapter_base *base,
                           uint64_t cap, struct lodge_adapter **out)
 {
     static const char config_name[] = "adapter_config.json";
     static const char tensors_name[] = "adapter_model.safetensors";
-    struct content config = {0}, tensors = {0};
+    struct content config = {0}, tensors = {.spares = p->limits->spares};
     char *chat_template = NULL;
     int err = read_inside(p, config_name, MAX_CONFIG_BYTES, &config);
     if (err == LODGE_ERR_NOT_FOUND)
@@ -344,7 +358,7 @@ static int read_directory(const struct place *p, const struct lodge_adapter_base
         struct lodge_adapter_file t = {{tensors.data, tensors.n}, tensors.where};
         err = lodge_adapter_read_bytes(&c, &t, chat_template, base, p->limits, out, p->e);
         if (!err)
-            give_bytes(*out, &tensors);
+            (*out)->_bytes = take_bytes(&tensors);
     }
     free(chat_template);
     content_finish(&config);
@@ -355,7 +369,7 @@ static int read_directory(const struct place *p, const struct lodge_adapter_base
 static int read_file(const struct place *p, const struct lodge_adapter_base *base, uint64_t cap,
                      struct lodge_adapter **out)
 {
-    struct content c = {.where = strdup(p->path)};
+    struct content c = {.where = strdup(p->path), .spares = p->limits->spares};
     char magic[4] = "";
     int err = c.where ? 0 : lodge_fail(p->e, LODGE_ERR_NOMEM, "%s: no memory", p->path);
     if (!err && (pread(p->fd, magic, 4, 0) != 4 || memcmp(magic, "GGUF", 4) != 0))
@@ -369,7 +383,7 @@ static int read_file(const struct place *p, const struct lodge_adapter_base *bas
         struct lodge_adapter_file f = {{c.data, c.n}, c.where};
         err = lodge_adapter_read_bytes(NULL, &f, NULL, base, p->limits, out, p->e);
         if (!err)
-            give_bytes(*out, &c);
+            (*out)->_bytes = take_bytes(&c);
     }
     content_finish(&c);
     return err;
@@ -400,6 +414,6 @@ void lodge_adapter_destroy(struct lodge_adapter *a)
     if (!a)
         return;
     lodge_arena_finish(&a->_arena);
-    free(a->_bytes);
+    bytes_finish(&a->_bytes);
     free(a);
 }

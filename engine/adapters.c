@@ -3,12 +3,15 @@
 #include "engine/adapters.h"
 
 #include "base/clock.h"
-#include "base/pages.h"
 #include "engine/adapter_base.h"
+#include "engine/image.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Kept beside the host cache for the next loads: a quarter of it, and not more than this. */
+#define MOST_SPARE ((size_t)64 << 20)
 
 /* ---- the registry; all under `lock` ---- */
 
@@ -48,18 +51,19 @@ static void drop_image(struct lodge_adapters *a, struct lodge_adapter_version *v
     unlink_image(a, v);
     a->image_bytes -= v->info.bytes;
     a->n_images--;
-    lodge_pages_unmap(v->image, v->info.bytes);
+    lodge_spares_give(&a->spares, v->image, v->info.bytes);
     v->image = NULL;
     atomic_store(&v->has_image, false);
     v->image_state = LODGE_IMAGE_NONE;
 }
 
-/* Least recently used images leave until the budget holds; those in use stay. */
+/* Least recently used images leave until the budget holds, with those that are being made; those in
+ * use stay. */
 static void keep_budget(struct lodge_adapters *a)
 {
     struct lodge_adapter_version *newer;
-    for (struct lodge_adapter_version *v = a->oldest; v && a->image_bytes > a->budget_bytes;
-         v = newer) {
+    for (struct lodge_adapter_version *v = a->oldest;
+         v && a->image_bytes + a->making_bytes > a->budget_bytes; v = newer) {
         newer = v->newer;
         if (!v->n_pins)
             drop_image(a, v);
@@ -132,74 +136,75 @@ static void remove_dead(struct lodge_adapters *a, struct lodge_adapter_version *
 
 /* ---- reading ---- */
 
+/* Loading one adapter: a job beside steps. */
 struct reading {
+    struct lodge_adapters *a;
+    struct lodge_side_job job;
     struct lodge_adapter *adapter;
     struct lodge_lora_layout layout;
+    size_t image_bytes; /* of the budget */
     uint8_t *image;
-    size_t image_bytes;
 };
 
+/* Makes room in the budget, so that what leaves for the image can be used again for it. */
+static void reserve(struct reading *r)
+{
+    struct lodge_adapters *a = r->a;
+    r->image_bytes = lodge_image_bytes(&r->layout);
+    pthread_mutex_lock(&a->lock);
+    a->making_bytes += r->image_bytes;
+    keep_budget(a);
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* The image, for the host cache; the lock is held. NULL when there is none. */
+static uint8_t *take_image(struct reading *r)
+{
+    uint8_t *image = r->image;
+    r->a->making_bytes -= r->image_bytes;
+    r->image_bytes = 0;
+    r->image = NULL;
+    return image;
+}
+
+/* What a reading holds and nobody took over. */
 static void reading_finish(struct reading *r)
 {
+    lodge_side_end(&r->job);
+    size_t n = r->image_bytes;
+    pthread_mutex_lock(&r->a->lock);
+    uint8_t *image = take_image(r);
+    pthread_mutex_unlock(&r->a->lock);
+    lodge_spares_give(&r->a->spares, image, n);
     lodge_adapter_destroy(r->adapter);
-    lodge_pages_unmap(r->image, r->image_bytes);
     lodge_lora_layout_finish(&r->layout);
 }
 
-struct packing {
-    struct lodge_adapters *a;
-    struct reading *r;
-    atomic_int err;
-    atomic_bool early; /* the weights are not there yet */
-};
-
-static void pack_target(void *ctx, uint32_t target)
-{
-    struct packing *p = ctx;
-    int err = p->a->backend->adapter_pack(p->a->device, &p->r->adapter->lora, &p->r->layout, target,
-                                          p->r->image, NULL);
-    if (err == LODGE_ERR_AGAIN)
-        atomic_store(&p->early, true);
-    else if (err)
-        atomic_store(&p->err, err);
-}
-
 /* AGAIN: the weights that it needs are not there yet. */
-static int make_image(struct lodge_adapters *a, const char *name, struct reading *r,
-                      struct lodge_error *e)
+static int make_image(const char *name, struct reading *r, struct lodge_error *e)
 {
-    struct packing p = {.a = a, .r = r};
-    size_t n = r->image_bytes = (size_t)r->layout.n_cells * LODGE_CELL_BYTES;
+    const struct lodge_adapters *a = r->a;
     if (r->layout.n_cells > (uint64_t)a->n_pages * a->page_cells)
         return lodge_fail(e, LODGE_ERR_LIMIT,
                           "adapter \"%s\" needs %zu MiB, more than the whole pool; raise "
                           "--pool-bytes",
-                          name, n >> 20);
-    if (!(r->image = lodge_pages_map(n)))
-        return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for adapter \"%s\" (%zu MiB)", name,
-                          n >> 20);
-    lodge_side_run(&a->side, pack_target, &p, r->adapter->lora.n_targets);
-    int err = atomic_load(&p.err);
-    if (!err && atomic_load(&p.early))
-        err = LODGE_ERR_AGAIN;
-    if (!err)
-        return 0;
-    lodge_pages_unmap(r->image, n);
-    r->image = NULL;
-    return lodge_fail(e, err, "adapter \"%s\" cannot be packed: %s", name, lodge_error_text(err));
+                          name, lodge_image_bytes(&r->layout) >> 20);
+    reserve(r);
+    return lodge_image_make(&r->job, &r->a->spares, name, &r->adapter->lora, &r->layout, &r->image,
+                            e);
 }
 
-/* All but the image. Ends r itself on errors. */
+/* All but the image. Whatever comes of it, r is to be finished. */
 static int read_files(struct lodge_adapters *a, const char *path, const char *name,
                       struct reading *r, struct lodge_error *e)
 {
-    const struct lodge_adapter_limits limits = {.run = lodge_side_run, .cookie = &a->side};
-    *r = (struct reading){0};
+    *r = (struct reading){.a = a};
+    lodge_side_begin(&r->job, &a->side);
+    const struct lodge_adapter_limits limits = {
+        .spares = &a->spares, .run = lodge_side_run, .cookie = &r->job};
     int err = lodge_adapter_read(path, name, &a->base, &limits, &r->adapter, e);
     if (!err)
         err = lodge_lora_layout_init(&r->layout, a->plan, &r->adapter->lora, e);
-    if (err)
-        reading_finish(r);
     return err;
 }
 
@@ -209,7 +214,7 @@ static void free_version(struct lodge_adapter_version *v)
         close(v->fd);
     lodge_lora_layout_finish(&v->layout);
     lodge_template_destroy(v->chat_template);
-    lodge_pages_unmap(v->image, v->info.bytes);
+    lodge_spares_give(&v->owner->spares, v->image, v->info.bytes);
     free(v->pages);
     free(v->path);
     free(v->name);
@@ -284,14 +289,13 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     uint64_t begin = lodge_now_ns();
     int err = read_files(a, path, name, &r, e);
     if (!err) {
-        err = make_image(a, name, &r, e);
+        err = make_image(name, &r, e);
         /* A loader makes it when it is first wanted, and then they are. */
         if (!err || err == LODGE_ERR_AGAIN)
             err = new_version(a, path, fd, name, scope, &r, &fresh, e);
-        if (err)
-            reading_finish(&r);
     }
     if (err) {
+        reading_finish(&r);
         if (fd >= 0)
             close(fd);
         return err;
@@ -311,8 +315,7 @@ int lodge_engine_adapter_open(struct lodge_engine *en, const char *path, int fd,
     if (v && (v->image_state == LODGE_IMAGE_NONE || v->image_state == LODGE_IMAGE_FAILED)) {
         v->image_state = LODGE_IMAGE_NONE;
         if (r.image)
-            put_image(a, v, r.image);
-        r.image = NULL;
+            put_image(a, v, take_image(&r));
     }
     pthread_mutex_unlock(&a->lock);
     if (fresh)
@@ -373,25 +376,19 @@ struct lodge_adapter_place lodge_adapter_version_place(const struct lodge_adapte
 
 /* ---- the loaders ---- */
 
-/* The image of a version read again, or NULL with the reason. */
-static uint8_t *read_again(struct lodge_adapters *a, const struct lodge_adapter_version *v,
-                           struct lodge_error *e)
+/* The image of a version read again, left in r, which is to be finished. */
+static int read_again(struct lodge_adapters *a, const struct lodge_adapter_version *v,
+                      struct reading *r, struct lodge_error *e)
 {
-    struct reading r;
-    if (read_files(a, v->path, v->name, &r, e))
-        return NULL;
-    uint8_t *image = NULL;
-    if (memcmp(&r.adapter->digest, &v->info.digest, sizeof v->info.digest) != 0) {
-        lodge_fail(e, LODGE_ERR_FORMAT,
-                   "adapter \"%s\": the files at %s have changed since they were registered; load "
-                   "it again",
-                   v->name, v->path);
-    } else if (!make_image(a, v->name, &r, e)) {
-        image = r.image;
-        r.image = NULL;
-    }
-    reading_finish(&r);
-    return image;
+    int err = read_files(a, v->path, v->name, r, e);
+    if (err)
+        return err;
+    if (memcmp(&r->adapter->digest, &v->info.digest, sizeof v->info.digest) != 0)
+        return lodge_fail(e, LODGE_ERR_FORMAT,
+                          "adapter \"%s\": the files at %s have changed since they were "
+                          "registered; load it again",
+                          v->name, v->path);
+    return make_image(v->name, r, e);
 }
 
 struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *a)
@@ -431,20 +428,25 @@ void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_versio
 static void load(struct lodge_adapters *a, struct lodge_adapter_version *v)
 {
     struct lodge_error e = {0};
+    struct reading r;
     uint64_t begin = lodge_now_ns();
     pthread_mutex_lock(&a->lock);
     bool needed = v->refs > 0;
     pthread_mutex_unlock(&a->lock);
-    uint8_t *image = needed ? read_again(a, v, &e) : NULL;
-    if (needed && !image)
-        lodge_log_text(a->log, LODGE_LOG_ERROR, "adapters", "%s", e.text);
-    if (image) {
-        pthread_mutex_lock(&a->lock);
-        a->n_loads++;
-        a->load_seconds += (double)(lodge_now_ns() - begin) * 1e-9;
-        pthread_mutex_unlock(&a->lock);
+    if (!needed) {
+        lodge_adapters_loaded(a, v, NULL, false);
+        return;
     }
-    lodge_adapters_loaded(a, v, image, needed && !image);
+    int err = read_again(a, v, &r, &e);
+    if (err)
+        lodge_log_text(a->log, LODGE_LOG_ERROR, "adapters", "%s", e.text);
+    pthread_mutex_lock(&a->lock);
+    a->n_loads += !err;
+    a->load_seconds += err ? 0 : (double)(lodge_now_ns() - begin) * 1e-9;
+    uint8_t *image = take_image(&r);
+    pthread_mutex_unlock(&a->lock);
+    lodge_adapters_loaded(a, v, image, err != 0);
+    reading_finish(&r);
 }
 
 static void *loader_main(void *arg)
@@ -555,6 +557,8 @@ int lodge_adapters_init(struct lodge_adapters *a, const char *model_name,
 {
     lodge_arena_init(&a->arena, 0);
     lodge_side_init(&a->side, a->backend, a->device);
+    uint64_t spare = a->budget_bytes / 4;
+    lodge_spares_init(&a->spares, spare < MOST_SPARE ? (size_t)spare : MOST_SPARE);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->queued, NULL);
     int err = lodge_adapter_base_build(a->plan, model_name, family, &a->arena, &a->base, e);
@@ -580,5 +584,6 @@ void lodge_adapters_finish(struct lodge_adapters *a)
             free_version(v);
         }
     free(a->by_number);
+    lodge_spares_finish(&a->spares);
     lodge_arena_finish(&a->arena);
 }

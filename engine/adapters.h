@@ -7,12 +7,13 @@
  * are side work (side.h).
  *
  * Threads: open, ref and unref from any thread; the functions that say so belong to the engine
- * thread. `lock` is a leaf.
+ * thread. `lock` is a leaf, but for the one of the spares.
  */
 #ifndef LODGE_ENGINE_ADAPTERS_H
 #define LODGE_ENGINE_ADAPTERS_H
 
 #include "adapters/adapter.h"
+#include "base/spares.h"
 #include "engine/engine.h"
 #include "engine/side.h"
 #include "engine/template/chat.h"
@@ -49,7 +50,7 @@ struct lodge_adapter_version {
     uint32_t refs;
     struct lodge_adapter_version *chain; /* hash bucket */
     enum lodge_image_state image_state;
-    uint8_t *image;                              /* lodge_pages_map of info.bytes, or NULL */
+    uint8_t *image;                              /* of the spares, info.bytes; or NULL */
     atomic_bool has_image;                       /* also read unlocked, as an estimate */
     uint32_t n_pins;                             /* users of the image */
     struct lodge_adapter_version *newer, *older; /* of those with an image */
@@ -90,7 +91,8 @@ struct lodge_adapters {
     void (*on_news)(void *cookie);
     void *cookie;
 
-    struct lodge_side side; /* converting, hashing and packing */
+    struct lodge_side side;     /* converting, hashing and packing */
+    struct lodge_spares spares; /* for images, and for files while they are read; leaf lock */
 
     pthread_mutex_t lock;
     pthread_cond_t queued; /* the loaders have work, or must end */
@@ -101,7 +103,8 @@ struct lodge_adapters {
     struct lodge_adapter_version **by_number;      /* index: number - 1 */
     uint32_t n_numbers;
     uint32_t n_versions, n_images;
-    uint64_t image_bytes, n_loads, n_host_hits;
+    uint64_t image_bytes, making_bytes; /* of images that are here, and that are being made */
+    uint64_t n_loads, n_host_hits;
     double load_seconds;
     bool stop;
     pthread_t loaders[LODGE_LOADERS];
@@ -125,7 +128,7 @@ bool lodge_adapters_register(struct lodge_adapters *a, struct lodge_adapter_vers
 
 /* The next version whose image is wanted, taken out of the queue; NULL when none is. */
 struct lodge_adapter_version *lodge_adapters_next_wanted(struct lodge_adapters *a);
-/* Its image was read (a lodge_pages_map, taken over), or not: then `failed`, or nobody refers to it
+/* Its image was read (of the spares, taken over), or not: then `failed`, or nobody refers to it
  * any more. */
 void lodge_adapters_loaded(struct lodge_adapters *a, struct lodge_adapter_version *v,
                            uint8_t *image, bool failed);

@@ -271,15 +271,16 @@ bool lodge_engine_turn(struct lodge_engine *en, uint64_t wait_ns)
     sweep(en);
     /* A step never waits: while its weights come, messages and deadlines are looked at. */
     bool busy = !atomic_load(&en->cache.pending) && lodge_engine_step(en);
-    if (en->residency)
-        lodge_side_turn(&en->adapters.side, busy ? en->last_step_ns : 0);
-    if (en->residency) {
-        if (lodge_residency_take_lost(en->residency))
-            end_lost(en);
-        busy |= lodge_residency_turn(en->residency, busy ? en->last_step_ns : 0);
-    }
+    if (en->residency && lodge_residency_take_lost(en->residency))
+        end_lost(en);
     publish_stats(en);
-    notify(en);
+    notify(en); /* what the step brought need not wait for side work */
+    if (!en->residency)
+        return busy;
+    uint64_t step_ns = busy ? en->last_step_ns : 0;
+    lodge_side_turn(&en->adapters.side, step_ns);
+    busy |= lodge_residency_turn(en->residency, step_ns);
+    publish_stats(en);
     return busy;
 }
 

@@ -22,6 +22,7 @@ struct lodge_residency {
     struct lodge_adapter_version *uploads[MAX_UPLOADS];
     const uint8_t *images[MAX_UPLOADS]; /* pinned */
     uint32_t n_uploads;
+    size_t n_cells_left; /* that may still be copied before the next step */
     uint64_t plan;
     uint64_t spare; /* pages that this plan's uploads may still take */
     uint32_t n_asked;
@@ -188,6 +189,54 @@ bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefi
     return r ? evict(r, true) || evict(r, false) : lodge_prefix_evict(prefix);
 }
 
+/* ---- uploading ---- */
+
+static void remove_upload(struct lodge_residency *r, uint32_t i)
+{
+    r->n_uploads--;
+    memmove(&r->uploads[i], &r->uploads[i + 1], (r->n_uploads - i) * sizeof *r->uploads);
+    memmove(&r->images[i], &r->images[i + 1], (r->n_uploads - i) * sizeof *r->images);
+}
+
+static void finish_upload(struct lodge_residency *r)
+{
+    struct lodge_adapter_version *v = r->uploads[0];
+    remove_upload(r, 0);
+    lodge_adapters_unpin(r->adapters, v);
+    v->state = LODGE_RESIDENT;
+    atomic_store(&v->resident, true);
+    v->hits++;
+    touch(r, v);
+    set_type(r, v, false);
+    r->stats.n_uploads++;
+    r->stats.n_resident++;
+    r->stats.resident_bytes += v->info.bytes;
+}
+
+static size_t slice_bytes(uint64_t step_ns)
+{
+    size_t bytes = (size_t)((double)step_ns * SLICE_BYTES_PER_NS);
+    if (!step_ns || bytes > IDLE_SLICE_BYTES)
+        return IDLE_SLICE_BYTES;
+    return bytes > SLICE_BYTES ? bytes : SLICE_BYTES;
+}
+
+/* Fills pages, the oldest upload first, as far as the slice goes. */
+static void upload(struct lodge_residency *r)
+{
+    const struct lodge_adapters *a = r->adapters;
+    while (r->n_uploads && r->n_cells_left) {
+        struct lodge_adapter_version *v = r->uploads[0];
+        size_t n = v->layout.n_cells - v->n_uploaded;
+        n = n < r->n_cells_left ? n : r->n_cells_left;
+        a->backend->adapter_upload(a->device, v->slot, r->images[0], v->n_uploaded, (uint32_t)n);
+        v->n_uploaded += (uint32_t)n;
+        r->n_cells_left -= n;
+        if (v->n_uploaded == v->layout.n_cells)
+            finish_upload(r);
+    }
+}
+
 /* ---- bringing adapters in ---- */
 
 static bool take_pages(struct lodge_residency *r, struct lodge_adapter_version *v)
@@ -236,6 +285,7 @@ static void bring(struct lodge_residency *r, struct lodge_seq *q, struct lodge_a
     } else if (begin_upload(r, v, image)) {
         if (r->charge)
             r->charge(r->cookie, q->req->r.tenant, v->info.n_pages);
+        upload(r); /* within what the turn left of the slice */
     } else {
         lodge_adapters_unpin(r->adapters, v);
         q->n_pages_wanted += r->blocked ? v->info.n_pages : 0;
@@ -258,11 +308,11 @@ bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q)
     for (uint32_t i = 0; i < q->req->r.n_adapters; i++) {
         struct lodge_adapter_version *v = q->req->versions[i];
         v->wanted = r->plan;
+        if (v->state == LODGE_ABSENT)
+            bring(r, q, v);
         if (v->state == LODGE_RESIDENT)
             continue;
         ready = false;
-        if (v->state == LODGE_ABSENT)
-            bring(r, q, v);
         if (lodge_adapters_failed(r->adapters, v))
             r->lost = q->req->adapter_lost = true;
     }
@@ -276,29 +326,7 @@ bool lodge_residency_take_lost(struct lodge_residency *r)
     return lost;
 }
 
-/* ---- uploading, and what nobody refers to any more ---- */
-
-static void remove_upload(struct lodge_residency *r, uint32_t i)
-{
-    r->n_uploads--;
-    memmove(&r->uploads[i], &r->uploads[i + 1], (r->n_uploads - i) * sizeof *r->uploads);
-    memmove(&r->images[i], &r->images[i + 1], (r->n_uploads - i) * sizeof *r->images);
-}
-
-static void finish_upload(struct lodge_residency *r)
-{
-    struct lodge_adapter_version *v = r->uploads[0];
-    remove_upload(r, 0);
-    lodge_adapters_unpin(r->adapters, v);
-    v->state = LODGE_RESIDENT;
-    atomic_store(&v->resident, true);
-    v->hits++;
-    touch(r, v);
-    set_type(r, v, false);
-    r->stats.n_uploads++;
-    r->stats.n_resident++;
-    r->stats.resident_bytes += v->info.bytes;
-}
+/* ---- what nobody refers to any more ---- */
 
 static void bury_dead(struct lodge_residency *r)
 {
@@ -315,30 +343,12 @@ static void bury_dead(struct lodge_residency *r)
     }
 }
 
-static size_t slice_bytes(uint64_t step_ns)
-{
-    size_t bytes = (size_t)((double)step_ns * SLICE_BYTES_PER_NS);
-    if (!step_ns || bytes > IDLE_SLICE_BYTES)
-        return IDLE_SLICE_BYTES;
-    return bytes > SLICE_BYTES ? bytes : SLICE_BYTES;
-}
-
 bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns)
 {
-    const struct lodge_adapters *a = r->adapters;
-    size_t left = slice_bytes(step_ns) / LODGE_CELL_BYTES;
     bury_dead(r);
     bool any = r->n_uploads > 0;
-    while (r->n_uploads && left) {
-        struct lodge_adapter_version *v = r->uploads[0];
-        uint32_t n = v->layout.n_cells - v->n_uploaded;
-        n = n < left ? n : (uint32_t)left;
-        a->backend->adapter_upload(a->device, v->slot, r->images[0], v->n_uploaded, n);
-        v->n_uploaded += n;
-        left -= n;
-        if (v->n_uploaded == v->layout.n_cells)
-            finish_upload(r);
-    }
+    r->n_cells_left = slice_bytes(step_ns) / LODGE_CELL_BYTES;
+    upload(r);
     return any;
 }
 

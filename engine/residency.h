@@ -42,17 +42,18 @@ void lodge_residency_set_cost(struct lodge_residency *r, const struct lodge_resi
 void lodge_residency_get_stats(const struct lodge_residency *r, struct lodge_residency_stats *out);
 
 /* Between two steps: fills some pages, within a small part of `step_ns`, the time of the last step
- * (0: nothing runs, then as much as there is), and gives back what nobody refers to. True when
- * there was something to fill. */
+ * (0: nothing runs, then as much as there is), and gives back what nobody refers to. What it leaves
+ * of that time the next plan may use for what it begins. True when there was something to fill. */
 bool lodge_residency_turn(struct lodge_residency *r, uint64_t step_ns);
 /* A plan begins: its uploads may take this many of the available pages, the rest is promised. */
 void lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages);
 
 /* Called for waiting sequences in the order in which they would be served, once a plan: true when
  * all adapters are resident; else they are asked for (read ahead from the disk, uploaded when pages
- * are there), and `q` is to be passed over. What is wanted here is not evicted for what is wanted
- * later in the same plan. Where pages are missing, q->n_pages_wanted says how many; requests whose
- * files were lost are marked (adapter_lost). */
+ * are there, at once if that is quick), and unless that made them resident `q` is to be passed
+ * over. What is wanted here is not evicted for what is wanted later in the same plan. Where pages
+ * are missing, q->n_pages_wanted says how many; requests whose files were lost are marked
+ * (adapter_lost). */
 bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q);
 /* Whether a request was marked adapter_lost since the last call. */
 bool lodge_residency_take_lost(struct lodge_residency *r);

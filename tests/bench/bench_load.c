@@ -2,14 +2,16 @@
  *
  *   bench_load MODEL ADAPTER... [--runs N]
  *
- * Each run loads every adapter once; printed are medians of one load. The floor is a copy of the
- * files' bytes and their SHA-256, which the version is by definition.
+ * Each run loads every adapter once, as the server does while nothing runs, into buffers that are
+ * used again; printed are medians of one load. The floor is a copy of the files' bytes and their
+ * SHA-256, which the version is by definition.
  */
 #include "adapters/adapter.h"
 #include "base/hash.h"
-#include "base/pages.h"
+#include "base/spares.h"
 #include "engine/adapter_base.h"
 #include "engine/files/model_file.h"
+#include "engine/image.h"
 #include "kernels/backend.h"
 #include "tests/bench/limits.h"
 
@@ -27,6 +29,8 @@ struct bench {
     struct lodge_plan *plan;
     struct lodge_adapter_base base;
     struct lodge_arena arena;
+    struct lodge_side side;
+    struct lodge_spares spares;
     double copy[MAX_LOADS], hash[MAX_LOADS], read[MAX_LOADS], pack[MAX_LOADS], all[MAX_LOADS];
     double bytes;
     int n;
@@ -75,25 +79,24 @@ static void measure_floor(struct bench *b, const char *adapter)
 
 static void measure_load(struct bench *b, const char *path)
 {
+    const struct lodge_adapter_limits limits = {.spares = &b->spares};
     struct lodge_error e = {0};
     struct lodge_adapter *a = NULL;
     struct lodge_lora_layout layout;
+    struct lodge_side_job job;
+    uint8_t *image;
     double begin = bench_seconds();
-    if (lodge_adapter_read(path, path, &b->base, NULL, &a, &e))
+    if (lodge_adapter_read(path, path, &b->base, &limits, &a, &e))
         die(e.text);
     double read = bench_seconds();
-    if (lodge_lora_layout_init(&layout, b->plan, &a->lora, &e))
+    lodge_side_begin(&job, &b->side);
+    if (lodge_lora_layout_init(&layout, b->plan, &a->lora, &e) ||
+        lodge_image_make(&job, &b->spares, path, &a->lora, &layout, &image, &e))
         die(e.text);
-    size_t n = (size_t)layout.n_cells * LODGE_CELL_BYTES;
-    uint8_t *image = lodge_pages_map(n);
-    if (!image)
-        die("no memory");
-    for (uint32_t i = 0; i < a->lora.n_targets; i++)
-        if (b->backend->adapter_pack(b->device, &a->lora, &layout, i, image, &e))
-            die(e.text);
+    lodge_side_end(&job);
     lodge_adapter_destroy(a);
     double end = bench_seconds();
-    lodge_pages_unmap(image, n);
+    lodge_spares_give(&b->spares, image, lodge_image_bytes(&layout));
     lodge_lora_layout_finish(&layout);
     b->read[b->n] = read - begin;
     b->pack[b->n] = end - read;
@@ -120,6 +123,8 @@ static int open_all(struct bench *b, const char *path, struct lodge_error *e)
     if (!err)
         err = b->backend->model_load(b->device, b->plan, NULL, NULL, NULL, e);
     lodge_arena_init(&b->arena, 0);
+    lodge_side_init(&b->side, b->backend, b->device);
+    lodge_spares_init(&b->spares, (size_t)1 << 30);
     return err ? err
                : lodge_adapter_base_build(b->plan, path, lodge_model_family(b->model), &b->arena,
                                           &b->base, e);
@@ -150,6 +155,8 @@ int main(int argc, char **argv)
     printf("%d loads of %.1f MB: copy %.2f ms + hash %.2f ms = floor %.2f ms; read and check %.2f "
            "ms + pack %.2f ms = %.2f ms, %.2f x the floor\n",
            b.n, b.bytes * 1e-6, copy, hash, copy + hash, read, pack, all, all / (copy + hash));
+    lodge_spares_finish(&b.spares);
+    lodge_side_finish(&b.side);
     lodge_arena_finish(&b.arena);
     b.backend->close(b.device);
     lodge_model_close(b.model);

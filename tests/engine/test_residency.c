@@ -7,7 +7,6 @@
  * could read it is in flight; a running sequence's adapters stay; nothing that an adapter computed
  * is found once it has left; what an earlier request of a plan wanted is not evicted for a later.
  */
-#include "base/pages.h"
 #include "engine/residency.h"
 
 #include "tests/engine/test_engine_random.h"
@@ -113,7 +112,7 @@ static void ignore_news(void *cookie)
 
 static uint8_t *make_image(const struct lodge_adapter_version *v)
 {
-    uint8_t *image = lodge_pages_map((size_t)v->layout.n_cells * LODGE_CELL_BYTES);
+    uint8_t *image = lodge_spares_take(&lab->adapters.spares, v->info.bytes);
     for (uint32_t c = 0; image && c < v->layout.n_cells; c++) {
         uint64_t tag = tag_of(v, c);
         memcpy(image + (size_t)c * LODGE_CELL_BYTES, &tag, sizeof tag);
@@ -396,6 +395,7 @@ static void open_lab(struct lab *l, struct lodge_backend *backend)
                                           .n_pages = PAGES,
                                           .on_news = ignore_news};
     pthread_mutex_init(&l->adapters.lock, NULL);
+    lodge_spares_init(&l->adapters.spares, (size_t)3 * 64 << 10);
     l->residency = lodge_residency_create(&l->adapters, &l->pool, &l->prefix);
     for (uint32_t i = 0; i < VERSIONS; i++)
         new_version(l, i);
@@ -445,12 +445,46 @@ START_TEST(random_actions)
 }
 END_TEST
 
+/* A plan that finds the image begins at once if the last turn left time for it; what it left no
+ * time for waits for the next turn. */
+START_TEST(a_plan_fills_what_is_left_of_the_slice)
+{
+    static struct lab space;
+    struct lodge_backend backend;
+    lab = &space;
+    memset(lab, 0, sizeof *lab);
+    lab->rnd = test_seeded("residency");
+    open_lab(lab, &backend);
+    lab->adapters.budget_bytes = SIZE_MAX;
+    struct lodge_inflight requests[2];
+    struct lodge_seq seqs[2];
+    lodge_residency_begin(lab->residency, PAGES);
+    for (uint32_t i = 0; i < 2; i++) {
+        requests[i] = (struct lodge_inflight){.r.n_choices = 1, .r.n_adapters = 1};
+        requests[i].versions[0] = lab->versions[i];
+        seqs[i] = (struct lodge_seq){.req = &requests[i]};
+        TEST_CHECK(!lodge_residency_want(lab->residency, &seqs[i]));
+        struct lodge_adapter_version *next = lodge_adapters_next_wanted(&lab->adapters);
+        TEST_CHECK(next == lab->versions[i]);
+        lodge_adapters_loaded(&lab->adapters, next, make_image(next), false);
+    }
+    lodge_residency_begin(lab->residency, PAGES);
+    TEST_CHECK(!lodge_residency_want(lab->residency, &seqs[0])); /* there was no turn so far */
+    lodge_residency_turn(lab->residency, 1);
+    TEST_CHECK(lodge_residency_want(lab->residency, &seqs[0]));
+    TEST_CHECK(lodge_residency_want(lab->residency, &seqs[1]));
+    check_pages(lab);
+    close_lab(lab);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("residency");
     TCase *t = tcase_create("all");
     tcase_set_timeout(t, 230);
     tcase_add_test(t, random_actions);
+    tcase_add_test(t, a_plan_fills_what_is_left_of_the_slice);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
