@@ -53,7 +53,6 @@ struct lodge_adapter_base {
     const struct lodge_adapter_module *modules;
     uint32_t n_modules;
     uint32_t n_layers;
-    unsigned hash_lanes; /* lodge_hash_lanes, or 0 */
 };
 
 struct lodge_adapter_limits {

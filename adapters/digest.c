@@ -5,23 +5,20 @@
 
 static const char domain[] = "lodge adapter 1";
 
-uint32_t lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in,
-                                     uint32_t n_out, struct lodge_adapter_record *r,
-                                     struct lodge_hash_job jobs[LODGE_RECORD_HASHES])
+void lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in, uint32_t n_out,
+                                 struct lodge_adapter_record *r)
 {
-    uint32_t n = 0;
     *r = (struct lodge_adapter_record){.linear = t->linear,
                                        .rank = t->rank,
                                        .has_magnitude = t->magnitude != NULL,
                                        .has_offset = t->offset != NULL};
     memcpy(&r->scale_bits, &t->scale, sizeof r->scale_bits);
-    jobs[n++] = (struct lodge_hash_job){t->a, (size_t)t->rank * n_in * sizeof *t->a, &r->a};
-    jobs[n++] = (struct lodge_hash_job){t->b, (size_t)t->rank * n_out * sizeof *t->b, &r->b};
+    lodge_sha256(t->a, (size_t)t->rank * n_in * sizeof *t->a, &r->a);
+    lodge_sha256(t->b, (size_t)t->rank * n_out * sizeof *t->b, &r->b);
     if (t->magnitude)
-        jobs[n++] = (struct lodge_hash_job){t->magnitude, n_out * sizeof(float), &r->magnitude};
+        lodge_sha256(t->magnitude, (size_t)n_out * sizeof(float), &r->magnitude);
     if (t->offset)
-        jobs[n++] = (struct lodge_hash_job){t->offset, n_out * sizeof(float), &r->offset};
-    return n;
+        lodge_sha256(t->offset, (size_t)n_out * sizeof(float), &r->offset);
 }
 
 int lodge_adapter_make_digest(struct lodge_adapter_reading *r,

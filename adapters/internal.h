@@ -8,7 +8,6 @@
 #define LODGE_ADAPTERS_INTERNAL_H
 
 #include "adapters/adapter.h"
-#include "base/hash_many.h"
 #include "base/span.h"
 #include "kernels/format.h"
 
@@ -89,13 +88,10 @@ int lodge_adapter_convert(struct lodge_adapter_reading *r, const struct lodge_ad
 /* Steps 8 and 9 of all. Fills the adapter's targets and a record for each (scratch). */
 int lodge_adapter_make_targets(struct lodge_adapter_reading *r,
                                struct lodge_adapter_record **records);
-/* Step 10: the record of a target with n_in columns of A and n_out rows of B, but for its digests:
- * what is to be hashed for them goes to `jobs`. Returns how many jobs there are. */
-#define LODGE_RECORD_HASHES 4u
-uint32_t lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in,
-                                     uint32_t n_out, struct lodge_adapter_record *r,
-                                     struct lodge_hash_job jobs[LODGE_RECORD_HASHES]);
-/* SHA-256 of all records and the chat template. */
+/* Step 10: the record of a target with n_in columns of A and n_out rows of B; SHA-256 of all
+ * records and the chat template. */
+void lodge_adapter_record_target(const struct lodge_lora_target *t, uint32_t n_in, uint32_t n_out,
+                                 struct lodge_adapter_record *r);
 int lodge_adapter_make_digest(struct lodge_adapter_reading *r,
                               const struct lodge_adapter_record *records);
 

@@ -1,6 +1,5 @@
 #include "engine/adapter_base.h"
 
-#include "base/hash_many.h"
 #include "engine/files/shape.h"
 
 #include <stdio.h>
@@ -71,7 +70,6 @@ int lodge_adapter_base_build(const struct lodge_plan *p, const char *model_name,
                                        .gguf_architecture = family->gguf,
                                        .modules = m,
                                        .n_modules = n,
-                                       .n_layers = p->n_layers,
-                                       .hash_lanes = lodge_hash_lanes()};
+                                       .n_layers = p->n_layers};
     return ok ? 0 : lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the table of modules");
 }

@@ -1,7 +1,5 @@
 #include "tests/adapters/base_table.h"
 
-#include "base/hash_many.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,8 +94,7 @@ void base_table_init(struct base_table *t, const struct base_shape *s)
     t->base = (struct lodge_adapter_base){.name = "tiny",
                                           .gguf_architecture = "llama",
                                           .modules = m.modules,
-                                          .n_layers = s->n_layers,
-                                          .hash_lanes = lodge_hash_lanes()};
+                                          .n_layers = s->n_layers};
     add(&m, "model.embed_tokens", "token_embd", LODGE_SITE_EMBED, LODGE_NONE, s->n_vocab,
         s->d_model, 0);
     for (uint32_t i = 0; i < s->n_layers; i++)
