@@ -93,9 +93,13 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * d < dim, padded with zeros to a multiple of 16. Keys stand as dot products over dims want them,
  * with tokens as lanes; values as sums over tokens do, with dims as lanes.
  *
- *   bf16  K [dim / 2][32 t][2 d], then V [16 t pairs][dim][2 t]: nearest even bf16
- *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V
- *         [8 t quads][dim][4 t]: signed bytes
+ *   bf16  K [dim / 2][32 t][2 d], then V, in each block of dims [16 t pairs][block][2 t]: nearest
+ *         even bf16
+ *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V, in each
+ *         block of dims [8 t quads][block][4 t]: signed bytes
+ *
+ * A block of values is 32 dims, or the 16 that are left: as many as kernels take up at a time, so
+ * that they read memory as it stands.
  *
  * Codes, for the key, rotated as below, and for the value of a token, finite: scale = amax / 127
  * rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in -127 .. 127; amax / 127 below the least
@@ -109,6 +113,22 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * all, so that they do not make the codes of the others coarse. (SmolLM2: 0.017 for 0.029.) Queries
  * are rotated too, which multiplies the dot product by n.
  */
+
+#define LODGE_KV_VALUE_DIMS 32u
+/* Dims of the block of values in which dim d of `dim`, padded, stands. */
+static inline uint32_t lodge_kv_value_width(uint32_t dim, uint32_t d)
+{
+    uint32_t left = dim - d / LODGE_KV_VALUE_DIMS * LODGE_KV_VALUE_DIMS;
+    return left < LODGE_KV_VALUE_DIMS ? left : LODGE_KV_VALUE_DIMS;
+}
+
+/* Where dim d of token t's value stands in V, in elements; `group`: tokens side by side, 2 or 4. */
+static inline size_t lodge_kv_value_at(uint32_t dim, uint32_t d, uint32_t t, uint32_t group)
+{
+    uint32_t in_block = d % LODGE_KV_VALUE_DIMS;
+    size_t block = (size_t)(d - in_block) * LODGE_PAGE_TOKENS;
+    return block + (t / group * lodge_kv_value_width(dim, d) + in_block) * group + t % group;
+}
 
 /* What queries saw so far. */
 struct lodge_attn_state {

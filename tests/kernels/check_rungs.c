@@ -455,14 +455,13 @@ static void stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint
     const int8_t *codes = (const int8_t *)page + 128 + (value ? dim * 32 : 0);
     double scale = (double)lodge_bf16_float(((const uint16_t *)page)[t + (value ? 32 : 0)]);
     double room[512] = {0};
-    for (uint32_t d = 0; d < dim; d++)
-        if (kv == LODGE_KV_BF16)
-            out[d] = (double)lodge_bf16_float(
-                halves[value ? ((t / 2) * dim + d) * 2 + t % 2 : ((d / 2) * 32 + t) * 2 + d % 2]);
-        else
-            out[d] =
-                scale *
-                codes[value ? ((t / 4) * dim + d) * 4 + t % 4 : ((d / 4) * 32 + t) * 4 + d % 4];
+    for (uint32_t d = 0; d < dim; d++) {
+        uint32_t n = kv == LODGE_KV_BF16 ? 2 : 4, b = d / 32 * 32, width = dim - b < 32 ? 16 : 32;
+        uint32_t at = value ? b * 32 + (t / n * width + d - b) * n + t % n
+                            : (d / n * 32 + t) * n + d % n;
+        out[d] =
+            kv == LODGE_KV_BF16 ? (double)lodge_bf16_float(halves[at]) : scale * codes[at];
+    }
     if (kv != LODGE_KV_INT8 || value)
         return;
     memcpy(room, out, dim * sizeof *room); /* H H = n */
