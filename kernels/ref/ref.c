@@ -489,10 +489,13 @@ static void attend_page(struct lodge_attn_call *c, const struct products *k, uin
 static void attend(struct lodge_attn_call *c, const struct products *k)
 {
     for (uint32_t i = 0; i < c->n_queries; i++) {
-        float lanes[16] = {0};
-        c->out.max[i] = -INFINITY;
-        memset(c->out.acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->out.acc);
-        for (uint32_t page = 0; page < c->n_pages; page++) {
+        float *lanes = c->lanes[i];
+        if (c->from_page == 0) {
+            memset(lanes, 0, sizeof c->lanes[i]);
+            c->out.max[i] = -INFINITY;
+            memset(c->out.acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->out.acc);
+        }
+        for (uint32_t page = c->from_page; page < c->n_pages; page++) {
             uint32_t from = page * 32, to = from + 32;
             uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
             uint32_t b = c->last[i] < to ? c->last[i] : to;

@@ -153,10 +153,10 @@ static void attn_int8(struct lodge_attn_call *c)
     struct page p;
     q.g.c = c;
     for (q.g.first = 0; q.g.first < c->n_queries; q.g.first += q.g.n) {
-        q.g.n = c->n_queries - q.g.first < CODE_ROWS ? c->n_queries - q.g.first : CODE_ROWS;
+        q.g.n = group_size(&q.g, CODE_ROWS);
         set_codes(&q);
         begin(&q.g);
-        for (uint32_t page = 0; page < c->n_pages; page++)
+        for (uint32_t page = c->from_page; page < c->n_pages; page++)
             if (look_at(&q.g, page, &p)) {
 #define CALL(n) code_attend(&q, &p, n)
                 CODE_SWITCH(q.g.n, CALL)
