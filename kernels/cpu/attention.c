@@ -2,7 +2,8 @@
  *
  * A query always meets its ranges one by one, in rising order, each from an empty state, and the
  * states are merged in that order; so its bits do not depend on how the work was cut. Where there
- * are few items (decode of few sequences) the ranges of an item are items of their own.
+ * are few items (decode of few sequences) the ranges of an item are items of their own. Decode
+ * takes several kv heads at a time, page by page, as they stand in memory.
  */
 #include "kernels/cpu/device.h"
 
@@ -30,8 +31,8 @@ static void visible_ranges(const struct lodge_op_attn *op, const struct lodge_ro
     *to = high / RANGE_TOKENS + 1;
 }
 
-/* From here on a head's part of a page is long enough by itself: what several heads' states cost,
- * which then leave the first cache between two pages, was more than longer runs gave. */
+/* Bytes of a head's part of a page that are long enough a run by themselves: with several such
+ * heads decode got slower, perhaps as their states, too, then do not stay in the first cache. */
 #define LONG_BLOCK 16384u
 
 /* How many runs of kv heads units of work are cut into, `left` of them being to be done: a run is
