@@ -2,7 +2,8 @@
  *
  * A query always meets its ranges one by one, in rising order, each from an empty state, and the
  * states are merged in that order; so its bits do not depend on how the work was cut. Where there
- * are few items (decode of few sequences) the ranges of an item are items of their own.
+ * are few items (decode of few sequences) the ranges of an item are items of their own. Decode
+ * takes several kv heads at a time, page by page, as they stand in memory.
  */
 #include "kernels/cpu/device.h"
 
@@ -30,72 +31,113 @@ static void visible_ranges(const struct lodge_op_attn *op, const struct lodge_ro
     *to = high / RANGE_TOKENS + 1;
 }
 
-static void add_item(struct lodge_device *d, struct attn_item item)
+/* Bytes of a head's part of a page that are long enough a run by themselves: with several such
+ * heads decode got slower, perhaps as their states, too, then do not stay in the first cache. */
+#define LONG_BLOCK 16384u
+
+/* How many runs of kv heads units of work are cut into, `left` of them being to be done: a run is
+ * long, as memory gives more in a row, but short at the end, so that no worker waits long. */
+static uint32_t n_runs(const struct lodge_device *d, const struct lodge_op_attn *op,
+                       uint32_t n_queries, uint32_t left)
 {
-    if (d->n_items < d->max_items)
-        d->items[d->n_items++] = item;
+    uint32_t most = LODGE_RUN_QUERIES / n_queries, n = op->n_kv_heads;
+    if (lodge_kv_head_bytes(d->cfg.kv, op->head_dim, LODGE_PAGE_TOKENS) >= LONG_BLOCK)
+        return n;
+    most = most < LODGE_RUN_HEADS ? most : LODGE_RUN_HEADS;
+    uint32_t runs = (n + most - 1) / most;
+    while (runs < n && left * runs < 4 * lodge_workers_count(d->workers))
+        runs = 2 * runs < n ? 2 * runs : n;
+    return runs;
 }
 
-/* Items of one (row, kv head, chunk of queries): one, or one a range. */
-static void add_chunk(struct lodge_device *d, const struct lodge_op_attn *op, struct attn_item item,
-                      bool split, int32_t *n_partials)
+/* The work of all workers, as it is cut. */
+struct cut {
+    struct lodge_device *d;
+    const struct lodge_op_attn *op;
+    bool split;    /* ranges are units by themselves */
+    uint32_t left; /* units */
+    int32_t n_partials;
+};
+
+/* A unit: one chunk of queries of all kv heads over some ranges. */
+static void add_unit(struct cut *c, struct attn_item item, bool several)
 {
-    const struct lodge_row *row = &d->step->rows[item.row];
-    uint32_t group = op->n_heads / op->n_kv_heads, from, to;
-    visible_ranges(op, row, item.first_query / group,
+    uint32_t n = c->op->n_kv_heads,
+             runs = several ? n : n_runs(c->d, c->op, item.n_queries, c->left);
+    int32_t slot = item.partial;
+    for (uint32_t i = 0; i < runs; i++) {
+        item.kv_head = n * i / runs;
+        item.n_heads = n * (i + 1) / runs - item.kv_head;
+        item.partial = slot < 0 ? -1 : slot + (int32_t)item.kv_head;
+        if (c->d->n_items < c->d->max_items)
+            c->d->items[c->d->n_items++] = item;
+    }
+    c->left--;
+}
+
+/* Units of one chunk of queries: one, or one a range. */
+static void add_chunk(struct cut *c, struct attn_item item, bool several)
+{
+    const struct lodge_row *row = &c->d->step->rows[item.row];
+    uint32_t group = c->op->n_heads / c->op->n_kv_heads, from, to;
+    visible_ranges(c->op, row, item.first_query / group,
                    (item.first_query + item.n_queries - 1) / group, &from, &to);
-    if (!split || to - from < 2 ||
-        *n_partials + (int32_t)(to - from) > (int32_t)LODGE_MAX_PARTIALS) {
-        item.range = from;
-        item.n_ranges = to - from;
-        item.partial = -1;
-        add_item(d, item);
+    uint32_t slots = (to - from) * c->op->n_kv_heads;
+    item.range = from;
+    item.n_ranges = to - from;
+    item.partial = -1;
+    if (!c->split || to - from < 2 || (uint32_t)c->n_partials + slots > LODGE_MAX_PARTIALS) {
+        add_unit(c, item, several);
         return;
     }
-    for (uint32_t r = from; r < to; r++) {
-        item.range = r;
-        item.n_ranges = 1;
-        item.partial = (*n_partials)++;
-        add_item(d, item);
+    c->left += to - from - 1;
+    item.n_parts = item.n_ranges;
+    item.n_ranges = 1;
+    for (; item.range < to; item.range++, item.n_parts = 0) {
+        item.partial = c->n_partials;
+        add_unit(c, item, several);
+        c->n_partials += (int32_t)c->op->n_kv_heads;
     }
+}
+
+static uint32_t n_chunks(const struct lodge_row *row, uint32_t group)
+{
+    return (row->n_tokens * group + LODGE_ATTN_QUERIES - 1) / LODGE_ATTN_QUERIES;
 }
 
 /* Longest first is what balances; prefill chunks see most at the end of a row. */
 void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn *op)
 {
-    uint32_t group = op->n_heads / op->n_kv_heads, n_chunks = 0;
-    int32_t n_partials = 0;
+    uint32_t group = op->n_heads / op->n_kv_heads;
+    struct cut cut = {.d = d, .op = op};
     d->n_items = 0;
     for (uint32_t r = 0; r < d->step->n_rows; r++)
-        n_chunks += (d->step->rows[r].n_tokens * group + 11) / 12 * op->n_kv_heads;
-    bool split = n_chunks < 16 * lodge_workers_count(d->workers);
+        cut.left += n_chunks(&d->step->rows[r], group);
+    cut.split = cut.left * op->n_kv_heads < 16 * lodge_workers_count(d->workers);
     for (uint32_t r = 0; r < d->step->n_rows; r++) {
         uint32_t n = d->step->rows[r].n_tokens * group;
-        uint32_t chunks = (n + LODGE_ATTN_QUERIES - 1) / LODGE_ATTN_QUERIES;
-        for (uint32_t c = chunks; c-- > 0;)
-            for (uint32_t h = 0; h < op->n_kv_heads; h++) {
-                uint32_t first = c * LODGE_ATTN_QUERIES;
-                uint32_t left = n - first;
-                struct attn_item item = {.row = r,
-                                         .kv_head = h,
-                                         .first_query = first,
-                                         .n_queries =
-                                             left < LODGE_ATTN_QUERIES ? left : LODGE_ATTN_QUERIES};
-                add_chunk(d, op, item, split, &n_partials);
-            }
+        uint32_t chunks = n_chunks(&d->step->rows[r], group);
+        for (uint32_t c = chunks; c-- > 0;) {
+            uint32_t first = c * LODGE_ATTN_QUERIES, left = n - first;
+            struct attn_item item = {.row = r,
+                                     .first_query = first,
+                                     .n_queries =
+                                         left < LODGE_ATTN_QUERIES ? left : LODGE_ATTN_QUERIES};
+            add_chunk(&cut, item, chunks > 1);
+        }
     }
 }
 
-/* Where queries of the item belong: token and head. */
+/* Where queries of the item's head h belong: token and head. */
 static void write_out(struct lodge_device *d, const struct lodge_op_attn *op,
-                      const struct attn_item *item, const struct lodge_attn_state *s)
+                      const struct attn_item *item, uint32_t h, const struct lodge_attn_state *s)
 {
     uint32_t group = op->n_heads / op->n_kv_heads, dim = lodge_kv_dim(op->head_dim);
     const struct lodge_row *row = &d->step->rows[item->row];
     for (uint32_t i = 0; i < item->n_queries; i++) {
         uint32_t query = item->first_query + i;
         size_t token = row->first_token + query / group;
-        uint32_t head = item->kv_head * group + query % group;
+        uint32_t head = (item->kv_head + h) * group + query % group;
         float *out = d->attn_out + (token * op->n_heads + head) * op->head_dim;
         float inverse = s->sum[i] > 0 ? 1.0f / s->sum[i] : 0;
         for (uint32_t j = 0; j < op->head_dim; j++)
@@ -129,38 +171,56 @@ static const uint8_t *first_page(const struct lodge_device *d, const struct lodg
                              item->kv_head, item->range * LODGE_RANGE_PAGES);
 }
 
-/* `next`: what is read after the last range. */
+/* Calls for the item's heads over one range: page by page, if there are several, as the heads of a
+ * page stand in a row. `next`: what is read after the last range. */
 static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
                       const struct attn_item *item, uint32_t range, const uint8_t *next,
                       struct lodge_attn_call *c)
 {
     const struct lodge_row *row = &d->step->rows[item->row];
-    uint32_t first_block = range * LODGE_RANGE_PAGES;
-    c->n_pages = row->n_blocks - first_block < LODGE_RANGE_PAGES ? row->n_blocks - first_block
-                                                                 : LODGE_RANGE_PAGES;
-    for (uint32_t b = 0; b < c->n_pages; b++)
-        c->pages[b] =
-            lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head, first_block + b);
+    const size_t head = lodge_kv_head_bytes(d->cfg.kv, op->head_dim, LODGE_PAGE_TOKENS);
+    const uint8_t *pages[LODGE_RANGE_PAGES + 1];
+    uint32_t first = range * LODGE_RANGE_PAGES, left = row->n_blocks - first;
+    uint32_t n = left < LODGE_RANGE_PAGES ? left : LODGE_RANGE_PAGES;
     bool last = range + 1 == item->range + item->n_ranges;
-    c->next = last ? next
-                   : lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head,
-                                       first_block + c->n_pages);
+    for (uint32_t b = 0; b < n + !last; b++)
+        pages[b] = lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head, first + b);
+    if (last)
+        pages[n] = next;
     set_bounds(op, row, item, range * RANGE_TOKENS, c);
-    d->k.kv[d->cfg.kv].attn(c);
+    for (uint32_t h = 0; h < item->n_heads; h++) {
+        for (uint32_t b = 0; b < n; b++)
+            c[h].pages[b] = pages[b] ? pages[b] + h * head : NULL;
+        memcpy(c[h].first, c->first, sizeof c->first);
+        memcpy(c[h].last, c->last, sizeof c->last);
+    }
+    const uint32_t step = item->n_heads > 1 ? 1 : n;
+    for (uint32_t b = 0; b < n; b += step)
+        for (uint32_t h = 0; h < item->n_heads; h++) {
+            c[h].from_page = b;
+            c[h].n_pages = b + step;
+            c[h].next = h + 1 < item->n_heads ? c[h + 1].pages[b] : pages[b + step];
+            d->k.kv[d->cfg.kv].attn(&c[h]);
+        }
 }
 
-/* Gathers the item's queries. */
+/* Gathers queries of the item's head h. */
 static void gather_queries(const struct lodge_device *d, const struct lodge_op_attn *op,
-                           const struct attn_item *item, uint32_t dim, uint8_t *q)
+                           const struct attn_item *item, uint32_t h, uint8_t *q)
 {
-    size_t bytes = lodge_kv_query_bytes(d->cfg.kv, dim);
+    size_t bytes = lodge_kv_query_bytes(d->cfg.kv, lodge_kv_dim(op->head_dim));
     uint32_t group = op->n_heads / op->n_kv_heads;
     for (uint32_t i = 0; i < item->n_queries; i++) {
         uint32_t query = item->first_query + i;
         size_t token = d->step->rows[item->row].first_token + query / group;
-        size_t head = item->kv_head * group + query % group;
+        size_t head = (item->kv_head + h) * group + query % group;
         memcpy(q + i * bytes, d->q + (token * op->n_heads + head) * bytes, bytes);
     }
+}
+
+size_t lodge_cpu_attention_scratch(enum lodge_kv_dtype kv, uint32_t dim)
+{
+    return LODGE_RUN_QUERIES * (2 * dim * sizeof(float) + lodge_kv_query_bytes(kv, dim));
 }
 
 static uint32_t claim(struct lodge_device *d)
@@ -168,39 +228,59 @@ static uint32_t claim(struct lodge_device *d)
     return atomic_fetch_add_explicit(&d->next, 1, memory_order_relaxed);
 }
 
+/* Calls for the item's heads; `more` is set to where states of further ranges go. */
+static void set_calls(struct lodge_device *d, const struct lodge_op_attn *op,
+                      const struct attn_item *item, uint8_t *scratch, struct lodge_attn_call *c,
+                      float **more)
+{
+    const uint32_t dim = lodge_kv_dim(op->head_dim);
+    const size_t floats = (size_t)item->n_queries * dim;
+    float *acc = (float *)(void *)scratch;
+    *more = acc + item->n_heads * floats;
+    uint8_t *q = (uint8_t *)(*more + item->n_heads * floats);
+    for (uint32_t h = 0; h < item->n_heads; h++, acc += floats) {
+        c[h].q = q;
+        c[h].n_queries = item->n_queries;
+        c[h].dim = dim;
+        c[h].scale = op->scale;
+        c[h].softcap = op->softcap;
+        c[h].out.acc = acc;
+        if (item->partial >= 0)
+            c[h].out.acc =
+                d->partial_acc + (size_t)(item->partial + (int32_t)h) * LODGE_ATTN_QUERIES * dim;
+        gather_queries(d, op, item, h, q);
+        q += item->n_queries * lodge_kv_query_bytes(d->cfg.kv, dim);
+    }
+}
+
 /* Returns the worker's next item, which is claimed before the last range, whose kernel fetches that
  * item's first page. */
 static uint32_t run_item(struct lodge_device *d, const struct lodge_op_attn *op,
                          const struct attn_item *item, uint8_t *scratch)
 {
-    const uint32_t dim = lodge_kv_dim(op->head_dim);
-    float *acc = (float *)scratch, *more = acc + LODGE_ATTN_QUERIES * dim;
-    uint8_t *q = (uint8_t *)(more + LODGE_ATTN_QUERIES * dim);
-    gather_queries(d, op, item, dim, q);
-    struct lodge_attn_call c = {.q = q,
-                                .n_queries = item->n_queries,
-                                .dim = dim,
-                                .scale = op->scale,
-                                .softcap = op->softcap,
-                                .out.acc = acc};
-    if (item->partial >= 0)
-        c.out.acc = d->partial_acc + (size_t)item->partial * LODGE_ATTN_QUERIES * dim;
-    struct lodge_attn_state all = {0};
+    struct lodge_attn_call c[LODGE_RUN_HEADS];
+    struct lodge_attn_state all[LODGE_RUN_HEADS];
+    float *more;
+    set_calls(d, op, item, scratch, c, &more);
+    const uint32_t dim = c->dim;
     uint32_t next = d->n_items;
     for (uint32_t r = 0; r < item->n_ranges; r++) {
         if (r + 1 == item->n_ranges)
             next = claim(d);
-        run_range(d, op, item, item->range + r, first_page(d, op, next), &c);
-        if (r == 0)
-            all = c.out;
-        else
-            d->k.attn_merge(&all, &c.out, item->n_queries, dim);
-        c.out.acc = more;
+        run_range(d, op, item, item->range + r, first_page(d, op, next), c);
+        for (uint32_t h = 0; h < item->n_heads; h++) {
+            if (r == 0)
+                all[h] = c[h].out;
+            else
+                d->k.attn_merge(&all[h], &c[h].out, item->n_queries, dim);
+            c[h].out.acc = more + (size_t)h * item->n_queries * dim;
+        }
     }
-    if (item->partial >= 0)
-        d->partials[item->partial] = all;
-    else
-        write_out(d, op, item, &all);
+    for (uint32_t h = 0; h < item->n_heads; h++)
+        if (item->partial >= 0)
+            d->partials[item->partial + (int32_t)h] = all[h];
+        else
+            write_out(d, op, item, h, &all[h]);
     return next;
 }
 
@@ -212,25 +292,20 @@ void lodge_cpu_attention(struct lodge_device *d, const struct lodge_op_attn *op,
         i = run_item(d, op, &d->items[i], scratch);
 }
 
-/* The items of one chunk stand side by side, ranges rising. */
+/* Slots of a head's ranges, rising, are n_kv_heads apart. */
 void lodge_cpu_merge_partials(struct lodge_device *d, const struct lodge_op_attn *op,
                               unsigned worker, unsigned n_workers)
 {
     uint32_t dim = lodge_kv_dim(op->head_dim), turn = 0;
-    for (uint32_t i = 0; i < d->n_items;) {
-        uint32_t n = 1;
+    for (uint32_t i = 0; i < d->n_items; i++) {
         const struct attn_item *item = &d->items[i];
-        if (item->partial >= 0)
-            while (i + n < d->n_items && d->items[i + n].partial >= 0 &&
-                   d->items[i + n].row == item->row && d->items[i + n].kv_head == item->kv_head &&
-                   d->items[i + n].first_query == item->first_query)
-                n++;
-        i += n;
-        if (item->partial < 0 || turn++ % n_workers != worker)
-            continue;
-        struct lodge_attn_state *all = &d->partials[item->partial];
-        for (uint32_t r = 1; r < n; r++)
-            d->k.attn_merge(all, &d->partials[item[r].partial], item->n_queries, dim);
-        write_out(d, op, item, all);
+        for (uint32_t h = 0; h < item->n_heads && item->n_parts > 0; h++) {
+            if (turn++ % n_workers != worker)
+                continue;
+            struct lodge_attn_state *all = &d->partials[item->partial + (int32_t)h];
+            for (uint32_t r = 1; r < item->n_parts; r++)
+                d->k.attn_merge(all, all + r * op->n_kv_heads, item->n_queries, dim);
+            write_out(d, op, item, h, all);
+        }
     }
 }

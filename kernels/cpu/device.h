@@ -29,12 +29,14 @@ struct tiling {
 
 /* One attention work item. */
 struct attn_item {
-    uint32_t row; /* of the step */
-    uint32_t kv_head;
-    uint32_t first_query; /* index into (token of the row) * group + head of the group */
+    uint32_t row;              /* of the step */
+    uint32_t kv_head, n_heads; /* kv heads, one after the other in memory */
+    uint32_t first_query;      /* index into (token of the row) * group + head of the group */
     uint32_t n_queries;
     uint32_t range, n_ranges; /* ranges of 8 pages: one by itself, or all in turn */
-    int32_t partial;          /* slot of the partial result, -1: the item finishes its queries */
+    int32_t
+        partial; /* slot of the first head's partial result, -1: the item finishes its queries */
+    uint32_t n_parts; /* with the first range: slots of a head, n_kv_heads apart; else 0 */
 };
 
 struct token_info {
@@ -283,6 +285,8 @@ void lodge_cpu_share(uint32_t n, unsigned worker, unsigned n_workers, uint32_t *
 unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, unsigned n);
 
 /* attention.c */
+/* Bytes that a worker needs for heads of `dim`, padded. */
+size_t lodge_cpu_attention_scratch(enum lodge_kv_dtype kv, uint32_t dim);
 void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn *op);
 void lodge_cpu_attention(struct lodge_device *d, const struct lodge_op_attn *op, unsigned worker);
 /* Merges the partial results of split items into attn_out; rows by worker. */

@@ -44,6 +44,8 @@
 #define LODGE_PAGE_TOKENS 32u
 #define LODGE_RANGE_PAGES 8u   /* attention: tokens of a range = 256 */
 #define LODGE_ATTN_QUERIES 12u /* most queries of one attention call */
+#define LODGE_RUN_QUERIES 32u  /* and of the kv heads that a worker takes together, if several */
+#define LODGE_RUN_HEADS 4u
 
 enum lodge_act_form { LODGE_ACT_F32, LODGE_ACT_BF16, LODGE_ACT_Q8, LODGE_ACT_FORM_COUNT };
 
@@ -93,9 +95,13 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * d < dim, padded with zeros to a multiple of 16. Keys stand as dot products over dims want them,
  * with tokens as lanes; values as sums over tokens do, with dims as lanes.
  *
- *   bf16  K [dim / 2][32 t][2 d], then V [16 t pairs][dim][2 t]: nearest even bf16
- *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V
- *         [8 t quads][dim][4 t]: signed bytes
+ *   bf16  K [dim / 2][32 t][2 d], then V, in each block of dims [16 t pairs][block][2 t]: nearest
+ *         even bf16
+ *   int8  scales of K [32 t], then of V: bf16; codes of K [dim / 4][32 t][4 d], then of V, in each
+ *         block of dims [8 t quads][block][4 t]: signed bytes
+ *
+ * A block of values is 32 dims, or the 16 that are left: as many as kernels take up at a time, so
+ * that they read memory as it stands.
  *
  * Codes, for the key, rotated as below, and for the value of a token, finite: scale = amax / 127
  * rounded up to bf16, code[d] = rint(x[d] * (1 / scale)) in -127 .. 127; amax / 127 below the least
@@ -110,6 +116,22 @@ size_t lodge_wide_bytes(uint32_t n_cols);
  * are rotated too, which multiplies the dot product by n.
  */
 
+#define LODGE_KV_VALUE_DIMS 32u
+/* Dims of the block of values in which dim d of `dim`, padded, stands. */
+static inline uint32_t lodge_kv_value_width(uint32_t dim, uint32_t d)
+{
+    uint32_t left = dim - d / LODGE_KV_VALUE_DIMS * LODGE_KV_VALUE_DIMS;
+    return left < LODGE_KV_VALUE_DIMS ? left : LODGE_KV_VALUE_DIMS;
+}
+
+/* Where dim d of token t's value stands in V, in elements; `group`: tokens side by side, 2 or 4. */
+static inline size_t lodge_kv_value_at(uint32_t dim, uint32_t d, uint32_t t, uint32_t group)
+{
+    uint32_t in_block = d % LODGE_KV_VALUE_DIMS;
+    size_t block = (size_t)(d - in_block) * LODGE_PAGE_TOKENS;
+    return block + (t / group * lodge_kv_value_width(dim, d) + in_block) * group + t % group;
+}
+
 /* What queries saw so far. */
 struct lodge_attn_state {
     float max[12], sum[12];
@@ -117,8 +139,9 @@ struct lodge_attn_state {
 };
 
 /* One attention call: n_queries <= 12 query vectors (of one kv head and one sequence; a query is
- * a (position, head of the group) pair) against up to 8 pages of that kv head. The state of each
- * query is (max, sum, acc) as below; the call starts from an empty state.
+ * a (position, head of the group) pair) against pages [from_page, n_pages) of up to 8 of that kv
+ * head. The state of each query is (max, a, sum, acc) as below. From page 0 a call starts from an
+ * empty state, else it goes on with what calls for the pages before left in `lanes` and `out`.
  *
  * Per page, in order, for each query (all lanes t < 32 of the page at once):
  *   s[t] = chain over pairs of dims as BF16 above (q, in bf16, first operand)
@@ -128,7 +151,7 @@ struct lodge_attn_state {
  *   pm = max of lanes; if pm > max: r = exp(max - pm), a[j] *= r, acc *= r, max = pm
  *   p[t] = exp(s[t] - max), 0 where masked; a[j] += p[j] + p[j + 16], in 16 lanes
  *   p rounded to bf16; acc[d] = chain over pairs of tokens as BF16 above (p first operand)
- * and in the end sum = tree(a).
+ * and in the end sum = tree(a), which a call that goes on does not need.
  *
  * Int8 differs in both products: they are integer sums of the stored codes with 15-bit codes of the
  * queries and of the weights. inverse15(x) = 16383 / x in fp32, or 0 where x < 2^-100.
@@ -150,10 +173,11 @@ struct lodge_attn_call {
     uint32_t n_queries;
     uint32_t dim;            /* padded */
     const uint8_t *pages[8]; /* keys and values of this kv head in each page, as above */
-    uint32_t n_pages;
+    uint32_t from_page, n_pages;
     const uint8_t *next; /* what the caller reads after these pages, to be fetched; or NULL */
     uint32_t first[12], last[12]; /* token range per query, relative to pages[0]; may be empty */
     float scale, softcap;
+    _Alignas(64) float lanes[12][16]; /* a */
     struct lodge_attn_state out;
 };
 

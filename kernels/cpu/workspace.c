@@ -107,7 +107,7 @@ size_t lodge_cpu_workspace(struct lodge_device *d, const struct lodge_plan *p, u
     d->block_most = take(&c, d->cfg.max_logit_rows * d->most_stride, sizeof(float));
     d->scratch_bytes = lodge_sample_scratch_bytes(p->n_vocab) +
                        (size_t)LODGE_TILE_ROWS_MAX * fp * sizeof(float) +
-                       (size_t)LODGE_ATTN_QUERIES * w.dim * 2 * sizeof(float) + 4096;
+                       lodge_cpu_attention_scratch(d->cfg.kv, w.dim) + 4096;
     d->scratch_bytes = (d->scratch_bytes + 4095) & ~(size_t)4095;
     d->scratch = take(&c, workers, d->scratch_bytes);
     for (uint32_t i = 0; i < p->n_linears; i++)

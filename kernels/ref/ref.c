@@ -314,7 +314,7 @@ static void kv_store(uint8_t *kv_head, uint32_t t, const float *k, const float *
     uint16_t *keys = (uint16_t *)kv_head, *values = keys + (size_t)dp * 32;
     for (uint32_t d = 0; d < dp; d++) {
         keys[((size_t)(d / 2) * 32 + t) * 2 + d % 2] = d < dim ? lodge_float_bf16(k[d]) : 0;
-        values[((size_t)(t / 2) * dp + d) * 2 + t % 2] = d < dim ? lodge_float_bf16(v[d]) : 0;
+        values[lodge_kv_value_at(dp, d, t, 2)] = d < dim ? lodge_float_bf16(v[d]) : 0;
     }
 }
 
@@ -384,7 +384,7 @@ static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const fl
     scales[32 + t] = quantize(v, dim, value);
     for (uint32_t d = 0; d < dp; d++) {
         keys[((size_t)(d / 4) * 32 + t) * 4 + d % 4] = key[d];
-        values[((size_t)(t / 4) * dp + d) * 4 + t % 4] = value[d];
+        values[lodge_kv_value_at(dp, d, t, 4)] = value[d];
     }
 }
 
@@ -417,7 +417,7 @@ static void add_values(const struct lodge_attn_call *c, const float *p, const ui
                 if (t + odd >= a && t + odd < b)
                     acc[d] = fmaf(
                         lodge_bf16_float(lodge_float_bf16(p[t + odd])),
-                        lodge_bf16_float(values[((size_t)(t / 2) * c->dim + d) * 2 + odd]), acc[d]);
+                        lodge_bf16_float(values[lodge_kv_value_at(c->dim, d, t + odd, 2)]), acc[d]);
 }
 
 static float score_int8(const struct lodge_attn_call *c, uint32_t i, const uint8_t *page,
@@ -449,7 +449,7 @@ static void add_values_int8(const struct lodge_attn_call *c, const float *p, con
     for (uint32_t d = 0; d < c->dim; d++) {
         int32_t sum = 0;
         for (uint32_t t = a; t < b; t++)
-            sum += codes[t] * values[((size_t)(t / 4) * c->dim + d) * 4 + t % 4];
+            sum += codes[t] * values[lodge_kv_value_at(c->dim, d, t, 4)];
         acc[d] = fmaf((float)sum, most / LODGE_CODE15_MAX, acc[d]);
     }
 }
@@ -489,10 +489,13 @@ static void attend_page(struct lodge_attn_call *c, const struct products *k, uin
 static void attend(struct lodge_attn_call *c, const struct products *k)
 {
     for (uint32_t i = 0; i < c->n_queries; i++) {
-        float lanes[16] = {0};
-        c->out.max[i] = -INFINITY;
-        memset(c->out.acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->out.acc);
-        for (uint32_t page = 0; page < c->n_pages; page++) {
+        float *lanes = c->lanes[i];
+        if (c->from_page == 0) {
+            memset(lanes, 0, sizeof c->lanes[i]);
+            c->out.max[i] = -INFINITY;
+            memset(c->out.acc + (size_t)i * c->dim, 0, c->dim * sizeof *c->out.acc);
+        }
+        for (uint32_t page = c->from_page; page < c->n_pages; page++) {
             uint32_t from = page * 32, to = from + 32;
             uint32_t a = c->first[i] > from ? c->first[i] - from : 0;
             uint32_t b = c->last[i] < to ? c->last[i] : to;

@@ -72,7 +72,8 @@ INLINE void weighted(const struct queries *q, const pair *weight, const struct p
                      const unsigned vectors)
 {
     const size_t dim = q->g.c->dim;
-    const uint8_t *values = p->bytes + dim * 64 + 4 * (size_t)d;
+    const size_t row = lodge_kv_value_width(q->g.c->dim, d) * 4;
+    const uint8_t *values = p->bytes + 2 * (dim * PAGE + lodge_kv_value_at(q->g.c->dim, d, 0, 2));
     float *to = q->g.c->out.acc + q->g.first * dim + d;
     vec acc[MAX_ROWS][2];
 #pragma GCC unroll 12
@@ -82,12 +83,12 @@ INLINE void weighted(const struct queries *q, const pair *weight, const struct p
             acc[i][v] = v_load(to + i * dim + LANES * v);
     for (uint32_t t = 0; t < PAGE / 2 && !masks; t += 2) {
         fetch_step(next);
-        dot_block(values + t * dim * 4, dim * 4, 2, NULL, weight + t, PAGE / 2, 1, acc, m, vectors);
+        dot_block(values + t * row, row, 2, NULL, weight + t, PAGE / 2, 1, acc, m, vectors);
     }
     const uint32_t first = p->low / 2, last = (p->high + 1) / 2;
     if (masks)
-        dot_block(values + first * dim * 4, dim * 4, last - first, masks + first, weight + first,
-                  PAGE / 2, 1, acc, m, vectors);
+        dot_block(values + first * row, row, last - first, masks + first, weight + first, PAGE / 2,
+                  1, acc, m, vectors);
 #pragma GCC unroll 12
     for (unsigned i = 0; i < m; i++)
 #pragma GCC unroll 2
@@ -122,11 +123,11 @@ static void attn_bf16(struct lodge_attn_call *c)
     struct page p;
     q.g.c = c;
     for (q.g.first = 0; q.g.first < c->n_queries; q.g.first += q.g.n) {
-        q.g.n = c->n_queries - q.g.first < MAX_ROWS ? c->n_queries - q.g.first : MAX_ROWS;
+        q.g.n = group_size(&q.g, MAX_ROWS);
         q.q = as_pairs((const uint16_t *)(const void *)c->q + (size_t)q.g.first * c->dim,
                        (size_t)q.g.n * c->dim, q.room);
         begin(&q.g);
-        for (uint32_t page = 0; page < c->n_pages; page++)
+        for (uint32_t page = c->from_page; page < c->n_pages; page++)
             if (look_at(&q.g, page, &p)) {
 #define CALL(n) attend(&q, &p, n)
                 SWITCH_ROWS(q.g.n, CALL)

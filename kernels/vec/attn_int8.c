@@ -94,7 +94,9 @@ INLINE void code_weighted(const struct code_queries *q, const struct page *p, ui
                           struct ahead *next, const unsigned m, const unsigned vectors)
 {
     const size_t dim = q->g.c->dim;
-    const uint8_t *values = p->bytes + PAGE_SCALES + dim * PAGE + 4 * (size_t)d;
+    const size_t row = lodge_kv_value_width(q->g.c->dim, d) * 4;
+    const uint8_t *values =
+        p->bytes + PAGE_SCALES + dim * PAGE + lodge_kv_value_at(q->g.c->dim, d, 0, 4);
     float *to = q->g.c->out.acc + q->g.first * dim + d;
     code_sums acc[CODE_ROWS][CODE_VECS];
 #pragma GCC unroll 6
@@ -103,7 +105,7 @@ INLINE void code_weighted(const struct code_queries *q, const struct page *p, ui
             acc[i][v] = sums_from(0);
     for (uint32_t t = p->low / 4; t < (p->high + 3) / 4; t++) {
         fetch_step(next);
-        dot_codes(acc, values + t * dim * 4, q->weights[0] + t, PAGE / 4, false, m, vectors);
+        dot_codes(acc, values + t * row, q->weights[0] + t, PAGE / 4, false, m, vectors);
     }
 #pragma GCC unroll 6
     for (unsigned i = 0; i < m; i++)
@@ -151,10 +153,10 @@ static void attn_int8(struct lodge_attn_call *c)
     struct page p;
     q.g.c = c;
     for (q.g.first = 0; q.g.first < c->n_queries; q.g.first += q.g.n) {
-        q.g.n = c->n_queries - q.g.first < CODE_ROWS ? c->n_queries - q.g.first : CODE_ROWS;
+        q.g.n = group_size(&q.g, CODE_ROWS);
         set_codes(&q);
         begin(&q.g);
-        for (uint32_t page = 0; page < c->n_pages; page++)
+        for (uint32_t page = c->from_page; page < c->n_pages; page++)
             if (look_at(&q.g, page, &p)) {
 #define CALL(n) code_attend(&q, &p, n)
                 CODE_SWITCH(q.g.n, CALL)

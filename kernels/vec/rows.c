@@ -225,8 +225,9 @@ static void kv_store_bf16(uint8_t *kv_head, uint32_t t, const float *k, const fl
         for (uint32_t j = 0; j < 8; j++)
             memcpy(&keys[(size_t)(d / 2 + j) * 32 + t], &half[2 * j], 4);
         to_bf16(v + d, left_of(dim, d), 16, half);
+        uint16_t *to = values + lodge_kv_value_at(dp, d, t, 2);
         for (uint32_t j = 0; j < 16; j++)
-            values[((size_t)(t / 2) * dp + d + j) * 2 + t % 2] = half[j];
+            to[2 * j] = half[j];
     }
 }
 
@@ -307,9 +308,8 @@ static void kv_store_int8(uint8_t *kv_head, uint32_t t, const float *k, const fl
     for (uint32_t d = 0; d < dp; d += 4)
         memcpy(keys + ((size_t)(d / 4) * PAGE + t) * 4, codes + d, 4);
     scales[PAGE + t] = quantize(v, dim, codes);
-    values += (size_t)(t / 4) * dp * 4 + t % 4;
     for (uint32_t d = 0; d < dp; d++)
-        values[(size_t)d * 4] = codes[d];
+        values[lodge_kv_value_at(dp, d, t, 4)] = codes[d];
 }
 
 void RUNG(rows)(struct lodge_cpu_kernels *k)

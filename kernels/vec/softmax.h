@@ -21,7 +21,6 @@ struct group {
     struct lodge_attn_call *c;
     unsigned first, n;
     _Alignas(64) float scores[MAX_ROWS][PAGE];
-    _Alignas(64) float sums[MAX_ROWS][16]; /* lanes of the sums of weights */
 };
 
 /* Lanes [a, b) of the page that begins at token `from` are visible to query i; none: [0, 0). */
@@ -52,11 +51,21 @@ static bool look_at(const struct group *g, uint32_t page, struct page *p)
     return p->low < p->high;
 }
 
+/* How many queries the group from g->first on gets: groups of up to `most`, as even as can be, as a
+ * page costs one query almost what it costs a few. */
+static unsigned group_size(const struct group *g, unsigned most)
+{
+    unsigned left = g->c->n_queries - g->first, groups = (left + most - 1) / most;
+    return (left + groups - 1) / groups;
+}
+
 static void begin(struct group *g)
 {
     struct lodge_attn_call *c = g->c;
+    if (c->from_page > 0)
+        return;
     memset(c->out.acc + (size_t)g->first * c->dim, 0, (size_t)g->n * c->dim * sizeof *c->out.acc);
-    memset(g->sums, 0, sizeof g->sums);
+    memset(c->lanes[g->first], 0, g->n * sizeof *c->lanes);
     for (uint32_t i = 0; i < g->n; i++)
         c->out.max[g->first + i] = -INFINITY;
 }
@@ -66,7 +75,7 @@ static void finish(struct group *g)
     for (uint32_t i = 0; i < g->n; i++) {
         vec lanes[VECS16];
         for (uint32_t v = 0; v < VECS16; v++)
-            lanes[v] = v_load(g->sums[i] + LANES * v);
+            lanes[v] = v_load(g->c->lanes[g->first + i] + LANES * v);
         g->c->out.sum[g->first + i] = tree16(lanes);
     }
 }
@@ -96,6 +105,7 @@ static void raise_max(struct group *g, unsigned i)
 {
     struct lodge_attn_call *c = g->c;
     float *acc = c->out.acc + (size_t)(g->first + i) * c->dim, *max = &c->out.max[g->first + i];
+    float *lanes = c->lanes[g->first + i];
     vec most = v_set(-INFINITY);
     float r[LANES];
     for (uint32_t v = 0; v < VECS32; v++)
@@ -104,7 +114,7 @@ static void raise_max(struct group *g, unsigned i)
     v_store(r, v_exp(v_set(*max - top)));
     vec scale = v_set(r[0]);
     for (uint32_t v = 0; v < VECS16; v++)
-        v_store(g->sums[i] + LANES * v, v_mul(v_load(g->sums[i] + LANES * v), scale));
+        v_store(lanes + LANES * v, v_mul(v_load(lanes + LANES * v), scale));
     for (uint32_t d = 0; d < c->dim; d += LANES)
         v_store(acc + d, v_mul(v_load(acc + d), scale));
     *max = top;
@@ -124,7 +134,7 @@ INLINE void soften(struct group *g, unsigned i, vec s[VECS32])
     for (uint32_t v = 0; v < VECS32; v++)
         s[v] = v_exp(v_sub(v_load(g->scores[i] + LANES * v), max));
     for (uint32_t v = 0; v < VECS16; v++) {
-        float *sum = g->sums[i] + LANES * v;
+        float *sum = g->c->lanes[g->first + i] + LANES * v;
         v_store(sum, v_add(v_load(sum), v_add(s[v], s[v + VECS16])));
     }
 }

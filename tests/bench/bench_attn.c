@@ -126,7 +126,7 @@ static void open_bench(struct bench *b, const struct lodge_cpu_kernels *k, struc
     d->pool = lodge_pages_map(d->n_pages * d->page_bytes);
     d->q = room(queries * lodge_kv_query_bytes(kv, s->dim));
     d->attn_out = room(queries * s->dim * sizeof *d->attn_out);
-    d->scratch_bytes = (size_t)LODGE_ATTN_QUERIES * s->dim * 12;
+    d->scratch_bytes = lodge_cpu_attention_scratch(kv, s->dim);
     d->scratch = room(lodge_workers_count(w) * d->scratch_bytes);
     d->max_items = (uint32_t)queries + LODGE_MAX_PARTIALS;
     d->items = room(d->max_items * sizeof *d->items);

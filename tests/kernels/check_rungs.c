@@ -455,14 +455,12 @@ static void stored(enum lodge_kv_dtype kv, const uint8_t *page, bool value, uint
     const int8_t *codes = (const int8_t *)page + 128 + (value ? dim * 32 : 0);
     double scale = (double)lodge_bf16_float(((const uint16_t *)page)[t + (value ? 32 : 0)]);
     double room[512] = {0};
-    for (uint32_t d = 0; d < dim; d++)
-        if (kv == LODGE_KV_BF16)
-            out[d] = (double)lodge_bf16_float(
-                halves[value ? ((t / 2) * dim + d) * 2 + t % 2 : ((d / 2) * 32 + t) * 2 + d % 2]);
-        else
-            out[d] =
-                scale *
-                codes[value ? ((t / 4) * dim + d) * 4 + t % 4 : ((d / 4) * 32 + t) * 4 + d % 4];
+    for (uint32_t d = 0; d < dim; d++) {
+        uint32_t n = kv == LODGE_KV_BF16 ? 2 : 4, b = d / 32 * 32, width = dim - b < 32 ? 16 : 32;
+        uint32_t at =
+            value ? b * 32 + (t / n * width + d - b) * n + t % n : (d / n * 32 + t) * n + d % n;
+        out[d] = kv == LODGE_KV_BF16 ? (double)lodge_bf16_float(halves[at]) : scale * codes[at];
+    }
     if (kv != LODGE_KV_INT8 || value)
         return;
     memcpy(room, out, dim * sizeof *room); /* H H = n */
@@ -576,6 +574,16 @@ static double fill_pages(const struct lodge_cpu_kernels *k, int n, enum lodge_kv
     return most;
 }
 
+/* In calls over a few pages each, which must not matter. */
+static void attend_in_parts(const struct lodge_kv_ops *k, struct lodge_attn_call *c, bool cut)
+{
+    uint32_t n_pages = c->n_pages;
+    for (c->from_page = 0; c->from_page < n_pages; c->from_page = c->n_pages) {
+        c->n_pages = cut ? c->from_page + 1 + rnd() % (n_pages - c->from_page) : n_pages;
+        k->attn(c);
+    }
+}
+
 static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_kv_dtype kv,
                           int round)
 {
@@ -609,7 +617,7 @@ static void one_attention(const struct lodge_cpu_kernels *k, int n, enum lodge_k
             k[i].kv[kv].query(q + j * dim, head, made + j * lodge_kv_query_bytes(kv, dim));
         struct lodge_attn_call mine = c;
         mine.out.acc = acc[i > 0];
-        k[i].kv[kv].attn(&mine);
+        attend_in_parts(&k[i].kv[kv], &mine, i > 0);
         if (i == 0) {
             memcpy(c.out.max, mine.out.max, sizeof c.out.max);
             memcpy(c.out.sum, mine.out.sum, sizeof c.out.sum);
