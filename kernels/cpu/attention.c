@@ -54,8 +54,9 @@ static uint32_t n_runs(const struct lodge_device *d, const struct lodge_op_attn 
 struct cut {
     struct lodge_device *d;
     const struct lodge_op_attn *op;
-    bool split;    /* ranges are units by themselves */
-    uint32_t left; /* units */
+    bool split;     /* ranges are units by themselves, where there are slots for their states */
+    uint32_t left;  /* units */
+    uint32_t slots; /* that this chunk and those after it would take */
     int32_t n_partials;
 };
 
@@ -75,57 +76,73 @@ static void add_unit(struct cut *c, struct attn_item item, bool several)
     c->left--;
 }
 
-/* Units of one chunk of queries: one, or one a range. */
+/* Sets the item's ranges; returns how many slots they take if they are units by themselves. */
+static uint32_t set_ranges(const struct cut *c, struct attn_item *item)
+{
+    const struct lodge_row *row = &c->d->step->rows[item->row];
+    uint32_t group = c->op->n_heads / c->op->n_kv_heads, end;
+    visible_ranges(c->op, row, item->first_query / group,
+                   (item->first_query + item->n_queries - 1) / group, &item->range, &end);
+    item->n_ranges = end - item->range;
+    return item->n_ranges > 1 ? item->n_ranges * c->op->n_kv_heads : 0;
+}
+
+static void count_chunk(struct cut *c, struct attn_item item, bool several)
+{
+    (void)several;
+    c->left++;
+    c->slots += set_ranges(c, &item);
+}
+
+/* Units of one chunk of queries: one, or one a range. Chunks that find no slots come first: they
+ * are the longest. */
 static void add_chunk(struct cut *c, struct attn_item item, bool several)
 {
-    const struct lodge_row *row = &c->d->step->rows[item.row];
-    uint32_t group = c->op->n_heads / c->op->n_kv_heads, from, to;
-    visible_ranges(c->op, row, item.first_query / group,
-                   (item.first_query + item.n_queries - 1) / group, &from, &to);
-    uint32_t slots = (to - from) * c->op->n_kv_heads;
-    item.range = from;
-    item.n_ranges = to - from;
+    uint32_t slots = set_ranges(c, &item);
+    bool split = c->split && slots && c->slots <= LODGE_MAX_PARTIALS;
+    c->slots -= slots;
     item.partial = -1;
-    if (!c->split || to - from < 2 || (uint32_t)c->n_partials + slots > LODGE_MAX_PARTIALS) {
+    if (!split) {
         add_unit(c, item, several);
         return;
     }
-    c->left += to - from - 1;
+    c->left += item.n_ranges - 1;
     item.n_parts = item.n_ranges;
     item.n_ranges = 1;
-    for (; item.range < to; item.range++, item.n_parts = 0) {
+    for (uint32_t n = item.n_parts; n--; item.range++, item.n_parts = 0) {
         item.partial = c->n_partials;
         add_unit(c, item, several);
         c->n_partials += (int32_t)c->op->n_kv_heads;
     }
 }
 
-static uint32_t n_chunks(const struct lodge_row *row, uint32_t group)
-{
-    return (row->n_tokens * group + LODGE_ATTN_QUERIES - 1) / LODGE_ATTN_QUERIES;
-}
-
 /* Longest first is what balances; prefill chunks see most at the end of a row. */
-void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn *op)
+static void each_chunk(struct cut *c,
+                       void (*fn)(struct cut *c, struct attn_item item, bool several))
 {
-    uint32_t group = op->n_heads / op->n_kv_heads;
-    struct cut cut = {.d = d, .op = op};
-    d->n_items = 0;
-    for (uint32_t r = 0; r < d->step->n_rows; r++)
-        cut.left += n_chunks(&d->step->rows[r], group);
-    cut.split = cut.left * op->n_kv_heads < 16 * lodge_workers_count(d->workers);
-    for (uint32_t r = 0; r < d->step->n_rows; r++) {
-        uint32_t n = d->step->rows[r].n_tokens * group;
-        uint32_t chunks = n_chunks(&d->step->rows[r], group);
-        for (uint32_t c = chunks; c-- > 0;) {
-            uint32_t first = c * LODGE_ATTN_QUERIES, left = n - first;
+    const struct lodge_step *s = c->d->step;
+    uint32_t group = c->op->n_heads / c->op->n_kv_heads;
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        uint32_t n = s->rows[r].n_tokens * group;
+        uint32_t chunks = (n + LODGE_ATTN_QUERIES - 1) / LODGE_ATTN_QUERIES;
+        for (uint32_t i = chunks; i-- > 0;) {
+            uint32_t first = i * LODGE_ATTN_QUERIES, left = n - first;
             struct attn_item item = {.row = r,
                                      .first_query = first,
                                      .n_queries =
                                          left < LODGE_ATTN_QUERIES ? left : LODGE_ATTN_QUERIES};
-            add_chunk(&cut, item, chunks > 1);
+            fn(c, item, chunks > 1);
         }
     }
+}
+
+void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn *op)
+{
+    struct cut cut = {.d = d, .op = op};
+    d->n_items = 0;
+    each_chunk(&cut, count_chunk);
+    cut.split = cut.left * op->n_kv_heads < 16 * lodge_workers_count(d->workers);
+    each_chunk(&cut, add_chunk);
 }
 
 /* Where queries of the item's head h belong: token and head. */
