@@ -57,7 +57,6 @@ struct cut {
     bool split;     /* ranges are units by themselves, where there are slots for their states */
     uint32_t left;  /* units */
     uint32_t slots; /* that this chunk and those after it would take */
-    int32_t n_partials;
 };
 
 /* A unit: one chunk of queries of all kv heads over some ranges. */
@@ -110,9 +109,9 @@ static void add_chunk(struct cut *c, struct attn_item item, bool several)
     item.n_parts = item.n_ranges;
     item.n_ranges = 1;
     for (uint32_t n = item.n_parts; n--; item.range++, item.n_parts = 0) {
-        item.partial = c->n_partials;
+        item.partial = (int32_t)c->d->n_partials;
         add_unit(c, item, several);
-        c->n_partials += (int32_t)c->op->n_kv_heads;
+        c->d->n_partials += c->op->n_kv_heads;
     }
 }
 
@@ -139,7 +138,7 @@ static void each_chunk(struct cut *c,
 void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn *op)
 {
     struct cut cut = {.d = d, .op = op};
-    d->n_items = 0;
+    d->n_items = d->n_partials = 0;
     each_chunk(&cut, count_chunk);
     cut.split = cut.left * op->n_kv_heads < 16 * lodge_workers_count(d->workers);
     each_chunk(&cut, add_chunk);

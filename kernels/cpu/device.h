@@ -154,6 +154,7 @@ struct lodge_device {
     bool lora_gains;     /* one of them is DoRA */
     const struct lodge_step *step;
     uint32_t n_items, n_wanted;
+    uint32_t n_partials;   /* states of ranges that are to be merged */
     _Atomic uint32_t next; /* shared work counter */
     uint64_t tickets;
     struct lodge_step_result result;

@@ -199,10 +199,7 @@ static void run_attn(const struct run *r, const struct lodge_op_attn *op)
 {
     lodge_cpu_attention(r->d, op, r->worker);
     barrier(r);
-    bool split = false;
-    for (uint32_t i = 0; i < r->d->n_items && !split; i++)
-        split = r->d->items[i].partial >= 0;
-    if (split) {
+    if (r->d->n_partials) {
         lodge_cpu_merge_partials(r->d, op, r->worker, r->n_workers);
         barrier(r);
     }
