@@ -59,11 +59,13 @@ struct cut {
     uint32_t slots; /* that this chunk and those after it would take */
 };
 
-/* A unit: one chunk of queries of all kv heads over some ranges. */
-static void add_unit(struct cut *c, struct attn_item item, bool several)
+/* A unit: one chunk of queries of all kv heads over some ranges. Of a row with several chunks, a
+ * prompt, heads are taken one by one. */
+static void add_unit(struct cut *c, struct attn_item item)
 {
-    uint32_t n = c->op->n_kv_heads,
-             runs = several ? n : n_runs(c->d, c->op, item.n_queries, c->left);
+    uint32_t n = c->op->n_kv_heads, group = c->op->n_heads / n;
+    bool alone = c->d->step->rows[item.row].n_tokens * group == item.n_queries;
+    uint32_t runs = alone ? n_runs(c->d, c->op, item.n_queries, c->left) : n;
     int32_t slot = item.partial;
     for (uint32_t i = 0; i < runs; i++) {
         item.kv_head = n * i / runs;
@@ -86,23 +88,22 @@ static uint32_t set_ranges(const struct cut *c, struct attn_item *item)
     return item->n_ranges > 1 ? item->n_ranges * c->op->n_kv_heads : 0;
 }
 
-static void count_chunk(struct cut *c, struct attn_item item, bool several)
+static void count_chunk(struct cut *c, struct attn_item item)
 {
-    (void)several;
     c->left++;
     c->slots += set_ranges(c, &item);
 }
 
 /* Units of one chunk of queries: one, or one a range. Chunks that find no slots come first: they
  * are the longest. */
-static void add_chunk(struct cut *c, struct attn_item item, bool several)
+static void add_chunk(struct cut *c, struct attn_item item)
 {
     uint32_t slots = set_ranges(c, &item);
     bool split = c->split && slots && c->slots <= LODGE_MAX_PARTIALS;
     c->slots -= slots;
     item.partial = -1;
     if (!split) {
-        add_unit(c, item, several);
+        add_unit(c, item);
         return;
     }
     c->left += item.n_ranges - 1;
@@ -110,14 +111,13 @@ static void add_chunk(struct cut *c, struct attn_item item, bool several)
     item.n_ranges = 1;
     for (uint32_t n = item.n_parts; n--; item.range++, item.n_parts = 0) {
         item.partial = (int32_t)c->d->n_partials;
-        add_unit(c, item, several);
+        add_unit(c, item);
         c->d->n_partials += c->op->n_kv_heads;
     }
 }
 
 /* Longest first is what balances; prefill chunks see most at the end of a row. */
-static void each_chunk(struct cut *c,
-                       void (*fn)(struct cut *c, struct attn_item item, bool several))
+static void each_chunk(struct cut *c, void (*fn)(struct cut *c, struct attn_item item))
 {
     const struct lodge_step *s = c->d->step;
     uint32_t group = c->op->n_heads / c->op->n_kv_heads;
@@ -130,7 +130,7 @@ static void each_chunk(struct cut *c,
                                      .first_query = first,
                                      .n_queries =
                                          left < LODGE_ATTN_QUERIES ? left : LODGE_ATTN_QUERIES};
-            fn(c, item, chunks > 1);
+            fn(c, item);
         }
     }
 }

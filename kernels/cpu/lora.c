@@ -410,6 +410,8 @@ void lodge_cpu_lora_embed(struct lodge_device *d, int32_t table, uint32_t token,
         const struct lora_span *s = &rows->spans[i];
         const struct lora_use u = use_of(d, s, table);
         const struct lodge_lora_place *p = &u.place;
+        if (!p->rank)
+            continue;
         /* Column `id` of A; t has room for it, like any other product's. */
         float *t = d->lora_t + u.t + (size_t)(token - s->first) * u.ldt;
         uint32_t row_cells = lodge_lora_row_cells(d->linears[table].n_rows);
@@ -418,7 +420,7 @@ void lodge_cpu_lora_embed(struct lodge_device *d, int32_t table, uint32_t token,
             t[j] =
                 lodge_cpu_lora_a(cell_at(d, &u, cell), j % LODGE_CELL_RANKS, id % LODGE_CELL_COLS);
         }
-        for (uint32_t c = 0; p->rank && c < n_outputs; c += 32) {
+        for (uint32_t c = 0; c < n_outputs; c += 32) {
             uint32_t left = n_outputs - c < 32 ? n_outputs - c : 32;
             expand_rows(d, &u, n_outputs, c, t, 1, acc);
             d->k.lora_add(x + c, 0, acc, NULL, NULL, u.scale, 1, left);

@@ -52,7 +52,7 @@ INLINE void load_block(const struct q8_run *r, uint32_t b, unsigned i, const uin
 }
 
 /* All maxima before all codes: one block after the other would wait for each. */
-#define Q8_RUN 32
+#define Q8_RUN 32 /* blocks, of all rows of a tile at least one */
 INLINE void pack_run(const struct q8_run *r, const uint32_t left)
 {
     float most[Q8_RUN] = {0}, inverse[Q8_RUN], *to = most;
@@ -85,7 +85,7 @@ static void pack_q8(const float *x, size_t ld, unsigned m, uint32_t k0, uint32_t
     uint32_t end = k1 == n_cols ? padded(n_cols) : k1;
     struct q8_run r = {.ld = ld, .m = m, .tile = tile};
     for (r.block = k0 / 32; r.block < end / 32; r.block += r.n_blocks) {
-        uint32_t left = k1 - r.block * 32, most = m < Q8_RUN ? Q8_RUN / m : 1;
+        uint32_t left = k1 - r.block * 32, most = Q8_RUN / m;
         r.x = x + (r.block * 32 - k0);
         r.row = 0;
         r.n_rows = m;
