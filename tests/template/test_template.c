@@ -158,7 +158,8 @@ static const char *const hostile[] = {
     "{% endfor %}",
     "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor "
     "%}",
-    "{% set a = 'x' * 1000000 %}{% for i in range(1000) %}{% set b = a.replace('x', 'yy') %}"
+    /* short: TSan looks at all of what memmem is given, for every letter found */
+    "{% set a = 'x' * 1000 %}{% for i in range(100000) %}{% set b = a.replace('x', 'yy') %}"
     "{% endfor %}",
     "{% set a = 'x' * 3000000 %}{% for i in range(10000) %}{{ 'y' in a }}{% endfor %}",
     "{% set l = range(3000) | list %}{% for i in range(100000) %}{{ l | sort | first }}{% endfor "
