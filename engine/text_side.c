@@ -60,12 +60,6 @@ const char *lodge_engine_token_text(const struct lodge_engine *en, uint32_t id, 
     return lodge_tokenizer_text(en->tokenizer, id, n);
 }
 
-static const char *special_text(const struct lodge_engine *en, int64_t id, size_t *n)
-{
-    *n = 0;
-    return id < 0 ? "" : lodge_tokenizer_text(en->tokenizer, (uint32_t)id, n);
-}
-
 int lodge_engine_chat_prompt(const struct lodge_engine *en, const struct lodge_chat *chat,
                              size_t max_tokens, struct lodge_ids *out, struct lodge_buf *rendered,
                              struct lodge_error *e)
@@ -89,11 +83,10 @@ int lodge_engine_chat_prompt(const struct lodge_engine *en, const struct lodge_c
     struct lodge_chat_prompt p = {.messages = chat->messages,
                                   .tools = chat->tools,
                                   .kwargs = chat->kwargs,
+                                  .special = lodge_tokenizer_special_texts(en->tokenizer),
                                   .add_generation_prompt = !chat->no_generation_prompt,
                                   .continue_final_message = chat->continue_final_message,
                                   .now = time(NULL)};
-    p.bos = special_text(en, lodge_tokenizer_bos(en->tokenizer), &p.n_bos);
-    p.eos = special_text(en, lodge_tokenizer_eos(en->tokenizer), &p.n_eos);
     struct lodge_rendered r = {0};
     err = lodge_chat_render(t, &p, &r, e);
     if (!err && rendered)

@@ -183,11 +183,11 @@ static int normalise(const struct lodge_template *t, const json_t *m, size_t i, 
 static json_t *variables(const struct lodge_chat_prompt *p, json_t *messages)
 {
     json_t *vars = json_pack("{s:n}", "documents");
+    if (p->special)
+        json_object_update(vars, (json_t *)(uintptr_t)p->special);
     if (json_is_object(p->kwargs))
         json_object_update(vars, (json_t *)(uintptr_t)p->kwargs);
     json_object_set(vars, "messages", messages);
-    json_object_set_new(vars, "bos_token", json_stringn_nocheck(p->bos, p->n_bos));
-    json_object_set_new(vars, "eos_token", json_stringn_nocheck(p->eos, p->n_eos));
     json_object_set_new(vars, "add_generation_prompt", json_boolean(p->add_generation_prompt));
     if (p->tools && json_array_size(p->tools))
         json_object_set(vars, "tools", (json_t *)(uintptr_t)p->tools);
@@ -290,11 +290,10 @@ int64_t lodge_chat_end_of_turn(const struct lodge_template *t,
     static const char reply[] = "LastWordsOfTheAssistant";
     json_t *messages = json_pack("[{s:s,s:s},{s:s,s:s}]", "role", "user", "content", "Hello",
                                  "role", "assistant", "content", reply);
-    struct lodge_chat_prompt p = {.messages = messages};
+    struct lodge_chat_prompt p = {.messages = messages,
+                                  .special = lodge_tokenizer_special_texts(tokenizer)};
     struct lodge_rendered out;
-    int64_t bos = lodge_tokenizer_bos(tokenizer), eos = lodge_tokenizer_eos(tokenizer), end = -1;
-    p.bos = bos < 0 ? "" : lodge_tokenizer_text(tokenizer, (uint32_t)bos, &p.n_bos);
-    p.eos = eos < 0 ? "" : lodge_tokenizer_text(tokenizer, (uint32_t)eos, &p.n_eos);
+    int64_t end = -1;
     if (messages && !lodge_chat_render(t, &p, &out, NULL)) {
         const char *last = memmem(out.text, out.n, reply, sizeof reply - 1);
         const char *behind = last ? last + sizeof reply - 1 : NULL;

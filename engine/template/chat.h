@@ -8,8 +8,7 @@ struct lodge_chat_prompt {
     const json_t *messages; /* array as the client sent it */
     const json_t *tools;    /* array or NULL */
     const json_t *kwargs;   /* object or NULL */
-    const char *bos, *eos;  /* texts of the special tokens */
-    size_t n_bos, n_eos;
+    const json_t *special;  /* texts of special tokens by name, or NULL */
     bool add_generation_prompt;
     bool continue_final_message; /* the last message is left open */
     time_t now;

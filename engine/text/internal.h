@@ -120,6 +120,7 @@ struct lodge_tokenizer {
     bool by_score;           /* merge by score of the merged token instead of ranked pairs */
     bool byte_fallback, fuse_unk, ignore_merges;
     int64_t unk, bos, eos;
+    json_t *special;           /* texts by name */
     int32_t byte_id[256];      /* <0xHH>, -1 when absent */
     struct added_token *added; /* sorted by text */
     uint32_t n_added;
@@ -191,6 +192,10 @@ struct pieces {
 /* Cuts text (which it may rewrite) into pieces. at_start: the text begins the whole input. */
 int split(const struct lodge_tokenizer *t, struct lodge_buf *text, bool at_start,
           struct pieces *out);
+
+/* vocab.c. A special token's text by its name in chat templates; NOMEM. An id below 0 is "". */
+int name_special(struct lodge_tokenizer *t, const char *name, const char *text, size_t n);
+int name_special_id(struct lodge_tokenizer *t, const char *name, int64_t id);
 
 /* pre.c. Normaliser and pre-tokenizer by the name that GGUF files give them. */
 int set_pre_tokenizer(struct lodge_tokenizer *t, const char *name, bool *add_bos,

@@ -166,8 +166,12 @@ static int set_ids(struct lodge_tokenizer *t, const struct lodge_vocab_source *s
 {
     add_bos = src->add_bos >= 0 ? src->add_bos : add_bos;
     add_eos = src->add_eos >= 0 ? src->add_eos : add_eos;
+    int64_t pad = valid_id(src, src->pad);
     if (set_affix(t, add_bos, t->bos, &t->prefix, &t->n_prefix) ||
-        set_affix(t, add_eos, t->eos, &t->suffix, &t->n_suffix))
+        set_affix(t, add_eos, t->eos, &t->suffix, &t->n_suffix) ||
+        name_special_id(t, "bos_token", t->bos) || name_special_id(t, "eos_token", t->eos) ||
+        (t->unk >= 0 && name_special_id(t, "unk_token", t->unk)) ||
+        (pad >= 0 && name_special_id(t, "pad_token", pad)))
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the tokenizer");
     add_known_ends(t);
     add_end(t, valid_id(src, src->eot));

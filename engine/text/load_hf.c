@@ -113,11 +113,30 @@ static int load_decoder(const struct load *l, const json_t *d, int depth)
     return err;
 }
 
-static int64_t special_id(const struct lodge_tokenizer *t, const json_t *config, const char *key)
+static const json_t *special_text(const json_t *config, const char *key)
 {
     const json_t *v = lodge_json_member(config, key);
-    const char *text = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+    return json_is_object(v) ? json_object_get(v, "content") : v;
+}
+
+static int64_t special_id(const struct lodge_tokenizer *t, const json_t *config, const char *key)
+{
+    const char *text = json_string_value(special_text(config, key));
     return text ? span_map_get(&t->by_text, text, strlen(text)) : -1;
+}
+
+/* As transformers' special_tokens_map. */
+static int name_specials(struct lodge_tokenizer *t, const json_t *config)
+{
+    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                        "pad_token", "cls_token", "mask_token"};
+    int err = name_special_id(t, "bos_token", t->bos) || name_special_id(t, "eos_token", t->eos);
+    for (size_t i = 0; i < sizeof names / sizeof *names && !err; i++) {
+        const json_t *text = special_text(config, names[i]);
+        if (json_is_string(text))
+            err = name_special(t, names[i], json_string_value(text), json_string_length(text));
+    }
+    return err ? LODGE_ERR_NOMEM : 0;
 }
 
 static int fill(const struct load *l, const json_t *root, const json_t *config, const uint32_t *eos,
@@ -144,7 +163,9 @@ static int fill(const struct load *l, const json_t *root, const json_t *config, 
     add_known_ends(t);
     for (uint32_t i = 0; i < n_eos; i++)
         add_end(t, eos[i]);
-    return 0;
+    return name_specials(t, config)
+               ? lodge_fail(l->e, LODGE_ERR_NOMEM, "no memory for the tokenizer")
+               : 0;
 }
 
 int lodge_tokenizer_from_json(const json_t *tokenizer, const json_t *config, const char *where,

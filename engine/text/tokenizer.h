@@ -99,6 +99,11 @@ int64_t lodge_tokenizer_find(const struct lodge_tokenizer *t, const char *text, 
 
 int64_t lodge_tokenizer_bos(const struct lodge_tokenizer *t); /* -1: none */
 int64_t lodge_tokenizer_eos(const struct lodge_tokenizer *t);
+/* Texts of special tokens by the names that chat templates have for them: bos_token, eos_token,
+ * unk_token, sep_token, pad_token, cls_token, mask_token, as tokenizer_config.json or the ids of a
+ * GGUF file name them. The first two are always there, "" where the model has none. The tokenizer's
+ * own; to be read only, by any thread. */
+const json_t *lodge_tokenizer_special_texts(const struct lodge_tokenizer *t);
 /* Does this id end a text? */
 bool lodge_tokenizer_ends(const struct lodge_tokenizer *t, uint32_t id);
 /* Makes an id one that ends a text. Only before the tokenizer is shared. */

@@ -289,6 +289,26 @@ int64_t lodge_tokenizer_eos(const struct lodge_tokenizer *t)
     return t->eos;
 }
 
+int name_special(struct lodge_tokenizer *t, const char *name, const char *text, size_t n)
+{
+    if (!t->special)
+        t->special = json_object();
+    return json_object_set_new(t->special, name, json_stringn_nocheck(text, n)) ? LODGE_ERR_NOMEM
+                                                                                : 0;
+}
+
+int name_special_id(struct lodge_tokenizer *t, const char *name, int64_t id)
+{
+    size_t n = 0;
+    const char *text = id < 0 ? "" : lodge_tokenizer_text(t, (uint32_t)id, &n);
+    return name_special(t, name, text, n);
+}
+
+const json_t *lodge_tokenizer_special_texts(const struct lodge_tokenizer *t)
+{
+    return t->special;
+}
+
 bool lodge_tokenizer_ends(const struct lodge_tokenizer *t, uint32_t id)
 {
     for (uint32_t i = 0; i < t->n_ends; i++)
@@ -316,6 +336,7 @@ void lodge_tokenizer_destroy(struct lodge_tokenizer *t)
         pcre2_code_free(t->splits[i].regex);
     for (uint32_t i = 0; i < t->n_norms; i++)
         pcre2_code_free(t->norms[i].regex);
+    json_decref(t->special);
     lodge_arena_finish(&t->arena);
     free(t);
 }

@@ -36,7 +36,7 @@ struct bench {
     int n;
 };
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "%s\n", what);
     exit(1);

@@ -3,6 +3,7 @@
 #include "engine/template/chat.h"
 
 #include <check.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,11 +60,23 @@ static struct lodge_tokenizer *control_tokens(void)
     }
     json_t *doc = json_pack("{s:o,s:{s:s,s:o,s:[]}}", "added_tokens", added, "model", "type", "BPE",
                             "vocab", vocab, "merges");
-    json_t *config = json_pack("{s:s,s:s}", "bos_token", "<s>", "eos_token", "</s>");
+    json_t *config =
+        json_pack("{s:s,s:s,s:{s:s,s:b},s:n,s:s}", "bos_token", "<s>", "eos_token", "</s>",
+                  "pad_token", "content", "<|pad|>", "lstrip", 0, "unk_token", "other", "x");
     ck_assert_msg(!lodge_tokenizer_from_json(doc, config, "made", NULL, 0, &t, &e), "%s", e.text);
     json_decref(doc);
     json_decref(config);
     return t;
+}
+
+static void expect_texts(const struct lodge_tokenizer *t, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    json_t *want = json_vpack_ex(NULL, 0, format, args);
+    va_end(args);
+    ck_assert(json_equal(want, lodge_tokenizer_special_texts(t)));
+    json_decref(want);
 }
 
 START_TEST(end_of_turn_is_found)
@@ -104,7 +117,7 @@ START_TEST(named_ends_count)
                                            .bos = -1,
                                            .eos = 2,
                                            .unk = -1,
-                                           .pad = -1,
+                                           .pad = 0,
                                            .eot = 3,
                                            .eom = 4,
                                            .add_bos = -1,
@@ -115,7 +128,32 @@ START_TEST(named_ends_count)
     ck_assert_msg(!lodge_tokenizer_from_vocab(&src, &t, &e), "%s", e.text);
     for (uint32_t id = 0; id < 7; id++)
         ck_assert_int_eq(lodge_tokenizer_ends(t, id), id >= 1 && id <= 5);
+    expect_texts(t, "{s:s,s:s,s:s}", "bos_token", "", "eos_token", "<|x|>", "pad_token", "a");
     lodge_tokenizer_destroy(t);
+}
+END_TEST
+
+/* What templates get to see under the names that transformers gives special tokens. */
+START_TEST(special_tokens_reach_templates)
+{
+    static const char source[] = "{{ bos_token ~ pad_token ~ (unk_token is defined) }}";
+    struct lodge_tokenizer *tokens = control_tokens();
+    struct lodge_template *t = NULL;
+    struct lodge_error e = {0};
+    struct lodge_rendered out;
+    expect_texts(tokens, "{s:s,s:s,s:s}", "bos_token", "<s>", "eos_token", "</s>", "pad_token",
+                 "<|pad|>");
+    ck_assert(!lodge_template_parse(source, sizeof source - 1, &t, &e));
+    json_t *messages = json_pack("[{s:s,s:s}]", "role", "user", "content", "Hello");
+    struct lodge_chat_prompt p = {.messages = messages,
+                                  .special = lodge_tokenizer_special_texts(tokens)};
+    ck_assert_msg(!lodge_chat_render(t, &p, &out, &e), "%s", e.text);
+    ck_assert_str_eq(out.text, "<s><|pad|>False");
+    ck_assert(out.n_parts == 1 && !out.parts[0].user);
+    lodge_rendered_finish(&out);
+    json_decref(messages);
+    lodge_template_destroy(t);
+    lodge_tokenizer_destroy(tokens);
 }
 END_TEST
 
@@ -130,6 +168,7 @@ int main(int argc, char **argv)
     TCase *t = tcase_create("all");
     tcase_add_loop_test(t, end_of_turn_is_found, 0, (int)(sizeof expected / sizeof *expected));
     tcase_add_test(t, named_ends_count);
+    tcase_add_test(t, special_tokens_reach_templates);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

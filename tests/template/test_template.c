@@ -67,18 +67,18 @@ static void check_marks(const struct lodge_rendered *r, const char *user)
 static int render_chat(const struct lodge_template *t, const json_t *chat,
                        struct lodge_rendered *out, struct lodge_error *e)
 {
+    json_t *special = json_pack("{s:s,s:s}", "bos_token", "<s>", "eos_token", "</s>");
     struct lodge_chat_prompt p = {
         .messages = json_object_get(chat, "messages"),
         .tools = json_object_get(chat, "tools"),
         .kwargs = json_object_get(chat, "kwargs"),
-        .bos = "<s>",
-        .eos = "</s>",
-        .n_bos = 3,
-        .n_eos = 4,
+        .special = special,
         .add_generation_prompt = !json_is_false(json_object_get(chat, "add_generation_prompt")),
         .continue_final_message = json_is_true(json_object_get(chat, "continue")),
         .now = (time_t)json_integer_value(json_object_get(chats, "now"))};
-    return lodge_chat_render(t, &p, out, e);
+    int err = lodge_chat_render(t, &p, out, e);
+    json_decref(special);
+    return err;
 }
 
 static int check_chat(const struct lodge_template *t, const char *shape, const char *name,
