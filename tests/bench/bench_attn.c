@@ -10,6 +10,7 @@
 #include "base/pages.h"
 #include "tests/bench/attn_lab.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,18 +18,6 @@
 
 #define COLD_BYTES ((size_t)256 << 20)
 #define RUNS 7
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v)
-{
-    qsort(v, RUNS, sizeof *v, by_value);
-    return v[RUNS / 2];
-}
 
 /* Seconds of a layer: the mean over as many layers as are cold. */
 static double time_layers(struct attn_lab *b)
@@ -67,7 +56,7 @@ static void one_load(struct lodge_workers *w, const struct lodge_cpu_kernels *k,
         ratio[run] = times[LODGE_KV_BF16][run] / times[LODGE_KV_INT8][run];
     }
     for (int t = 0; t < LODGE_KV_DTYPE_COUNT; t++) {
-        double time = median(times[t]), read = median(reads[t]);
+        double time = bench_median(times[t], RUNS), read = bench_median(reads[t], RUNS);
         double ops = operations(s, l) * (t == LODGE_KV_INT8 ? 2 : 1);
         double by_bytes = (double)b[t].bytes / read, by_ops = peak[t] > 0 ? ops / peak[t] : 0;
         double bound = by_bytes > by_ops ? by_bytes : by_ops;
@@ -77,7 +66,7 @@ static void one_load(struct lodge_workers *w, const struct lodge_cpu_kernels *k,
                lodge_kv_dtype_name((enum lodge_kv_dtype)t), time * 1e6,
                (double)b[t].bytes / time * 1e-9, read * 1e-9, ops / time * 1e-9, bound * 1e6,
                by_bytes > by_ops ? "read" : "ops", 100 * bound / time);
-        printf(t == LODGE_KV_INT8 ? "  bf16/int8 %.2f\n" : "\n", median(ratio));
+        printf(t == LODGE_KV_INT8 ? "  bf16/int8 %.2f\n" : "\n", bench_median(ratio, RUNS));
         attn_lab_close(&b[t]);
     }
     fflush(stdout);

@@ -9,6 +9,7 @@
  */
 #include "base/clock.h"
 #include "engine/engine.h"
+#include "tests/bench/median.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -118,12 +119,6 @@ static void run(struct bench *b)
     lodge_buf_finish(&events);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void usage(void)
 {
     fprintf(stderr, "usage: bench_engine MODEL [--clients N] [--requests N] [--in TOKENS] "
@@ -176,9 +171,8 @@ int main(int argc, char **argv)
     run(&b);
     double seconds = (double)(lodge_now_ns() - begin) * 1e-9;
     lodge_engine_get_stats(b.en, &after);
-    qsort(b.ttft_ms, b.n_ttft, sizeof *b.ttft_ms, by_value);
     printf("%.1f tokens/s, TTFT p50 %.2f ms, steps take %.1f %% of the time\n",
-           (double)b.n_tokens / seconds, b.ttft_ms[b.n_ttft / 2],
+           (double)b.n_tokens / seconds, bench_median(b.ttft_ms, b.n_ttft),
            (double)(after.step_ns - before.step_ns) * 1e-7 / seconds);
     lodge_engine_close(b.en);
     free(b.prompt);

@@ -11,6 +11,7 @@
 #include "base/workers.h"
 #include "kernels/cpu/kernels.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,12 +59,6 @@ static void multiply(void *ctx, unsigned worker, unsigned n_workers)
         }
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static enum bench_peak peak_kind(enum lodge_format f)
 {
     enum lodge_act_form form = lodge_act_form(f);
@@ -97,10 +92,7 @@ static void one_line(struct lodge_workers *w, const struct lodge_cpu_kernels *k,
         p->fetch = false;
         without[run] = one_run(w, p, cold, 2 * run + 1);
     }
-    qsort(times, RUNS, sizeof *times, by_value);
-    qsort(without, RUNS, sizeof *without, by_value);
-    qsort(reads, RUNS, sizeof *reads, by_value);
-    double t = times[RUNS / 2], read = reads[RUNS / 2];
+    double t = bench_median(times, RUNS), read = bench_median(reads, RUNS);
     double ops = 2.0 * p->n_rows * p->n_panels * 32 * p->n_cols;
     double by_bytes = (double)bytes / read, by_ops = peak > 0 ? ops / peak : 0;
     double bound = by_bytes > by_ops ? by_bytes : by_ops;
@@ -108,7 +100,7 @@ static void one_line(struct lodge_workers *w, const struct lodge_cpu_kernels *k,
            "%5.1f%%  prefetch %.2f\n",
            k->name, lodge_format_info(f)->name, p->n_panels * 32, p->n_cols, p->n_rows, t * 1e6,
            ops / t * 1e-9, (double)bytes / t * 1e-9, bound * 1e6,
-           by_bytes > by_ops ? "read" : "ops", 100 * bound / t, without[RUNS / 2] / t);
+           by_bytes > by_ops ? "read" : "ops", 100 * bound / t, bench_median(without, RUNS) / t);
     fflush(stdout);
 }
 

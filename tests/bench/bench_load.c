@@ -14,6 +14,7 @@
 #include "engine/image.h"
 #include "kernels/backend.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,16 +43,9 @@ static _Noreturn void die(const char *what)
     exit(1);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median_ms(double *x, int n)
 {
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    return 1e3 * x[n / 2];
+    return 1e3 * bench_median(x, (size_t)n);
 }
 
 static void measure_floor(struct bench *b, const char *adapter)

@@ -15,6 +15,7 @@
 #include "kernels/cpu/device.h"
 #include "kernels/ref/math.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/median.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,12 +54,6 @@ static void die(const char *what)
 {
     fprintf(stderr, "%s\n", what);
     exit(1);
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static uint16_t *random_bf16(size_t n, uint32_t *state)
@@ -208,9 +203,7 @@ static void one_case(struct bench *b, const char *what, uint32_t n, uint32_t pos
             with[i] = lora;
         }
     }
-    qsort(with, (size_t)b->runs, sizeof *with, by_value);
-    qsort(without, (size_t)b->runs, sizeof *without, by_value);
-    double t = with[b->runs / 2], base = without[b->runs / 2];
+    double t = bench_median(with, (size_t)b->runs), base = bench_median(without, (size_t)b->runs);
     double by_bytes = bytes / read, by_ops = shrink / bf16 + expand / fp32;
     double floor = base + (by_bytes > by_ops ? by_bytes : by_ops);
     printf("%-34s base %8.3f  with %8.3f ms  ratio %5.3f  floor %8.3f (bytes %.2f, ops %.2f) "
@@ -286,11 +279,9 @@ static void compare_items(struct bench *b)
             beside[i] = with;
         }
     }
-    qsort(alone, (size_t)b->runs, sizeof *alone, by_value);
-    qsort(beside, (size_t)b->runs, sizeof *beside, by_value);
+    double t = bench_median(alone, (size_t)b->runs), t256 = bench_median(beside, (size_t)b->runs);
     printf("items of 31 rows of rank 8: alone %.3f ms, beside one of rank 256 %.3f ms (%+.1f%%)\n",
-           alone[b->runs / 2] * 1e3, beside[b->runs / 2] * 1e3,
-           100 * (beside[b->runs / 2] / alone[b->runs / 2] - 1));
+           t * 1e3, t256 * 1e3, 100 * (t256 / t - 1));
     for (uint32_t i = 0; i < MAX_BATCH; i++)
         drop_adapter(b, a[i]);
     b->next_page = first_page;

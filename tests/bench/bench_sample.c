@@ -9,6 +9,7 @@
  */
 #include "base/clock.h"
 #include "kernels/cpu/kernels.h"
+#include "tests/bench/median.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -23,12 +24,6 @@ struct kind {
     bool logprob;
     uint32_t n_top;
 };
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static void fill(float *x, uint32_t n, uint32_t seed)
 {
@@ -62,8 +57,7 @@ static double one(const struct lodge_cpu_kernels *k, const struct kind *kind, ui
             lodge_top_logprobs(&k->row, &l, kind->n_top, tops);
         us[r] = (double)(lodge_now_ns() - begin) * 1e-3;
     }
-    qsort(us, RUNS, sizeof *us, by_value);
-    return us[RUNS / 2];
+    return bench_median(us, RUNS);
 }
 
 #define BASE .typical_p = 1, .repetition = 1, .seed = 3

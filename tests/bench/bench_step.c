@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/device.h"
 #include "tests/bench/limits.h"
+#include "tests/bench/median.h"
 #include "tests/bench/timed.h"
 
 #include <stdio.h>
@@ -35,12 +36,6 @@ struct bench {
     struct lodge_row rows[MAX_BATCH];
     struct lodge_sampling sampling;
 };
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* n sequences, each with n_tokens new tokens after `position` old ones; pages by sequence. */
 static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens,
@@ -88,12 +83,6 @@ static double inside_kernels(struct bench *b, uint32_t n, uint32_t position, uin
     return inside;
 }
 
-static double median(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return v[n / 2];
-}
-
 static void one_line(struct bench *b, const char *what, uint32_t n, uint32_t position,
                      uint32_t n_tokens, int runs)
 {
@@ -105,11 +94,11 @@ static void one_line(struct bench *b, const char *what, uint32_t n, uint32_t pos
         times[i] = run_step(b, n, position, n_tokens, &res);
         outside[i] = 1 - inside_kernels(b, n, position, n_tokens) / times[i];
     }
-    double t = median(times, runs), bytes = (double)(res.weight_bytes + res.kv_bytes);
+    double t = bench_median(times, (size_t)runs), bytes = (double)(res.weight_bytes + res.kv_bytes);
     printf("%-8s batch %2u context %4u  %8.3f ms (least %8.3f)  %8.1f tokens/s  bytes/read rate "
            "%5.1f%%  outside kernels %4.1f%%\n",
            what, n, position + n_tokens, t * 1e3, times[0] * 1e3, n * n_tokens / t,
-           100 * bytes / read / t, 100 * median(outside, runs));
+           100 * bytes / read / t, 100 * bench_median(outside, (size_t)runs));
     fflush(stdout);
 }
 
