@@ -1,6 +1,6 @@
 /* Bodies of requests, through everything that a preparing thread does before it submits. The first
  * byte says the route: c chat, t completion, k tokenize, d detokenize. The model is the HTTP tests'
- * tiny one. */
+ * tiny one; adapters are those of other bases, each of which is refused. */
 #include "base/json.h"
 #include "server/call.h"
 
@@ -16,11 +16,12 @@ static struct lodge_serve_config cfg = {
     .max_num_seqs = 16,
     .max_body_bytes = 1 << 20,
     .trust_request_chat_template = true,
+    .adapter_dir = ADAPTERS,
 };
 static const char *const names[] = {"tiny"};
 static struct server server = {.cfg = &cfg, .names = names, .n_names = 1};
 
-static void open_engine(void)
+static void open_server(void)
 {
     struct lodge_engine_config c = {.model_path = TINY_MODEL,
                                     .n_threads = 1,
@@ -29,7 +30,8 @@ static void open_engine(void)
                                     .max_seqs = 4};
     struct lodge_engine *en = NULL;
     struct lodge_error e;
-    if (lodge_engine_open(&c, &en, &e)) {
+    if (lodge_engine_open(&c, &en, &e) || adapters_open(&server, en, &e) ||
+        tenants_open(&server.tenants, NULL, 0, NULL, &e)) {
         fprintf(stderr, "%s\n", e.text);
         exit(1);
     }
@@ -37,8 +39,10 @@ static void open_engine(void)
     atomic_store(&server.engine, en);
 }
 
-static void close_engine(void)
+static void close_server(void)
 {
+    adapters_close(&server);
+    tenants_close(&server.tenants);
     lodge_engine_close(atomic_load(&server.engine));
 }
 
@@ -74,17 +78,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
                                           {.handle = handle_tokenize},
                                           {.handle = handle_detokenize}};
     if (!atomic_load(&server.engine)) {
-        open_engine();
-        atexit(close_engine);
+        open_server();
+        atexit(close_server);
     }
     const char *kinds = "ctkd", *kind = n && data[0] ? strchr(kinds, data[0]) : NULL;
     if (!kind)
         return 0;
     struct call c = {.server = &server, .route = &routes[kind - kinds]};
+    tenants_default(&server.tenants, &c.principal);
     lodge_buf_init(&c.body, cfg.max_body_bytes);
     if (lodge_buf_append(&c.body, data + 1, n - 1) == 0) {
         atomic_fetch_add(&server.body_bytes, c.body.n);
         route_prepare(&c);
+        if (c.must_read) { /* the lane that reads adapters prepares it again */
+            c.reads = true;
+            c.must_read = false;
+            c.ignored[0] = 0;
+            route_prepare(&c);
+        }
     }
     /* What is sent is JSON, whatever came in. */
     json_t *reply = c.reply.status ? json_loadb(c.reply.body.data, c.reply.body.n,
