@@ -1,13 +1,13 @@
 /* Whole steps of a model on the CPU backend, without scheduler, text and HTTP.
  *
- *   bench_step MODEL [--isa RUNG] [--threads N] [--kv-cache-dtype bf16|int8]
+ *   bench_step MODEL [--isa RUNG] [--threads N] [--kv-cache-dtype bf16|int8] [--case TEXT]
  *
  * Prefill of 512 tokens in one step, and decode of 1, 8, 32 and 64 sequences whose contexts are 128
  * or 512 tokens long, of 32 with 2048, and of 8 with 8192. Beside each: the step's bytes (weights
  * once, keys and values of every sequence) at the read rate of that moment, as a share of the time;
- * and the share of the workers' time that is not in kernels (barriers and waiting in them, and the
- * walk over panels, pages and heads), from a step after each whose kernels count their time.
- * Medians of 5 (prefill) or 25.
+ * and what is not in kernels: barriers, with waiting for others in them, and the walk over panels,
+ * pages and heads (a step whose kernels do nothing).
+ * Medians of 5 (prefill) or 25. --case: only lines that begin with the text, as "decode 32 x 128".
  */
 #include "engine/files/model_file.h"
 #include "kernels/backend.h"
@@ -35,6 +35,7 @@ struct bench {
     uint32_t *tokens, *pages;
     struct lodge_row rows[MAX_BATCH];
     struct lodge_sampling sampling;
+    const char *only; /* NULL: all lines */
 };
 
 /* n sequences, each with n_tokens new tokens after `position` old ones; pages by sequence. */
@@ -70,35 +71,49 @@ static double run_step(struct bench *b, uint32_t n, uint32_t position, uint32_t 
     return (double)(res->end_ns - res->begin_ns) * 1e-9;
 }
 
-/* Seconds of a worker in kernels, in a step. */
-static double inside_kernels(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens)
+/* Seconds of steps, sorted, and the median of what a worker spends of one in barriers. */
+static double time_steps(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens,
+                         int runs, double *times, struct lodge_step_result *res)
 {
-    struct lodge_cpu_kernels plain = b->device->k;
+    double waits[MAX_RUNS];
+    run_step(b, n, position, n_tokens, res);
+    for (int i = 0; i < runs; i++) {
+        bench_barriers_reset();
+        times[i] = run_step(b, n, position, n_tokens, res);
+        waits[i] = bench_barrier_seconds() / lodge_workers_count(b->device->workers);
+    }
+    bench_median(times, (size_t)runs);
+    return bench_median(waits, (size_t)runs);
+}
+
+/* Seconds of a step without kernels and without its barriers. */
+static double walk_time(struct bench *b, uint32_t n, uint32_t position, uint32_t n_tokens, int runs)
+{
+    struct lodge_cpu_kernels kernels = b->device->k;
     struct lodge_step_result res;
-    bench_time_kernels(&b->device->k);
-    bench_timed_reset();
-    run_step(b, n, position, n_tokens, &res);
-    double inside = bench_timed_seconds() / lodge_workers_count(b->device->workers);
-    b->device->k = plain;
-    return inside;
+    double times[MAX_RUNS];
+    bench_empty_kernels(&b->device->k);
+    double barriers = time_steps(b, n, position, n_tokens, runs, times, &res);
+    b->device->k = kernels;
+    return times[runs / 2] - barriers;
 }
 
 static void one_line(struct bench *b, const char *what, uint32_t n, uint32_t position,
                      uint32_t n_tokens, int runs)
 {
-    double times[MAX_RUNS], outside[MAX_RUNS];
+    double times[MAX_RUNS];
     struct lodge_step_result res;
-    run_step(b, n, position, n_tokens, &res);
+    char name[64];
+    snprintf(name, sizeof name, "%s %u x %u", what, n, position + n_tokens);
+    if (b->only && strncmp(name, b->only, strlen(b->only)) != 0)
+        return;
     double read = bench_read_rate(b->readers, b->cold, (size_t)128 << 20);
-    for (int i = 0; i < runs; i++) {
-        times[i] = run_step(b, n, position, n_tokens, &res);
-        outside[i] = 1 - inside_kernels(b, n, position, n_tokens) / times[i];
-    }
-    double t = bench_median(times, (size_t)runs), bytes = (double)(res.weight_bytes + res.kv_bytes);
-    printf("%-8s batch %2u context %4u  %8.3f ms (least %8.3f)  %8.1f tokens/s  bytes/read rate "
-           "%5.1f%%  outside kernels %4.1f%%\n",
-           what, n, position + n_tokens, t * 1e3, times[0] * 1e3, n * n_tokens / t,
-           100 * bytes / read / t, 100 * bench_median(outside, (size_t)runs));
+    double barriers = time_steps(b, n, position, n_tokens, runs, times, &res);
+    double t = times[runs / 2], bytes = (double)(res.weight_bytes + res.kv_bytes);
+    printf("%-16s  %8.3f ms (least %8.3f)  %8.1f tokens/s  bytes/read rate %5.1f%%  in barriers "
+           "%4.1f%%  walk %4.1f%%\n",
+           name, t * 1e3, times[0] * 1e3, n * n_tokens / t, 100 * bytes / read / t,
+           100 * barriers / t, 100 * walk_time(b, n, position, n_tokens, runs) / t);
     fflush(stdout);
 }
 
@@ -145,6 +160,8 @@ int main(int argc, char **argv)
             cfg.isa = argv[i + 1];
         else if (strcmp(argv[i], "--threads") == 0)
             cfg.n_threads = (unsigned)atoi(argv[i + 1]);
+        else if (strcmp(argv[i], "--case") == 0)
+            b.only = argv[i + 1];
         else if (strcmp(argv[i], "--kv-cache-dtype") == 0 &&
                  lodge_kv_dtype_parse(argv[i + 1], &cfg.kv, &e))
             argc = 1;
@@ -152,7 +169,7 @@ int main(int argc, char **argv)
     if (argc < 2 || open_all(&b, argv[1], &cfg, &model, &e)) {
         fprintf(stderr, "%s\n",
                 argc < 2 ? "usage: bench_step MODEL [--isa RUNG] [--threads N] "
-                           "[--kv-cache-dtype bf16|int8]"
+                           "[--kv-cache-dtype bf16|int8] [--case TEXT]"
                          : e.text);
         return 2;
     }
