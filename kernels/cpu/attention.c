@@ -11,15 +11,24 @@
 
 #define RANGE_TOKENS (LODGE_RANGE_PAGES * LODGE_PAGE_TOKENS)
 
+void lodge_cpu_kv_heads(const struct lodge_device *d, const struct lodge_row *row, uint32_t group,
+                        uint32_t group_layer, uint32_t kv_head, uint32_t first, uint32_t n,
+                        uint8_t **blocks)
+{
+    const uint32_t *pages = d->step->pages + row->table + group * row->n_blocks + first;
+    const struct lodge_layer_group *g = &d->plan->groups[group];
+    size_t head = lodge_kv_head_bytes(d->cfg.kv, g->head_dim, LODGE_PAGE_TOKENS);
+    uint8_t *at = d->pool + ((size_t)group_layer * g->n_kv_heads + kv_head) * head;
+    for (uint32_t i = 0; i < n; i++)
+        blocks[i] = pages[i] == LODGE_NO_PAGE ? NULL : at + pages[i] * d->page_bytes;
+}
+
 uint8_t *lodge_cpu_kv_head(const struct lodge_device *d, const struct lodge_row *row,
                            uint32_t group, uint32_t group_layer, uint32_t kv_head, uint32_t block)
 {
-    uint32_t page = d->step->pages[row->table + group * row->n_blocks + block];
-    if (page == LODGE_NO_PAGE)
-        return NULL;
-    const struct lodge_layer_group *g = &d->plan->groups[group];
-    size_t head = lodge_kv_head_bytes(d->cfg.kv, g->head_dim, LODGE_PAGE_TOKENS);
-    return d->pool + page * d->page_bytes + ((size_t)group_layer * g->n_kv_heads + kv_head) * head;
+    uint8_t *at;
+    lodge_cpu_kv_heads(d, row, group, group_layer, kv_head, block, 1, &at);
+    return at;
 }
 
 /* Ranges that queries [first token, last token] of a row can see. */
@@ -144,20 +153,30 @@ void lodge_cpu_plan_attention(struct lodge_device *d, const struct lodge_op_attn
     each_chunk(&cut, add_chunk);
 }
 
-/* Where queries of the item's head h belong: token and head. */
+/* Queries of an item that stand side by side: those from `at` on of one token's kv head. */
+static uint32_t of_one_token(const struct attn_item *item, uint32_t group, uint32_t at)
+{
+    uint32_t left = group - (item->first_query + at) % group;
+    return left < item->n_queries - at ? left : item->n_queries - at;
+}
+
+/* Index of query `at` of the item's head h among (token, head). */
+static size_t query_index(const struct lodge_device *d, const struct lodge_op_attn *op,
+                          const struct attn_item *item, uint32_t h, uint32_t at)
+{
+    uint32_t group = op->n_heads / op->n_kv_heads, query = item->first_query + at;
+    size_t token = d->step->rows[item->row].first_token + query / group;
+    return token * op->n_heads + (item->kv_head + h) * group + query % group;
+}
+
 static void write_out(struct lodge_device *d, const struct lodge_op_attn *op,
                       const struct attn_item *item, uint32_t h, const struct lodge_attn_state *s)
 {
-    uint32_t group = op->n_heads / op->n_kv_heads, dim = lodge_kv_dim(op->head_dim);
-    const struct lodge_row *row = &d->step->rows[item->row];
-    for (uint32_t i = 0; i < item->n_queries; i++) {
-        uint32_t query = item->first_query + i;
-        size_t token = row->first_token + query / group;
-        uint32_t head = (item->kv_head + h) * group + query % group;
-        float *out = d->attn_out + (token * op->n_heads + head) * op->head_dim;
-        float inverse = s->sum[i] > 0 ? 1.0f / s->sum[i] : 0;
-        for (uint32_t j = 0; j < op->head_dim; j++)
-            out[j] = s->acc[i * dim + j] * inverse;
+    const uint32_t dim = lodge_kv_dim(op->head_dim), group = op->n_heads / op->n_kv_heads;
+    for (uint32_t i = 0, n; i < item->n_queries; i += n) {
+        n = of_one_token(item, group, i);
+        d->k.attn_end(s, i, n, dim, op->head_dim,
+                      d->attn_out + query_index(d, op, item, h, i) * op->head_dim);
     }
 }
 
@@ -195,14 +214,12 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
 {
     const struct lodge_row *row = &d->step->rows[item->row];
     const size_t head = lodge_kv_head_bytes(d->cfg.kv, op->head_dim, LODGE_PAGE_TOKENS);
-    const uint8_t *pages[LODGE_RANGE_PAGES + 1];
+    uint8_t *pages[LODGE_RANGE_PAGES + 1];
     uint32_t first = range * LODGE_RANGE_PAGES, left = row->n_blocks - first;
     uint32_t n = left < LODGE_RANGE_PAGES ? left : LODGE_RANGE_PAGES;
     bool last = range + 1 == item->range + item->n_ranges;
-    for (uint32_t b = 0; b < n + !last; b++)
-        pages[b] = lodge_cpu_kv_head(d, row, op->group, op->group_layer, item->kv_head, first + b);
-    if (last)
-        pages[n] = next;
+    lodge_cpu_kv_heads(d, row, op->group, op->group_layer, item->kv_head, first, n + !last, pages);
+    const uint8_t *behind = last ? next : pages[n];
     set_bounds(op, row, item, range * RANGE_TOKENS, c);
     for (uint32_t h = 0; h < item->n_heads; h++) {
         for (uint32_t b = 0; b < n; b++)
@@ -215,7 +232,9 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
         for (uint32_t h = 0; h < item->n_heads; h++) {
             c[h].from_page = b;
             c[h].n_pages = b + step;
-            c[h].next = h + 1 < item->n_heads ? c[h + 1].pages[b] : pages[b + step];
+            c[h].next = h + 1 < item->n_heads ? c[h + 1].pages[b]
+                        : b + step < n        ? pages[b + step]
+                                              : behind;
             d->k.kv[d->cfg.kv].attn(&c[h]);
         }
 }
@@ -224,13 +243,10 @@ static void run_range(struct lodge_device *d, const struct lodge_op_attn *op,
 static void gather_queries(const struct lodge_device *d, const struct lodge_op_attn *op,
                            const struct attn_item *item, uint32_t h, uint8_t *q)
 {
-    size_t bytes = lodge_kv_query_bytes(d->cfg.kv, lodge_kv_dim(op->head_dim));
-    uint32_t group = op->n_heads / op->n_kv_heads;
-    for (uint32_t i = 0; i < item->n_queries; i++) {
-        uint32_t query = item->first_query + i;
-        size_t token = d->step->rows[item->row].first_token + query / group;
-        size_t head = (item->kv_head + h) * group + query % group;
-        memcpy(q + i * bytes, d->q + (token * op->n_heads + head) * bytes, bytes);
+    const size_t bytes = lodge_kv_query_bytes(d->cfg.kv, lodge_kv_dim(op->head_dim));
+    for (uint32_t i = 0, n; i < item->n_queries; i += n) {
+        n = of_one_token(item, op->n_heads / op->n_kv_heads, i);
+        memcpy(q + i * bytes, d->q + query_index(d, op, item, h, i) * bytes, n * bytes);
     }
 }
 

@@ -16,15 +16,16 @@
 struct packed {
     uint8_t *panels;
     uint32_t n_panels;
-    size_t panel_bytes;
+    size_t panel_bytes, tile_bytes; /* tile: of its input */
     enum lodge_format format;
     enum lodge_act_form form;
     uint32_t n_rows, n_cols;
 };
 
-/* Rows of a step as tiles for one activation form: n tiles, sizes differing by at most one. */
+/* Rows of a step as tiles for one activation form: each of `rows`, the first `larger` of one more.
+ */
 struct tiling {
-    uint32_t n_rows, n_tiles;
+    uint32_t n_tiles, rows, larger;
 };
 
 /* One attention work item. */
@@ -235,8 +236,12 @@ static inline size_t lodge_cpu_lora_stride(uint32_t n_cols)
 /* gemm.c: called by every worker of a run. */
 struct tiling lodge_cpu_tiling(const struct lodge_device *d, enum lodge_act_form form,
                                uint32_t n_rows);
-/* First row and number of rows of tile t. */
-uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first);
+/* First row and number of rows of a tile. */
+static inline uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first)
+{
+    *first = tile * t.rows + (tile < t.larger ? tile : t.larger);
+    return t.rows + (tile < t.larger);
+}
 /* One row of n numbers normalised; copied if there is no norm. out may be x. */
 void lodge_cpu_norm(const struct lodge_device *d, const struct lodge_norm *norm, const float *x,
                     uint32_t n, float *out);
@@ -256,6 +261,8 @@ void lodge_cpu_pack_rows(struct lodge_device *d, const struct pack *p, unsigned 
 struct block {
     uint32_t linear, panel, tile, first_row;
     unsigned m, worker;
+    struct tiling tiling;
+    size_t slice;          /* bytes of the next panel that a tile fetches */
     uint32_t from, n_cols; /* columns [from, from + n_cols) of the linear's output */
     bool last;             /* no further panel of this linear follows for this worker */
     uint8_t *wide[2];      /* the worker's rooms for this panel and one of another linear */
@@ -276,11 +283,10 @@ struct epilogue {
 void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, uint32_t n_rows,
                     uint8_t *const act[], const struct epilogue *e, unsigned worker,
                     unsigned n_workers);
-/* One tile by one panel, without epilogue; fetches the tile's share of the next panel meanwhile
- * unless `last`. `wide`: the worker's room for this panel, from its tile 0 to its last. */
-void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t panel, bool last,
-                    struct tiling t, uint32_t tile, const uint8_t *act, uint8_t *wide, float *out,
-                    size_t ld);
+/* The block's tile by its panel of w, without epilogue; fetches a slice of the next panel meanwhile
+ * unless it is the last. `wide`: the worker's room for this panel, from its tile 0 to its last. */
+void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, const struct block *b,
+                    const uint8_t *act, uint8_t *wide, float *out, size_t ld);
 /* Panels [from, to) of a worker among n_panels. */
 void lodge_cpu_share(uint32_t n, unsigned worker, unsigned n_workers, uint32_t *from, uint32_t *to);
 unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, unsigned n);
@@ -293,6 +299,11 @@ void lodge_cpu_attention(struct lodge_device *d, const struct lodge_op_attn *op,
 /* Merges the partial results of split items into attn_out; rows by worker. */
 void lodge_cpu_merge_partials(struct lodge_device *d, const struct lodge_op_attn *op,
                               unsigned worker, unsigned n_workers);
+/* Where a kv head's part of blocks [first, first + n) of a row stands; NULL where there is no page.
+ */
+void lodge_cpu_kv_heads(const struct lodge_device *d, const struct lodge_row *row, uint32_t group,
+                        uint32_t group_layer, uint32_t kv_head, uint32_t first, uint32_t n,
+                        uint8_t **blocks);
 uint8_t *lodge_cpu_kv_head(const struct lodge_device *d, const struct lodge_row *row,
                            uint32_t group, uint32_t group_layer, uint32_t kv_head, uint32_t block);
 

@@ -22,14 +22,8 @@ struct tiling lodge_cpu_tiling(const struct lodge_device *d, enum lodge_act_form
                                uint32_t n_rows)
 {
     unsigned mr = tile_most(d, form);
-    return (struct tiling){n_rows, (n_rows + mr - 1) / mr};
-}
-
-uint32_t lodge_cpu_tile_rows(struct tiling t, uint32_t tile, uint32_t *first)
-{
-    uint32_t small = t.n_rows / t.n_tiles, larger = t.n_rows % t.n_tiles;
-    *first = tile * small + (tile < larger ? tile : larger);
-    return small + (tile < larger);
+    uint32_t n = (n_rows + mr - 1) / mr;
+    return (struct tiling){n, n ? n_rows / n : 0, n ? n_rows % n : 0};
 }
 
 unsigned lodge_cpu_forms(const struct lodge_device *d, const int32_t *linears, unsigned n)
@@ -109,45 +103,42 @@ void lodge_cpu_pack_rows(struct lodge_device *d, const struct pack *p, unsigned 
     }
 }
 
-void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, uint32_t panel, bool last,
-                    struct tiling t, uint32_t tile, const uint8_t *act, uint8_t *wide, float *out,
-                    size_t ld)
+void lodge_cpu_tile(struct lodge_device *d, const struct packed *w, const struct block *b,
+                    const uint8_t *act, uint8_t *wide, float *out, size_t ld)
 {
-    const uint8_t *bytes = w->panels + panel * w->panel_bytes;
-    /* Slices of the next panel, in whole lines, one per tile. */
-    size_t slice = (w->panel_bytes / t.n_tiles + 63) / 64 * 64, at = slice * tile, ahead = 0;
-    bool fetch = t.n_tiles > 1 || d->trial.fetch;
-    if (fetch && !last && at < w->panel_bytes)
-        ahead = w->panel_bytes - at < slice ? w->panel_bytes - at : slice;
-    uint32_t first;
-    unsigned m = lodge_cpu_tile_rows(t, tile, &first);
+    const uint8_t *panel = w->panels + b->panel * w->panel_bytes;
+    const uint32_t n_tiles = b->tiling.n_tiles;
+    const size_t at = b->slice * b->tile;
+    size_t ahead = 0;
+    if ((n_tiles > 1 || d->trial.fetch) && !b->last && at < w->panel_bytes)
+        ahead = w->panel_bytes - at < b->slice ? w->panel_bytes - at : b->slice;
     const struct lodge_gemm *g = &d->k.gemm[w->format];
-    const void *tile_at = act + tile * lodge_act_tile_bytes(w->form, w->n_cols);
-    const uint8_t *next = bytes + w->panel_bytes + at;
-    if (!g->widen || t.n_tiles < LODGE_WIDE_TILES) {
-        g->tile(bytes, w->n_cols, tile_at, m, out, ld, next, ahead);
+    const void *tile = act + b->tile * w->tile_bytes;
+    const uint8_t *next = panel + w->panel_bytes + at;
+    if (!g->widen || n_tiles < LODGE_WIDE_TILES) {
+        g->tile(panel, w->n_cols, tile, b->m, out, ld, next, ahead);
         return;
     }
-    if (tile == 0)
-        g->widen(bytes, w->n_cols, wide);
-    g->wide_tile(wide, w->n_cols, tile_at, m, out, ld, next, ahead);
+    if (b->tile == 0)
+        g->widen(panel, w->n_cols, wide);
+    g->wide_tile(wide, w->n_cols, tile, b->m, out, ld, next, ahead);
 }
 
 /* All tiles of one panel; `column` is where the linear begins in the output. */
-static void one_panel(struct lodge_device *d, struct block b, struct tiling t, uint32_t column,
-                      const uint8_t *act, const struct epilogue *e)
+static void one_panel(struct lodge_device *d, struct block b, uint32_t column, const uint8_t *act,
+                      const struct epilogue *e)
 {
     const struct packed *w = &d->linears[b.linear];
     _Alignas(64) float buffer[LODGE_TILE_ROWS_MAX * LODGE_PANEL_ROWS];
     b.from = b.panel * LODGE_PANEL_ROWS;
     b.n_cols = w->n_rows - b.from < LODGE_PANEL_ROWS ? w->n_rows - b.from : LODGE_PANEL_ROWS;
     bool direct = e->out && b.n_cols == LODGE_PANEL_ROWS;
-    for (b.tile = 0; b.tile < t.n_tiles; b.tile++) {
-        b.m = lodge_cpu_tile_rows(t, b.tile, &b.first_row);
+    for (b.tile = 0; b.tile < b.tiling.n_tiles; b.tile++) {
+        b.m = lodge_cpu_tile_rows(b.tiling, b.tile, &b.first_row);
         float *out = e->out ? e->out + b.first_row * e->ld + column + b.from : NULL;
         b.y = direct ? out : buffer;
         b.ld = direct ? e->ld : LODGE_PANEL_ROWS;
-        lodge_cpu_tile(d, w, b.panel, b.last, t, b.tile, act, b.wide[0], b.y, b.ld);
+        lodge_cpu_tile(d, w, &b, act, b.wide[0], b.y, b.ld);
         if (e->out && !direct) {
             for (unsigned i = 0; i < b.m; i++)
                 memcpy(out + i * e->ld, buffer + i * LODGE_PANEL_ROWS, b.n_cols * sizeof *out);
@@ -164,6 +155,8 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
                     unsigned n_workers)
 {
     size_t total = 0, at = 0;
+    if (!n_rows)
+        return;
     uint8_t *wide = d->wide + 2 * worker * d->wide_bytes;
     for (unsigned i = 0; i < n; i++)
         total += d->linears[linears[i]].n_panels * d->linears[linears[i]].panel_bytes;
@@ -176,15 +169,16 @@ void lodge_cpu_gemm(struct lodge_device *d, const int32_t *linears, unsigned n, 
         size_t from = begin > at ? (begin - at + w->panel_bytes - 1) / w->panel_bytes : 0;
         size_t to = end > at ? (end - at + w->panel_bytes - 1) / w->panel_bytes : 0;
         to = to > w->n_panels ? w->n_panels : to;
-        struct tiling t = lodge_cpu_tiling(d, w->form, n_rows);
-        for (size_t p = from; p < to; p++)
-            one_panel(d,
-                      (struct block){.linear = (uint32_t)linears[i],
-                                     .panel = (uint32_t)p,
-                                     .worker = worker,
-                                     .wide = {wide, wide + d->wide_bytes},
-                                     .last = p + 1 == to},
-                      t, column, act[w->form], e);
+        struct block b = {.linear = (uint32_t)linears[i],
+                          .worker = worker,
+                          .tiling = lodge_cpu_tiling(d, w->form, n_rows),
+                          .wide = {wide, wide + d->wide_bytes}};
+        b.slice = (w->panel_bytes / b.tiling.n_tiles + 63) / 64 * 64; /* whole lines */
+        for (size_t p = from; p < to; p++) {
+            b.panel = (uint32_t)p;
+            b.last = p + 1 == to;
+            one_panel(d, b, column, act[w->form], e);
+        }
         at += size;
         column += w->n_rows;
     }

@@ -264,6 +264,10 @@ struct lodge_cpu_kernels {
      * likewise, max = m. */
     void (*attn_merge)(struct lodge_attn_state *to, const struct lodge_attn_state *other,
                        uint32_t n, uint32_t dim);
+    /* What n queries from `first` on saw: out[i * head_dim + j] = acc of query first + i times
+     * (1 / sum), 0 for one that saw nothing; acc has rows of `dim`, head_dim padded. */
+    void (*attn_end)(const struct lodge_attn_state *s, uint32_t first, uint32_t n, uint32_t dim,
+                     uint32_t head_dim, float *out);
     /* Goes on with the chains, or begins them if `first`, over n_lines (even) of the rows of cells
      * of `granules` (1 or 2) times 8 ranks of A; x is row 0's number for the first column, rows ldx
      * apart. */

@@ -132,6 +132,7 @@ static int place(struct lodge_device *d, const struct lodge_plan *p, struct lodg
             .panels = twin == LODGE_NONE ? d->weights + at : d->linears[twin].panels,
             .n_panels = (l->n_rows + 31) / 32,
             .panel_bytes = lodge_panel_bytes(l->format, l->n_cols),
+            .tile_bytes = lodge_act_tile_bytes(lodge_act_form(l->format), l->n_cols),
             .format = l->format,
             .form = lodge_act_form(l->format),
             .n_rows = l->n_rows,

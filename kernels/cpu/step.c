@@ -300,9 +300,7 @@ static void fuse_panel(void *ctx, const struct block *b)
     finish_block(c, b);
     if (c->op->gate != LODGE_NONE) {
         const struct packed *up = &d->linears[c->op->up];
-        struct tiling t = lodge_cpu_tiling(d, up->form, d->step->n_tokens);
-        lodge_cpu_tile(d, up, b->panel, b->last, t, b->tile, d->act[up->form], b->wide[1], u,
-                       LODGE_PANEL_ROWS);
+        lodge_cpu_tile(d, up, b, d->act[up->form], b->wide[1], u, LODGE_PANEL_ROWS);
         struct block second = *b;
         second.linear = (uint32_t)c->op->up;
         second.y = u;
@@ -313,7 +311,7 @@ static void fuse_panel(void *ctx, const struct block *b)
              (size_t)b->m * LODGE_PANEL_ROWS);
     keep_inner(d, b);
     uint32_t n = d->linears[b->linear].n_rows;
-    uint8_t *tile = d->act2[c->down->form] + b->tile * lodge_act_tile_bytes(c->down->form, n);
+    uint8_t *tile = d->act2[c->down->form] + b->tile * c->down->tile_bytes;
     d->k.act_pack[c->down->form](b->y, b->ld, b->m, b->from, b->from + b->n_cols, n, tile);
 }
 

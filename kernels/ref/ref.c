@@ -529,6 +529,17 @@ static void attn_merge(struct lodge_attn_state *to, const struct lodge_attn_stat
     }
 }
 
+static void attn_end(const struct lodge_attn_state *s, uint32_t first, uint32_t n, uint32_t dim,
+                     uint32_t head_dim, float *out)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const float *acc = s->acc + (size_t)(first + i) * dim;
+        float inverse = s->sum[first + i] > 0 ? 1.0f / s->sum[first + i] : 0;
+        for (uint32_t j = 0; j < head_dim; j++)
+            out[(size_t)i * head_dim + j] = acc[j] * inverse;
+    }
+}
+
 /* ---- adapters ---- */
 
 static void lora_shrink(const uint8_t *const *const cells[2], unsigned granules, uint32_t n_lines,
@@ -610,6 +621,7 @@ void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k)
     k->kv[LODGE_KV_BF16] = (struct lodge_kv_ops){query_bf16, kv_store, attn};
     k->kv[LODGE_KV_INT8] = (struct lodge_kv_ops){query_int8, kv_store_int8, attn_int8};
     k->attn_merge = attn_merge;
+    k->attn_end = attn_end;
     k->lora_shrink = lora_shrink;
     k->lora_sum = lora_sum;
     k->lora_expand = lora_expand;

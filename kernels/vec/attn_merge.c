@@ -1,4 +1,4 @@
-/* States of attention over several ranges of tokens, joined. */
+/* States of attention: those of several ranges of tokens joined, and what comes out of one. */
 #include "kernels/vec/vec.h"
 
 static void scale_and_add(float *to, vec a, const float *other, vec b, uint32_t n)
@@ -28,7 +28,22 @@ static void attn_merge(struct lodge_attn_state *to, const struct lodge_attn_stat
     }
 }
 
+static void attn_end(const struct lodge_attn_state *s, uint32_t first, uint32_t n, uint32_t dim,
+                     uint32_t head_dim, float *out)
+{
+    const float *acc = s->acc + (size_t)first * dim;
+    for (uint32_t i = first; i < first + n; i++, acc += dim, out += head_dim) {
+        vec inverse = v_set(s->sum[i] > 0 ? 1.0f / s->sum[i] : 0);
+        uint32_t d = 0;
+        for (; d + LANES <= head_dim; d += LANES)
+            v_store(out + d, v_mul(v_load(acc + d), inverse));
+        if (d < head_dim)
+            v_store_tail(out + d, head_dim - d, v_mul(v_load(acc + d), inverse));
+    }
+}
+
 void RUNG(attention_merge)(struct lodge_cpu_kernels *k)
 {
     k->attn_merge = attn_merge;
+    k->attn_end = attn_end;
 }

@@ -84,5 +84,6 @@ void bench_empty_kernels(struct lodge_cpu_kernels *k)
     k->cap = empty;
     k->rope = empty;
     k->attn_merge = empty;
+    k->attn_end = empty;
     k->row.block_most = empty;
 }

@@ -696,6 +696,34 @@ START_TEST(attention_merges)
 }
 END_TEST
 
+START_TEST(attention_ends)
+{
+    struct lodge_cpu_kernels k[MAX_RUNGS];
+    int n_rungs = rungs(k);
+    float acc[12 * 128], out[2][12 * 128 + 1];
+    seed();
+    for (int round = 0; round < 100; round++) {
+        uint32_t head_dim = 1 + rnd() % 128, dim = lodge_kv_dim(head_dim);
+        uint32_t first = rnd() % 12, n = 1 + rnd() % (12 - first);
+        struct lodge_attn_state s = random_state(acc, 12, dim);
+        for (int i = 0; i < n_rungs; i++) {
+            float *to = out[i > 0];
+            for (uint32_t j = 0; j <= n * head_dim; j++)
+                to[j] = 7;
+            k[i].attn_end(&s, first, n, dim, head_dim, to);
+            for (uint32_t j = 0; j < n * head_dim && i == 0; j++) {
+                uint32_t q = first + j / head_dim;
+                double sum = (double)s.sum[q];
+                double exact = sum > 0 ? (double)acc[q * dim + j % head_dim] / sum : 0;
+                ck_assert_double_le(fabs((double)to[j] - exact), 2e-7 * fabs(exact));
+            }
+            ck_assert_msg(equal(to, out[0], (n * head_dim + 1) * 4),
+                          "%s ends %u queries of %u dims", k[i].name, n, head_dim);
+        }
+    }
+}
+END_TEST
+
 START_TEST(kv_dtypes)
 {
     enum lodge_kv_dtype t;
@@ -834,6 +862,7 @@ int main(void)
     tcase_add_test(t, random_words);
     tcase_add_test(t, attention_equal);
     tcase_add_test(t, attention_merges);
+    tcase_add_test(t, attention_ends);
     tcase_add_test(t, layouts_are_known);
     tcase_add_test(t, kv_dtypes);
     suite_add_tcase(s, t);
