@@ -73,13 +73,29 @@ int lodge_cpu_adapter_open(struct lodge_device *d, const struct lodge_lora_layou
     return 0;
 }
 
+struct upload {
+    struct lodge_device *d;
+    const uint32_t *cells;
+    const uint8_t *image;
+    uint32_t first, n;
+};
+
+static void copy_cells(void *ctx, unsigned worker, unsigned n_workers)
+{
+    const struct upload *u = ctx;
+    uint32_t from, to;
+    lodge_cpu_share(u->n, worker, n_workers, &from, &to);
+    for (uint32_t c = u->first + from; c < u->first + to; c++)
+        memcpy(u->d->pool + (size_t)u->cells[c] * LODGE_CELL_BYTES,
+               u->image + (size_t)c * LODGE_CELL_BYTES, LODGE_CELL_BYTES);
+}
+
+/* All workers wait for the next step meanwhile: they copy. */
 void lodge_cpu_adapter_upload(struct lodge_device *d, uint32_t slot, const uint8_t *image,
                               uint32_t first_cell, uint32_t n_cells)
 {
-    const struct lora_adapter *a = &d->adapters[slot];
-    for (uint32_t c = first_cell; c < first_cell + n_cells; c++)
-        memcpy(d->pool + (size_t)a->cells[c] * LODGE_CELL_BYTES,
-               image + (size_t)c * LODGE_CELL_BYTES, LODGE_CELL_BYTES);
+    struct upload u = {d, d->adapters[slot].cells, image, first_cell, n_cells};
+    lodge_workers_run(d->workers, copy_cells, &u);
 }
 
 void lodge_cpu_adapter_close(struct lodge_device *d, uint32_t slot)
