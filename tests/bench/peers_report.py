@@ -3,6 +3,7 @@
 Usage: peers_report.py PICTURES_PREFIX RESULTS.json...       writes PREFIX-small.svg, PREFIX-large.svg
 A cell may lack a peer; it is compared with the better of those that it has."""
 import json
+import re
 import statistics
 import sys
 
@@ -41,7 +42,7 @@ def picture(cells, path, title):
            f'<text x="12" y="22" font-size="15">{title}</text>']
     x = 12
     for i, m in enumerate(models):
-        label = m.removesuffix(".gguf").split(".")[-1]
+        label = re.split(r"\.|, ", m.removesuffix(".gguf"))[-1]
         out.append(f'<rect x="{x}" y="34" width="12" height="12" fill="{COLORS[i]}"/><text x="{x + 17}" y="44">{label}</text>')
         x += 40 + 8 * len(label)
     for tick in range(int(most) + 1):
