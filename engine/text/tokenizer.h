@@ -97,8 +97,6 @@ const char *lodge_tokenizer_text(const struct lodge_tokenizer *t, uint32_t id, s
 /* Id of a token by its spelling, or -1. */
 int64_t lodge_tokenizer_find(const struct lodge_tokenizer *t, const char *text, size_t n);
 
-int64_t lodge_tokenizer_bos(const struct lodge_tokenizer *t); /* -1: none */
-int64_t lodge_tokenizer_eos(const struct lodge_tokenizer *t);
 /* Texts of special tokens by the names that chat templates have for them: bos_token, eos_token,
  * unk_token, sep_token, pad_token, cls_token, mask_token, as tokenizer_config.json or the ids of a
  * GGUF file name them. The first two are always there, "" where the model has none. The tokenizer's

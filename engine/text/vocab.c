@@ -279,16 +279,6 @@ int64_t lodge_tokenizer_find(const struct lodge_tokenizer *t, const char *text, 
     return span_map_get(&t->by_text, text, n);
 }
 
-int64_t lodge_tokenizer_bos(const struct lodge_tokenizer *t)
-{
-    return t->bos;
-}
-
-int64_t lodge_tokenizer_eos(const struct lodge_tokenizer *t)
-{
-    return t->eos;
-}
-
 int name_special(struct lodge_tokenizer *t, const char *name, const char *text, size_t n)
 {
     if (!t->special)

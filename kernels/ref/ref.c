@@ -1,4 +1,5 @@
-/* The reference rung: plain C, one obvious loop an operation. It defines the bits. */
+/* The reference rung: plain C, one obvious loop an operation. It defines the bits. One file, as it
+ * is read beside kernels/cpu/kernels.h, whose table it spells out. */
 #include "kernels/block.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/ref/math.h"

@@ -1,11 +1,12 @@
 """How the number of adapters that clients name changes what a server does.
 
 Usage: served_adapters.py LODGE LODGECTL MODEL ADAPTERS [--numbers 0,1,20,100,0] [--dist power:1] [--rate 0 --cv 4] [--rounds 1]
-                          [--requests 96] [--len 64] [--touch 0] [--serve '--pool-bytes 3G ...']
+                          [--skip 0] [--requests 96] [--len 64] [--touch 0] [--serve '--pool-bytes 3G ...']
 ADAPTERS holds a0, a1, .. (make_adapters.py). One server; `lodgectl bench` names the first N of them, drawn by --dist: in a closed loop
 of 32 clients, or with --rate in an open one whose gaps have the deviation --cv (1: Poisson). Prompts and replies of --len tokens, 0.8 up
 and down. 0 adapters: the base alone, also at the end, as machines change by the minute. --touch N: each of the first N is named once
-before, so that what the host cache can hold is there. The medians of the rounds, and with two numbers the rounds' ratios."""
+before, so that what the host cache can hold is there. The medians of the rounds, the first --skip of which do not count, and with two
+numbers the rounds' ratios."""
 import argparse
 import concurrent.futures
 import json
@@ -42,6 +43,7 @@ def main():
     p.add_argument("--rate", type=float, default=0)
     p.add_argument("--cv", type=float, default=4)
     p.add_argument("--rounds", type=int, default=1)
+    p.add_argument("--skip", type=int, default=0)
     p.add_argument("--requests", type=int, default=96)
     p.add_argument("--len", type=int, default=64)
     p.add_argument("--touch", type=int, default=0)
@@ -62,7 +64,9 @@ def main():
             list(ex.map(lambda i: touch(url, i), range(a.touch)))
         for r in range(a.rounds):
             for i, n in list(enumerate(numbers))[::-1 if r % 2 else 1]:
-                got[i].append(bench(a, url, n, 1000 * r + i))
+                doc = bench(a, url, n, 1000 * r + i)
+                if r >= a.skip:
+                    got[i].append(doc)
         print("| adapters | output tokens/s | TTFT p50 ms | TTFT p99 ms | ITL p99 ms | failed |\n|---|---|---|---|---|---|")
         for n, runs in zip(numbers, got):
             m = {k: statistics.median(d[k] for d in runs) for k in ("output_throughput", "median_ttft_ms", "p99_ttft_ms", "p99_itl_ms")}
