@@ -4,6 +4,7 @@ Usage of every test: test_x.py LODGE [unittest arguments]."""
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -33,9 +34,15 @@ def path_of(name, text=None):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Below the range from which the kernel gives ports: else a listener or a connection of any process may get this one
+    before the server under test has it."""
+    while True:
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", random.randrange(10000, 32768)))
+                return s.getsockname()[1]
+            except OSError:
+                pass
 
 
 def clean_env(**more):

@@ -1,17 +1,22 @@
-"""Counts the results of several `meson test` runs, names what failed or was skipped, and ends in
-one line "N passed, N failed, N skipped". Exit code 1 if anything failed or nothing ran."""
+"""Counts the results of several `meson test` runs and names what failed or was skipped. Shows the end of what failed tests
+printed: one that fails once in a hundred runs leaves no other trace. Ends in one line "N passed, N failed, N skipped". Exit
+code 1 if anything failed or nothing ran."""
 import json
 import os
 import sys
 
 PASSED = {"OK", "EXPECTEDFAIL"}
 SKIPPED = {"SKIP"}
+LINES = 60  # of a failed test
+
+
+def printed(test):
+    return [l for l in (test.get("stdout", "") + test.get("stderr", "")).splitlines() if l.strip()]
 
 
 def reason(test):
     """The last line a skipped or failed test printed."""
-    lines = [l for l in (test.get("stdout", "") + test.get("stderr", "")).splitlines() if l.strip()]
-    return lines[-1].strip()[:160] if lines else "no output"
+    return (printed(test) or ["no output"])[-1].strip()[:160]
 
 
 def main(paths):
@@ -23,6 +28,8 @@ def main(paths):
                 test = json.loads(line)
                 kind = passed if test["result"] in PASSED else skipped if test["result"] in SKIPPED else failed
                 kind.append((run, test["name"], reason(test)))
+                if kind is failed:
+                    print(f"--- {run}: {test['name']}", *(l[:300] for l in printed(test)[-LINES:]), sep="\n")
     for title, tests in (("skipped", skipped), ("FAILED", failed)):
         for run, name, why in tests:
             print(f"{title}: {run}: {name}: {why}")
