@@ -30,7 +30,7 @@ static const struct lodge_conf_setting settings[] = {
     {"threads", LODGE_CONF_INT, F(threads), "0", NULL, 0, 1024, NULL,
      "worker threads; 0: all physical cores allowed"},
     {"cpu-isa", LODGE_CONF_CHOICE, F(cpu_isa), NULL,
-     "ref|avx2|avx512-vnni|avx512|neon-dotprod|neon-i8mm",
+     "ref|avx2|avx2-vnni|avx512-vnni|avx512|neon-dotprod|neon-i8mm",
      .help = "instruction set to use (default: the best)"},
     {"kv-cache-dtype", LODGE_CONF_CHOICE, F(kv_cache_dtype), "auto", "auto|bf16|bfloat16|int8",
      .help = "number format of keys and values; int8 halves their bytes"},

@@ -1,5 +1,6 @@
 #include "kernels/cpu/kernels.h"
 
+#include <stdio.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -57,7 +58,7 @@ void lodge_cpu_restore_denormals(unsigned state)
 
 #ifdef LODGE_HAVE_X86_RUNGS
 struct features {
-    bool avx2, avx512_vnni, avx512;
+    bool avx2, avx2_vnni, avx512_vnni, avx512;
 };
 
 static uint64_t enabled_state(void)
@@ -81,6 +82,11 @@ static struct features detect(void)
     f.avx512_vnni = f.avx2 && (state & 0xE6) == 0xE6 && (b7 & bit_AVX512F) && (b7 & bit_AVX512BW) &&
                     (b7 & bit_AVX512VL) && (b7 & bit_AVX512DQ) && (c7 & bit_AVX512VNNI);
     f.avx512 = f.avx512_vnni && (a71 & (1u << 5)); /* BF16 */
+#ifdef LODGE_EVEX
+    f.avx2_vnni = f.avx512_vnni;
+#else
+    f.avx2_vnni = f.avx2 && (a71 & (1u << 4)); /* AVX-VNNI */
+#endif
     return f;
 }
 #endif
@@ -123,53 +129,68 @@ void lodge_cpu_restore_denormals(unsigned state)
 
 #endif
 
+/* ---- rungs ---- */
+
 struct rung {
     const char *name;
     void (*fill)(struct lodge_cpu_kernels *);
     bool there;
 };
 
-#define MAX_RUNGS 6
+enum { REF, AVX2, AVX2_VNNI, AVX512_VNNI, AVX512, NEON_DOTPROD, NEON_I8MM, N_RUNGS };
+
+static const char *const names[N_RUNGS] = {"ref",    "avx2",         "avx2-vnni", "avx512-vnni",
+                                           "avx512", "neon-dotprod", "neon-i8mm"};
 
 /* All known rungs, better ones later. */
-static unsigned list_rungs(struct rung out[MAX_RUNGS])
+static void list_rungs(struct rung out[N_RUNGS])
 {
+    for (int i = 0; i < N_RUNGS; i++)
+        out[i] = (struct rung){.name = names[i]};
+    out[REF] = (struct rung){names[REF], lodge_kernels_fill_ref, true};
 #ifdef LODGE_HAVE_X86_RUNGS
     struct features f = detect();
-    out[1] = (struct rung){"avx2", lodge_kernels_fill_avx2, f.avx2};
-    out[2] = (struct rung){"avx512-vnni", lodge_kernels_fill_avx512_vnni, f.avx512_vnni};
-    out[3] = (struct rung){"avx512", lodge_kernels_fill_avx512, f.avx512};
-#else
-    out[1] = (struct rung){"avx2", NULL, false};
-    out[2] = (struct rung){"avx512-vnni", NULL, false};
-    out[3] = (struct rung){"avx512", NULL, false};
+    out[AVX2] = (struct rung){names[AVX2], lodge_kernels_fill_avx2, f.avx2};
+    out[AVX2_VNNI] = (struct rung){names[AVX2_VNNI], lodge_kernels_fill_avx2_vnni, f.avx2_vnni};
+    out[AVX512_VNNI] =
+        (struct rung){names[AVX512_VNNI], lodge_kernels_fill_avx512_vnni, f.avx512_vnni};
+    out[AVX512] = (struct rung){names[AVX512], lodge_kernels_fill_avx512, f.avx512};
 #endif
-    out[0] = (struct rung){"ref", lodge_kernels_fill_ref, true};
 #ifdef LODGE_HAVE_ARM_RUNGS
     const bool dotprod = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
     const unsigned long i8mm = HWCAP2_I8MM | HWCAP2_BF16;
-    out[4] = (struct rung){"neon-dotprod", lodge_kernels_fill_neon_dotprod, dotprod};
-    out[5] = (struct rung){"neon-i8mm", lodge_kernels_fill_neon_i8mm,
-                           dotprod && (getauxval(AT_HWCAP2) & i8mm) == i8mm};
-#else
-    out[4] = (struct rung){"neon-dotprod", NULL, false};
-    out[5] = (struct rung){"neon-i8mm", NULL, false};
+    out[NEON_DOTPROD] =
+        (struct rung){names[NEON_DOTPROD], lodge_kernels_fill_neon_dotprod, dotprod};
+    out[NEON_I8MM] = (struct rung){names[NEON_I8MM], lodge_kernels_fill_neon_i8mm,
+                                   dotprod && (getauxval(AT_HWCAP2) & i8mm) == i8mm};
 #endif
-    return MAX_RUNGS;
+}
+
+const char *lodge_cpu_rung_name(unsigned i)
+{
+    return i < N_RUNGS ? names[i] : NULL;
+}
+
+static int unknown_rung(const char *rung, struct lodge_error *e)
+{
+    char known[200] = "";
+    for (int i = 0; i < N_RUNGS; i++)
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
+                 names[i]);
+    return lodge_fail(e, LODGE_ERR_INVALID, "unknown instruction-set level '%s'; known: %s", rung,
+                      known);
 }
 
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e)
 {
-    struct rung rungs[MAX_RUNGS];
-    unsigned n = list_rungs(rungs), want = n;
-    for (unsigned i = 0; i < n; i++)
+    struct rung rungs[N_RUNGS];
+    int want = N_RUNGS;
+    list_rungs(rungs);
+    for (int i = 0; i < N_RUNGS; i++)
         if (rung ? strcmp(rungs[i].name, rung) == 0 : rungs[i].there)
             want = i;
-    if (want == n)
-        return lodge_fail(e, LODGE_ERR_INVALID,
-                          "unknown instruction-set level '%s'; known: ref, avx2, avx512-vnni, "
-                          "avx512, neon-dotprod, neon-i8mm",
-                          rung);
+    if (want == N_RUNGS)
+        return unknown_rung(rung, e);
     if (!rungs[want].there)
         return lodge_fail(e, LODGE_ERR_RESOURCE,
                           "this CPU or build does not have the instruction-set level '%s'; leave "

@@ -285,14 +285,18 @@ struct lodge_cpu_kernels {
     struct lodge_row_ops row; /* over logits */
 };
 
-/* Fills the table for a rung: "ref", "avx2", "avx512-vnni", "avx512", "neon-dotprod",
- * "neon-i8mm", or NULL for the best that the CPU and the operating system allow. RESOURCE names
- * what is missing; INVALID lists the known rungs. */
+/* Name of rung i of all that Lodge knows, better ones of an architecture later; NULL behind the
+ * last. */
+const char *lodge_cpu_rung_name(unsigned i);
+
+/* Fills the table for a rung by name, or NULL for the best that the CPU and the operating system
+ * allow. RESOURCE names what is missing; INVALID lists the known rungs. */
 int lodge_cpu_kernels_init(struct lodge_cpu_kernels *k, const char *rung, struct lodge_error *e);
 
 /* The rungs' own fill functions; each overwrites what it has. Call only on a CPU that has it. */
 void lodge_kernels_fill_ref(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx2(struct lodge_cpu_kernels *k);
+void lodge_kernels_fill_avx2_vnni(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512_vnni(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_avx512(struct lodge_cpu_kernels *k);
 void lodge_kernels_fill_neon_dotprod(struct lodge_cpu_kernels *k);

@@ -1,11 +1,11 @@
 /* Products with weights in blocks: activations in int8, exact integer sums of a group of columns,
  * scaled in fp32. One driver for all formats; a format is how its codes are put together from
  * planes (codes_of) and where its scales stand (scale_of, min_of), with all choices constant. What
- * differs between instruction sets is the integer sum (int8_avx512.h and int8_avx2.h of
- * kernels/x86, int8_neon.h of kernels/arm). There an instruction sums either UNIT = 4 columns of
+ * differs between instruction sets is the integer sum (int8_vnni.h and int8_avx2.h of kernels/x86,
+ * int8_neon.h of kernels/arm). There an instruction sums either UNIT = 4 columns of
  * one row of activations and LANES output rows, or UNIT = 8 columns of ACT_ROWS = 2 rows and half
  * as many output rows. Bound: bytes of the panel at few rows; at many, the integer instructions, of
- * which a dot product of 4 columns takes one (AVX-512, NEON), two to four (AVX2) or a half (NEON
+ * which a dot product of 4 columns takes one (VNNI, NEON), two to four (AVX2) or a half (NEON
  * with matrix products) for each vector of sums, and two multiply-adds a group. */
 #include "kernels/cpu/panel.h"
 #include "kernels/vec/vec.h"
@@ -52,8 +52,8 @@ INLINE bytes b_or_bits(bytes w, const uint8_t *plane, const unsigned j, const un
 
 #ifdef __aarch64__
 #include "kernels/arm/int8_neon.h"
-#elif defined(__AVX512F__)
-#include "kernels/x86/int8_avx512.h"
+#elif DOT_BIAS
+#include "kernels/x86/int8_vnni.h"
 #else
 #include "kernels/x86/int8_avx2.h"
 #endif

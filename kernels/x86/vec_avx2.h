@@ -1,8 +1,23 @@
-/* Vectors of the AVX2 rung: 8 floats. Included by vec.h. */
+/* Vectors of the AVX2 rungs: 8 floats. Included by vec.h.
+ *
+ * The same sources make two rungs: avx2, and avx2-vnni (LODGE_VNNI), with the dot instructions of
+ * AVX-VNNI. AVX-512 has these, too, in an encoding of its own (LODGE_EVEX), in which tests run the
+ * rung on machines without AVX-VNNI. */
 
+#ifdef LODGE_VNNI
+#define RUNG(name) lodge_avx2_vnni_##name
+#define RUNG_FILL lodge_kernels_fill_avx2_vnni
+#define RUNG_NAME "avx2-vnni"
+#ifdef LODGE_EVEX
+#define VNNI "%{evex%} "
+#else
+#define VNNI "%{vex%} "
+#endif
+#else
 #define RUNG(name) lodge_avx2_##name
 #define RUNG_FILL lodge_kernels_fill_avx2
 #define RUNG_NAME "avx2"
+#endif
 #define LANES 8
 #define MAX_ROWS 6 /* of activations that a kernel keeps in 16 registers, two vectors each */
 
@@ -324,7 +339,11 @@ INLINE const pair *as_pairs(const uint16_t *x, size_t n, pair *room)
 /* ---- int8 ---- */
 
 #define ACT_ROWS 1
+#ifdef LODGE_VNNI
+#define DOT_BIAS 0x4B400000 /* DOT_BIAS_FLOAT */
+#else
 #define DOT_BIAS 0
+#endif
 
 /* 32 codes of 8 bits. */
 typedef __m256i codes32;
@@ -373,6 +392,17 @@ INLINE code_sums sums_from(int32_t start)
     return (code_sums){{_mm256_setzero_si256(), _mm256_setzero_si256()}};
 }
 
+/* sums += products of pairs of words. */
+INLINE __m256i add_pairs(__m256i sums, __m256i a, __m256i b)
+{
+#ifdef LODGE_VNNI
+    __asm__(VNNI "vpdpwssd %2, %1, %0" : "+x"(sums) : "x"(a), "x"(b));
+    return sums;
+#else
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+#endif
+}
+
 /* sums += products of 4 signed bytes of w for each lane with 4 codes of each of m rows at x, `row`
  * apart. */
 INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 *x, size_t row,
@@ -386,8 +416,8 @@ INLINE void dot_codes(code_sums acc[][CODE_VECS], const uint8_t *w, const code4 
         long long four;
         memcpy(&four, &x[i * row], sizeof four);
         __m256i codes = _mm256_set1_epi64x(four), *half = acc[i][0].half;
-        half[0] = _mm256_add_epi32(half[0], _mm256_madd_epi16(low, codes));
-        half[1] = _mm256_add_epi32(half[1], _mm256_madd_epi16(high, codes));
+        half[0] = add_pairs(half[0], low, codes);
+        half[1] = add_pairs(half[1], high, codes);
     }
 }
 
@@ -404,6 +434,32 @@ INLINE bytes b_load(const uint8_t *p)
 {
     return _mm256_loadu_si256((const void *)p);
 }
+
+#ifdef LODGE_VNNI
+INLINE void b_store(uint8_t *p, bytes b)
+{
+    _mm256_storeu_si256((void *)p, b);
+}
+
+/* A word in all lanes. */
+INLINE bytes b_words(int32_t word)
+{
+    return _mm256_set1_epi32(word);
+}
+
+/* Sums as the floats of their bits. */
+INLINE vec b_floats(bytes b)
+{
+    return _mm256_castsi256_ps(b);
+}
+
+/* A dot product step kept in place: with the intrinsic gcc 12 copies and spills accumulators. */
+INLINE bytes dot_u8s8(bytes acc, bytes u8, bytes s8)
+{
+    __asm__(VNNI "vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(u8), "x"(s8));
+    return acc;
+}
+#endif
 
 /* 16-bit words shifted to the left, by a negative n to the right. */
 INLINE bytes b_shift(bytes b, const int n)

@@ -244,6 +244,12 @@ INLINE bytes b_lookup(const int8_t table[16], const int offset, bytes b)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), b);
 }
 
+/* A word in all lanes. */
+INLINE bytes b_words(int32_t word)
+{
+    return _mm512_set1_epi32(word);
+}
+
 /* Sums as the floats of their bits. */
 INLINE vec b_floats(bytes b)
 {
@@ -277,7 +283,7 @@ INLINE vec load_exponent(const uint8_t *p)
 }
 
 /* A dot product step kept in place: with the intrinsic gcc 12 copies and spills accumulators. */
-INLINE __m512i dot_u8s8(__m512i acc, __m512i u8, __m512i s8)
+INLINE bytes dot_u8s8(bytes acc, bytes u8, bytes s8)
 {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u8), "v"(s8));
     return acc;

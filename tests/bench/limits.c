@@ -82,11 +82,18 @@ PEAK(fma_256, "avx2,fma", __m256, _mm256_setzero_ps(), "vfmadd231ps %1, %1, %0")
 PEAK(bf16_512, "avx512f", __m512, _mm512_setzero_ps(), "vdpbf16ps %1, %1, %0")
 PEAK(int8_512, "avx512f", __m512i, _mm512_setzero_si512(), "vpdpbusd %1, %1, %0")
 PEAK(int8_256, "avx2", __m256i, _mm256_setzero_si256(), "vpmaddubsw %1, %0, %0")
+#ifdef LODGE_EVEX
+PEAK(vnni_256, "avx2", __m256i, _mm256_setzero_si256(), "%{evex%} vpdpbusd %1, %1, %0")
+#else
+PEAK(vnni_256, "avx2,avxvnni", __m256i, _mm256_setzero_si256(), "%{vex%} vpdpbusd %1, %1, %0")
+#endif
 
 static struct peak peak_of(const char *rung, enum bench_peak kind)
 {
     if (strcmp(rung, "avx2") == 0)
         return kind == BENCH_PEAK_INT8 ? (struct peak){int8_256, 64} : (struct peak){fma_256, 16};
+    if (strcmp(rung, "avx2-vnni") == 0)
+        return kind == BENCH_PEAK_INT8 ? (struct peak){vnni_256, 64} : (struct peak){fma_256, 16};
     if (strncmp(rung, "avx512", 6) != 0)
         return (struct peak){0};
     if (kind == BENCH_PEAK_INT8)

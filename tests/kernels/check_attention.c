@@ -138,12 +138,11 @@ static void check_loads(const char *rung, const struct attn_shape *s)
     }
 }
 
-static const char *const rungs[] = {"avx2", "avx512-vnni", "avx512", "neon-dotprod", "neon-i8mm"};
-
 START_TEST(a_query_has_the_bits_that_it_has_by_itself)
 {
     state = 20261128;
-    check_loads(rungs[_i / (int)COUNT(shapes)], &shapes[_i % (int)COUNT(shapes)]);
+    for (unsigned i = 1; lodge_cpu_rung_name(i); i++) /* 0: the reference, not made for this */
+        check_loads(lodge_cpu_rung_name(i), &shapes[_i]);
 }
 END_TEST
 
@@ -152,8 +151,7 @@ int main(void)
     Suite *s = suite_create("attention");
     TCase *c = tcase_create("attention");
     tcase_set_timeout(c, 240);
-    tcase_add_loop_test(c, a_query_has_the_bits_that_it_has_by_itself, 0,
-                        (int)(COUNT(rungs) * COUNT(shapes)));
+    tcase_add_loop_test(c, a_query_has_the_bits_that_it_has_by_itself, 0, (int)COUNT(shapes));
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
