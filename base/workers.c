@@ -3,13 +3,12 @@
 #include "base/workers.h"
 
 #include "base/clock.h"
+#include "base/cpus.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -120,23 +119,25 @@ void lodge_workers_run(struct lodge_workers *w, lodge_worker_fn *fn, void *ctx)
     lodge_workers_barrier(w);
 }
 
-/* One worker per allowed core, only if there are enough: two on one core would spin against each
- * other. Failure to pin is harmless. */
-static void pin_all(struct lodge_workers *w)
+static void find_cpus(struct lodge_cpus *c)
 {
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) || (unsigned)CPU_COUNT(&allowed) < w->n)
-        return;
-    int cpu = -1;
-    for (unsigned i = 0; i < w->n; i++) {
-        do
-            cpu++;
-        while (cpu < CPU_SETSIZE && !CPU_ISSET(cpu, &allowed));
+    if (sched_getaffinity(0, sizeof allowed, &allowed))
+        CPU_ZERO(&allowed);
+    lodge_cpus_find("", &allowed, c);
+}
+
+/* One worker per core, if they are to have all of them. Fewer share the machine with others, of
+ * which the scheduler knows where there is room. Failure to pin is harmless. */
+static void pin_all(struct lodge_workers *w)
+{
+    struct lodge_cpus c;
+    find_cpus(&c);
+    for (unsigned i = 1; i < w->n && w->n == c.n_cores; i++) {
         cpu_set_t one;
         CPU_ZERO(&one);
-        CPU_SET(cpu, &one);
-        if (i > 0)
-            pthread_setaffinity_np(w->worker[i].thread, sizeof one, &one);
+        CPU_SET(c.cpu[i], &one);
+        pthread_setaffinity_np(w->worker[i].thread, sizeof one, &one);
     }
 }
 
@@ -190,52 +191,9 @@ uint64_t lodge_workers_stalls(const struct lodge_workers *w)
                                 memory_order_relaxed);
 }
 
-/* CPUs that the cgroup's quota pays for, rounded up; 0 when there is no quota. */
-static unsigned cgroup_cpus(void)
-{
-    long long quota = -1, period = -1;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        if (fscanf(f, "%lld %lld", &quota, &period) != 2)
-            quota = -1;
-        fclose(f);
-    }
-    return quota > 0 && period > 0 ? (unsigned)((quota + period - 1) / period) : 0;
-}
-
-/* True if `cpu` is the first of its core's hardware threads among those allowed. */
-static bool first_sibling(int cpu, const cpu_set_t *allowed)
-{
-    char path[96];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return true;
-    int a, b;
-    bool first = true;
-    char sep;
-    if (fscanf(f, "%d", &a) == 1) {
-        do {
-            b = a;
-            if (fscanf(f, "%c", &sep) == 1 && sep == '-' && fscanf(f, "%d", &b) != 1)
-                b = a;
-            for (int c = a; c <= b && c < cpu; c++)
-                first = first && !(c < CPU_SETSIZE && CPU_ISSET(c, allowed));
-        } while (fscanf(f, "%d", &a) == 1);
-    }
-    fclose(f);
-    return first;
-}
-
 unsigned lodge_cpu_count(void)
 {
-    cpu_set_t allowed;
-    unsigned n = 0;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
-        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-            n += CPU_ISSET(cpu, &allowed) && first_sibling(cpu, &allowed);
-    unsigned quota = cgroup_cpus();
-    if (quota && quota < n)
-        n = quota;
-    return n ? n : 1;
+    struct lodge_cpus c;
+    find_cpus(&c);
+    return c.quota && c.quota < c.n_cores ? c.quota : c.n_cores;
 }

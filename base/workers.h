@@ -17,11 +17,12 @@
 
 struct lodge_workers;
 
-/* Physical cores that affinity mask and cgroup quota leave to this process; at least 1. */
+/* Cores that affinity mask and quota leave to this process, where they differ in speed those that
+ * are worth it (base/cpus.h); at least 1. */
 unsigned lodge_cpu_count(void);
 
-/* n_threads >= 1 counts the caller. Workers are pinned one per core when as many cores are
- * allowed. RESOURCE when a thread cannot be started. */
+/* n_threads >= 1 counts the caller. Workers are pinned one per core when there are as many
+ * as cores. RESOURCE when a thread cannot be started. */
 int lodge_workers_create(unsigned n_threads, struct lodge_workers **out, struct lodge_error *e);
 void lodge_workers_destroy(struct lodge_workers *w);
 unsigned lodge_workers_count(const struct lodge_workers *w);

@@ -28,7 +28,7 @@ static const struct lodge_conf_setting settings[] = {
      "seed of requests that bring none (default: random)"},
     {"device", LODGE_CONF_STRING, F(device), "auto", .help = "auto, cpu or cuda:N"},
     {"threads", LODGE_CONF_INT, F(threads), "0", NULL, 0, 1024, NULL,
-     "worker threads; 0: all physical cores allowed"},
+     "worker threads; 0: one for each physical core allowed"},
     {"cpu-isa", LODGE_CONF_CHOICE, F(cpu_isa), NULL,
      "ref|avx2|avx2-vnni|avx512-vnni|avx512|neon-dotprod|neon-i8mm",
      .help = "instruction set to use (default: the best)"},
