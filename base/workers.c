@@ -3,7 +3,7 @@
 #include "base/workers.h"
 
 #include "base/clock.h"
-#include "base/cpus.h"
+#include "base/host.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -124,7 +124,7 @@ static void find_cpus(struct lodge_cpus *c)
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed))
         CPU_ZERO(&allowed);
-    lodge_cpus_find("", &allowed, c);
+    lodge_host_cpus("", &allowed, c);
 }
 
 /* One worker per core, if they are to have all of them. Fewer share the machine with others, of

@@ -18,7 +18,7 @@
 struct lodge_workers;
 
 /* Cores that affinity mask and quota leave to this process, where they differ in speed those that
- * are worth it (base/cpus.h); at least 1. */
+ * are worth it (base/host.h); at least 1. */
 unsigned lodge_cpu_count(void);
 
 /* n_threads >= 1 counts the caller. Workers are pinned one per core when there are as many

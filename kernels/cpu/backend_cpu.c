@@ -1,3 +1,4 @@
+#include "base/host.h"
 #include "base/pages.h"
 #include "kernels/block.h"
 #include "kernels/cpu/device.h"
@@ -5,32 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-static uint64_t available_memory(void)
-{
-    FILE *f = fopen("/proc/meminfo", "re");
-    char line[128];
-    unsigned long long kib = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    if (f)
-        fclose(f);
-    uint64_t bytes = kib * 1024;
-    /* A container may have less. */
-    unsigned long long max = 0, now = 0;
-    FILE *limit = fopen("/sys/fs/cgroup/memory.max", "re");
-    FILE *used = fopen("/sys/fs/cgroup/memory.current", "re");
-    if (limit && used && fscanf(limit, "%llu", &max) == 1 && fscanf(used, "%llu", &now) == 1 &&
-        max > now && max - now < bytes)
-        bytes = max - now;
-    if (limit)
-        fclose(limit);
-    if (used)
-        fclose(used);
-    return bytes;
-}
 
 static void cpu_name(char *out, size_t n)
 {
@@ -51,7 +26,7 @@ static void cpu_name(char *out, size_t n)
 static void describe(const struct lodge_cpu_kernels *k, struct lodge_device_info *info)
 {
     *info = (struct lodge_device_info){
-        .page_tokens = LODGE_PAGE_TOKENS, .depth = 1, .memory_bytes = available_memory()};
+        .page_tokens = LODGE_PAGE_TOKENS, .depth = 1, .memory_bytes = lodge_host_memory("")};
     cpu_name(info->name, sizeof info->name);
     snprintf(info->rung, sizeof info->rung, "%s", k->name);
 }
@@ -107,7 +82,7 @@ static int open_device(const struct lodge_device_config *cfg, struct lodge_devic
 static void get_info(const struct lodge_device *d, struct lodge_device_info *out)
 {
     *out = d->info;
-    out->memory_bytes = available_memory();
+    out->memory_bytes = lodge_host_memory("");
 }
 
 static int memory(const struct lodge_device *d, const struct lodge_plan *p,

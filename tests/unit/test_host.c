@@ -1,5 +1,5 @@
-/* Which CPUs are taken: trees of files as Linux has them on machines of several kinds. */
-#include "base/cpus.h"
+/* What is left to a process: trees of files as Linux has them on machines of several kinds. */
+#include "base/host.h"
 
 #include <check.h>
 #include <errno.h>
@@ -17,7 +17,7 @@ static struct lodge_cpus got;
 
 static void make_root(void)
 {
-    snprintf(root, sizeof root, "/tmp/lodge-cpus-XXXXXX");
+    snprintf(root, sizeof root, "/tmp/lodge-host-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(root));
     CPU_ZERO(&allowed);
 }
@@ -64,7 +64,7 @@ static void allow(int from, int to)
 static void expect(const char *cores, unsigned quota)
 {
     char text[512] = "";
-    lodge_cpus_find(root, &allowed, &got);
+    lodge_host_cpus(root, &allowed, &got);
     for (unsigned i = 0; i < got.n_cores; i++)
         snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", i ? " " : "", got.cpu[i]);
     ck_assert_str_eq(text, cores);
@@ -175,9 +175,52 @@ START_TEST(quotas_of_version_1)
 }
 END_TEST
 
+static void expect_memory(uint64_t bytes)
+{
+    ck_assert_uint_eq(lodge_host_memory(root), bytes);
+}
+
+START_TEST(memory_of_version_2)
+{
+    expect_memory(0);
+    put("MemTotal: 900 kB\nMemFree: 1 kB\nMemAvailable:   800 kB", "/proc/meminfo");
+    expect_memory(800 << 10);
+    put("0::/pods/one", "/proc/self/cgroup");
+    put("max", "/sys/fs/cgroup/pods/one/memory.max");
+    put("1000", "/sys/fs/cgroup/pods/one/memory.current");
+    expect_memory(800 << 10);
+    put("500000", "/sys/fs/cgroup/pods/memory.max");
+    put("100000", "/sys/fs/cgroup/pods/memory.current");
+    expect_memory(400000);
+    /* All of it used, but by files that were read. */
+    put("300000", "/sys/fs/cgroup/pods/one/memory.max");
+    put("300000", "/sys/fs/cgroup/pods/one/memory.current");
+    put("anon 20000\nfile 280000\nshmem 30000\ninactive_file 150000\nactive_file 100000",
+        "/sys/fs/cgroup/pods/one/memory.stat");
+    expect_memory(250000);
+    put("310000", "/sys/fs/cgroup/pods/one/memory.current"); /* more than allowed */
+    put("anon 310000", "/sys/fs/cgroup/pods/one/memory.stat");
+    expect_memory(0);
+}
+END_TEST
+
+START_TEST(memory_of_version_1)
+{
+    put("MemAvailable: 4000 kB", "/proc/meminfo");
+    put("9:memory:/docker/abc\n0::/", "/proc/self/cgroup");
+    put("9223372036854771712", "/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    put("5000000", "/sys/fs/cgroup/memory/memory.usage_in_bytes");
+    expect_memory(4000 << 10);
+    put("2000000", "/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    put("1500000", "/sys/fs/cgroup/memory/memory.usage_in_bytes");
+    put("total_inactive_file 1000000\ninactive_file 7", "/sys/fs/cgroup/memory/memory.stat");
+    expect_memory(1500000);
+}
+END_TEST
+
 int main(void)
 {
-    Suite *s = suite_create("cpus");
+    Suite *s = suite_create("host");
     TCase *t = tcase_create("all");
     tcase_add_checked_fixture(t, make_root, remove_root);
     tcase_add_test(t, without_files_each_is_a_core);
@@ -186,6 +229,8 @@ int main(void)
     tcase_add_test(t, capacities_tell_speed);
     tcase_add_test(t, quotas_of_version_2);
     tcase_add_test(t, quotas_of_version_1);
+    tcase_add_test(t, memory_of_version_2);
+    tcase_add_test(t, memory_of_version_1);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

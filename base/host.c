@@ -1,4 +1,4 @@
-#include "base/cpus.h"
+#include "base/host.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -105,52 +105,62 @@ static void choose(struct core *cores, unsigned n, struct lodge_cpus *out)
     qsort(out->cpu, out->n_cores, sizeof *out->cpu, by_number);
 }
 
-/* ---- quota ---- */
+/* ---- control groups ---- */
 
-static void take_quota(long long quota, long long period, struct lodge_cpus *out)
-{
-    if (quota <= 0 || period <= 0 || quota / period >= CPU_SETSIZE)
-        return;
-    unsigned n = (unsigned)((quota + period - 1) / period);
-    if (!out->quota || n < out->quota)
-        out->quota = n;
-}
+/* A group: the folder of its files, by version. */
+typedef void group_fn(const char *root, const char *dir, bool v2, void *out);
 
-/* "quota period" or "max period" of version 2, two files of version 1. */
-static void quota_of_group(const char *root, const char *dir, bool v2, struct lodge_cpus *out)
+/* A line "number:controllers:path" of /proc/self/cgroup: calls fn for the group and all above it.
+ * In a container the path may be the host's, but what is mounted begins at the container's. */
+static void groups_of_line(const char *root, char *line, const char *controller, group_fn *fn,
+                           void *out)
 {
-    long long quota, period, none;
-    read_numbers(open_below(root, dir, v2 ? "cpu.max" : "cpu.cfs_quota_us"), &quota, &period);
-    if (!v2)
-        read_numbers(open_below(root, dir, "cpu.cfs_period_us"), &period, &none);
-    take_quota(quota, period, out);
-}
-
-/* A line "number:controllers:path" of /proc/self/cgroup. The quotas of all groups above hold, too;
- * in a container the path may be the host's, but the mount begins at the container's group. */
-static void quota_of_line(const char *root, char *line, struct lodge_cpus *out)
-{
-    char *controllers = strchr(line, ':'), *path = controllers ? strchr(++controllers, ':') : NULL;
+    char *list = strchr(line, ':'), *path = list ? strchr(++list, ':') : NULL;
     char dir[4096];
     if (!path)
         return;
     *path++ = 0;
     path[strcspn(path, "\n")] = 0;
-    const bool v2 = !*controllers;
-    bool counts = v2;
-    for (char *at = controllers, *name; (name = strsep(&at, ","));)
-        counts = counts || strcmp(name, "cpu") == 0;
-    for (bool more = counts; more;) {
+    const bool v2 = !*list;
+    bool more = v2;
+    for (char *name; (name = strsep(&list, ","));)
+        more = more || strcmp(name, controller) == 0;
+    while (more) {
         char *end = strrchr(path, '/');
+        snprintf(dir, sizeof dir, "/sys/fs/cgroup/%s%s", v2 ? "" : controller, path);
+        fn(root, dir, v2, out);
         more = end != NULL;
-        snprintf(dir, sizeof dir, "/sys/fs/cgroup%s%s", v2 ? "" : "/cpu", path);
-        quota_of_group(root, dir, v2, out);
-        if (end)
+        if (more)
             *end = 0;
     }
 }
 
-void lodge_cpus_find(const char *root, const cpu_set_t *allowed, struct lodge_cpus *out)
+static void each_group(const char *root, const char *controller, group_fn *fn, void *out)
+{
+    char line[4096];
+    FILE *f = open_below(root, "/proc/self", "cgroup");
+    while (f && fgets(line, sizeof line, f))
+        groups_of_line(root, line, controller, fn, out);
+    if (f)
+        fclose(f);
+}
+
+/* "quota period" or "max period" of version 2, two files of version 1. */
+static void take_quota(const char *root, const char *dir, bool v2, void *out)
+{
+    unsigned *least = out;
+    long long quota, period, none;
+    read_numbers(open_below(root, dir, v2 ? "cpu.max" : "cpu.cfs_quota_us"), &quota, &period);
+    if (!v2)
+        read_numbers(open_below(root, dir, "cpu.cfs_period_us"), &period, &none);
+    if (quota <= 0 || period <= 0 || quota / period >= CPU_SETSIZE)
+        return;
+    unsigned n = (unsigned)((quota + period - 1) / period);
+    if (!*least || n < *least)
+        *least = n;
+}
+
+void lodge_host_cpus(const char *root, const cpu_set_t *allowed, struct lodge_cpus *out)
 {
     struct core cores[CPU_SETSIZE];
     cpu_set_t efficient;
@@ -162,10 +172,48 @@ void lodge_cpus_find(const char *root, const cpu_set_t *allowed, struct lodge_cp
             cores[n++] = (struct core){cpu, capacity_of(root, cpu, &efficient)};
     if (n > 0)
         choose(cores, n, out);
-    char line[4096];
-    FILE *f = open_below(root, "/proc/self", "cgroup");
+    each_group(root, "cpu", take_quota, &out->quota);
+}
+
+/* ---- memory ---- */
+
+/* Sum of the numbers of lines "name number" with one of two names. */
+static uint64_t sum_of_lines(FILE *f, const char *name, const char *other)
+{
+    char line[256], key[64];
+    unsigned long long n, sum = 0;
     while (f && fgets(line, sizeof line, f))
-        quota_of_line(root, line, out);
+        if (sscanf(line, "%63s %llu", key, &n) == 2 &&
+            (strcmp(key, name) == 0 || strcmp(key, other) == 0))
+            sum += n;
     if (f)
         fclose(f);
+    return sum;
+}
+
+/* What a group uses has the pages of files in it that were read: those give way. */
+static void take_memory(const char *root, const char *dir, bool v2, void *out)
+{
+    uint64_t *least = out;
+    long long limit, used, none;
+    read_numbers(open_below(root, dir, v2 ? "memory.max" : "memory.limit_in_bytes"), &limit, &none);
+    read_numbers(open_below(root, dir, v2 ? "memory.current" : "memory.usage_in_bytes"), &used,
+                 &none);
+    if (limit < 0 || used < 0)
+        return;
+    FILE *stat = open_below(root, dir, "memory.stat");
+    uint64_t files = v2 ? sum_of_lines(stat, "active_file", "inactive_file")
+                        : sum_of_lines(stat, "total_active_file", "total_inactive_file");
+    uint64_t taken = files < (uint64_t)used ? (uint64_t)used - files : 0;
+    uint64_t left = taken < (uint64_t)limit ? (uint64_t)limit - taken : 0;
+    if (left < *least)
+        *least = left;
+}
+
+uint64_t lodge_host_memory(const char *root)
+{
+    uint64_t left =
+        sum_of_lines(open_below(root, "/proc", "meminfo"), "MemAvailable:", "MemAvailable:") * 1024;
+    each_group(root, "memory", take_memory, &left);
+    return left;
 }
