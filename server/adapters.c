@@ -177,6 +177,8 @@ static struct adapter_name *look_up(struct server *s, const struct principal *p,
         lodge_adapter_version_ref(*out);
     } else if (n) {
         copy = adapter_table_new(n->tenant, n->owner, n->name, n->path, n->in_dir, n->digest);
+        if (copy)
+            copy->serial = n->serial;
     }
     pthread_mutex_unlock(&a->lock);
     return copy;
@@ -226,7 +228,7 @@ int adapters_publish(struct server *s, const char *name, const char *path, bool 
     if (err)
         return err;
     pthread_mutex_lock(&a->lock);
-    bool taken = adapter_table_find(a, ADAPTERS_PUBLISHED, name) && !replace;
+    bool taken = adapter_table_find(a, ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name) && !replace;
     pthread_mutex_unlock(&a->lock);
     if (taken)
         return lodge_fail(e, LODGE_ERR_INVALID,
@@ -251,7 +253,8 @@ int adapters_publish(struct server *s, const char *name, const char *path, bool 
 int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e)
 {
     pthread_mutex_lock(&s->adapters.lock);
-    struct adapter_name *n = adapter_table_take(&s->adapters, ADAPTERS_PUBLISHED, name);
+    struct adapter_name *n =
+        adapter_table_take(&s->adapters, ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name);
     pthread_mutex_unlock(&s->adapters.lock);
     if (!n)
         return lodge_fail(e, LODGE_ERR_NOT_FOUND, "the adapter '%.200s' is not loaded", name);
@@ -261,11 +264,10 @@ int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e
 
 /* ---- tenants' names: what the admin API tells ---- */
 
-static int on_publish(void *cookie, const struct tenant *owner, const char *name, const char *path,
-                      char digest[65], struct lodge_error *e)
+int adapters_check(struct server *s, const struct tenant *owner, const char *name, const char *path,
+                   char digest[65], struct lodge_error *e)
 {
-    struct server *s = cookie;
-    if (!atomic_load(&s->engine)) /* still loading: checked when it is first used */
+    if (!atomic_load(&s->engine))
         return 0;
     struct adapter_name *n = adapter_table_new(owner->number, owner->number, name, path, false, "");
     struct lodge_adapter_version *v = NULL;
@@ -280,6 +282,7 @@ static int on_publish(void *cookie, const struct tenant *owner, const char *name
     return err;
 }
 
+/* What is registered anew as it was keeps its version. */
 static void put_name(struct server *s, uint64_t tenant, uint64_t owner,
                      const struct tenant_adapter *from)
 {
@@ -291,9 +294,12 @@ static void put_name(struct server *s, uint64_t tenant, uint64_t owner,
         return;
     }
     pthread_mutex_lock(&s->adapters.lock);
-    struct adapter_name *old = adapter_table_put(&s->adapters, n);
+    const struct adapter_name *there = adapter_table_find(&s->adapters, tenant, owner, n->name);
+    bool same = there && strcmp(there->path, n->path) == 0 && strcmp(there->digest, n->digest) == 0;
+    if (!same)
+        n = adapter_table_put(&s->adapters, n);
     pthread_mutex_unlock(&s->adapters.lock);
-    adapter_table_free(old);
+    adapter_table_free(n);
 }
 
 static void put_tenant_adapter(struct server *s, const struct tenant *owner,
@@ -304,19 +310,8 @@ static void put_tenant_adapter(struct server *s, const struct tenant *owner,
         put_name(s, a->shares[i], owner->number, a);
 }
 
-static void on_published(void *cookie, const struct tenant *owner, const struct tenant_adapter *a)
+static void take_names(struct server *s, const struct tenant *owner, const char *name)
 {
-    struct server *s = cookie;
-    if (!a)
-        return;
-    pthread_rwlock_rdlock(&s->tenants.lock);
-    put_tenant_adapter(s, owner, a);
-    pthread_rwlock_unlock(&s->tenants.lock);
-}
-
-static void on_withdrawn(void *cookie, const struct tenant *owner, const char *name)
-{
-    struct server *s = cookie;
     pthread_mutex_lock(&s->adapters.lock);
     struct adapter_name *gone = adapter_table_take_owned(&s->adapters, owner->number, name);
     pthread_mutex_unlock(&s->adapters.lock);
@@ -326,24 +321,23 @@ static void on_withdrawn(void *cookie, const struct tenant *owner, const char *n
     }
 }
 
-static void on_shared(void *cookie, const struct tenant *owner, const char *name,
-                      const struct tenant *with)
+/* Read and put under one lock: of several changes at once the last in the tenants' tables is the
+ * last here. */
+void adapters_changed(struct server *s, const struct tenant *owner, const char *name)
 {
-    struct server *s = cookie;
-    const struct tenant_adapter *a = tenants_find_adapter(&s->tenants, owner, name);
     pthread_rwlock_rdlock(&s->tenants.lock);
+    const struct tenant_adapter *a = owner->adapters;
+    while (a && strcmp(a->name, name) != 0)
+        a = a->next;
     if (a)
-        put_name(s, with->number, owner->number, a);
+        put_tenant_adapter(s, owner, a);
+    else
+        take_names(s, owner, name);
     pthread_rwlock_unlock(&s->tenants.lock);
 }
 
 static void take_store_names(struct server *s)
 {
-    s->adapter_hooks = (struct adapter_hooks){.publish = on_publish,
-                                              .published = on_published,
-                                              .withdrawn = on_withdrawn,
-                                              .shared = on_shared,
-                                              .cookie = s};
     pthread_rwlock_rdlock(&s->tenants.lock);
     for (uint32_t i = 0; i < s->tenants.n_tenants; i++)
         for (const struct tenant_adapter *a = s->tenants.all[i]->adapters; a; a = a->next)
@@ -471,8 +465,9 @@ int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error 
 void adapters_close(struct server *s)
 {
     struct adapter_names *a = &s->adapters;
-    s->adapter_hooks = (struct adapter_hooks){0};
+    pthread_mutex_lock(&a->lock); /* of admin threads, if the model could not be loaded */
     adapter_table_clear(a);
+    pthread_mutex_unlock(&a->lock);
     if (a->has_dir)
         close(a->dir_fd);
     a->has_dir = false;

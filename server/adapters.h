@@ -1,9 +1,9 @@
 /* Names of adapters: (tenant, name) -> version.
  *
  * Adapters from flags, the directory and the load route are published: every tenant may use them
- * (tenant 0 here). A tenant's own names and those shared with it come first, then the published
- * ones, then the directory. What the store and the directory name is read when it is first used. A
- * name changes its version in one step; requests keep the version that they began with.
+ * (tenant 0 here). A tenant's own names come first, then those shared with it, the published ones,
+ * and the directory. What the store and the directory name is read when it is first used. A name
+ * changes its version in one step; requests keep the version that they began with.
  *
  * Versions of different owners are never one, also when their content is: nobody can tell by the
  * time of a load what others have. A share names the owner's version.
@@ -33,6 +33,7 @@ struct adapter_name {
     uint64_t owner;                        /* whose version it is */
     struct lodge_adapter_version *version; /* NULL: not read yet */
     char *path;
+    uint64_t serial; /* of the entry in the table; a copy has that of its original; 0: none */
     bool in_dir;     /* path is a name in the directory */
     char digest[65]; /* what it must be; empty: whatever it is */
     int64_t created;
@@ -52,6 +53,7 @@ struct adapter_names {
     pthread_mutex_t lock;
     struct adapter_name *buckets[ADAPTER_BUCKETS];
     struct adapter_use *uses[ADAPTER_BUCKETS];
+    uint64_t n_puts; /* the last serial */
     uint32_t n;
     bool has_dir;
     int dir_fd; /* of --adapter-dir */
@@ -85,6 +87,13 @@ int adapters_publish(struct server *s, const char *name, const char *path, bool 
                      struct lodge_error *e);
 /* NOT_FOUND when there is no such published name. Running requests go on. */
 int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e);
+/* May a tenant register what lies at `path`? Fills in the content's digest (hex), or nothing while
+ * the model is still loading: then it is checked when it is first used. Admin threads. */
+int adapters_check(struct server *s, const struct tenant *owner, const char *name, const char *path,
+                   char digest[65], struct lodge_error *e);
+/* From here on a tenant's name, and what is shared of it, means what the tenants' tables say; no
+ * new request may use it when it is not there any more. Admin threads, in any order. */
+void adapters_changed(struct server *s, const struct tenant *owner, const char *name);
 /* Appends cards of what the caller may name to a JSON list. */
 void adapters_list(struct server *s, const struct principal *p, json_t *list);
 /* The card of one name, or NULL. */

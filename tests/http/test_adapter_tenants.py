@@ -30,6 +30,11 @@ class Case(tenancy.Case):
         r = self.server.ask(key, model=model, **fields)
         return r.json["choices"][0]["text"] if r.status == 200 else r.status
 
+    def restart(self, meanwhile=lambda: None):
+        self.assertEqual(self.server.stop(), 0)
+        meanwhile()
+        type(self).server = tenancy.Server(*self.flags, store=self.server.store)
+
     def own(self, project, name, path, **more):
         return self.server.did("POST", f"projects/{project}/adapters", {"name": name, "path": path, **more})
 
@@ -71,6 +76,29 @@ class Owners(Case):
         self.server.did("DELETE", f"projects/{a}/adapters/lent")
         self.assertEqual([self.text(k, "lent") for k in (key_a, key_b)], [404, 404])
 
+    def test_shares_take_nobodys_name(self):
+        """An adapter of a tenant's own stands before what is shared with it, whatever came first, and after a start."""
+        (a, key_a), (b, key_b), (c, _) = (self.server.tenant(n) for n in ("giver", "taker", "other-giver"))
+        share = lambda owner, to: self.server.admin("POST", f"projects/{owner}/adapters/twin/share", {"project": to})
+        self.own(a, "twin", adapter("twin-a", STAR))
+        self.own(b, "twin", adapter("twin-b", PLUS))
+        self.own(c, "twin", adapter("twin-c", HASH))
+        r = share(a, b)
+        self.assertEqual((r.status, r.error["param"], r.error["code"]), (409, "project", "name_taken"), r)
+        self.assertEqual([self.text(k, "twin") for k in (key_a, key_b)], ["******", "++++++"])
+        self.server.did("DELETE", f"projects/{b}/adapters/twin")
+        self.assertEqual((share(a, b).status, share(a, b).status, share(c, b).status), (200, 200, 409))
+        self.assertEqual(self.text(key_b, "twin"), "******")
+        self.own(b, "twin", lab.path_of("twin-b"))
+        self.assertEqual(self.text(key_b, "twin"), "++++++")
+        self.restart()
+        self.assertEqual([self.text(k, "twin") for k in (key_a, key_b)], ["******", "++++++"])
+        self.server.did("DELETE", f"projects/{b}/adapters/twin")
+        self.assertEqual(self.text(key_b, "twin"), "******")
+        self.own(b, "twin", lab.path_of("twin-b"))
+        self.server.did("DELETE", f"projects/{a}/adapters/twin")
+        self.assertEqual([self.text(k, "twin") for k in (key_a, key_b)], [404, "++++++"])
+
     def test_keys_with_models(self):
         project, _ = self.server.tenant("strict")
         self.own(project, "sql", adapter("strict-sql", STAR))
@@ -111,9 +139,7 @@ class Owners(Case):
         kept, changed = adapter("kept", STAR), adapter("changed", STAR)
         self.own(project, "kept", kept)
         self.own(project, "changed", changed)
-        type(self).server.stop()
-        adapter("changed", PLUS)
-        type(self).server = tenancy.Server(*self.flags, store=self.server.store)
+        self.restart(lambda: adapter("changed", PLUS))
         self.assertEqual(self.text(key, "kept"), "******")
         r = self.server.ask(key, model="changed")
         self.assertEqual((r.status, r.error["code"]), (503, "adapter_lost"))
