@@ -145,7 +145,7 @@ void admin_one_adapter(struct call *c)
         return;
     }
     if (tenants_delete_adapter(&c->server->tenants, who, at.name, &e)) {
-        reply_error(c, reply_status(e.code),
+        reply_error(c, failure_of(e.code)->status,
                     e.code == LODGE_ERR_NOT_FOUND ? "not_found_error" : "server_error", NULL,
                     e.code == LODGE_ERR_NOT_FOUND ? "adapter_not_found" : "internal_error", "%s",
                     e.text);

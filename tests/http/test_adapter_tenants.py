@@ -1,6 +1,7 @@
 """Adapters of tenants: own, shared, published; limits; the load routes; nothing of one is seen by another."""
 import json
 import os
+import shutil
 import statistics
 import threading
 import time
@@ -196,6 +197,29 @@ class Limits(Case):
         while self.text(key, "two") == 429 and time.time() < end:
             time.sleep(0.02)
         self.assertEqual(self.text(key, "two"), "++++++")
+
+
+class Lost(lab.unittest.TestCase):
+    def test_preempted_and_gone(self):
+        """A reply gives way to a higher tier, its adapter leaves for the other's pages, and the files are gone."""
+        shelf = os.path.join(lab.FOLDER.name, "lost-shelf")
+        tiny_adapter.write(os.path.join(shelf, "wide"), STAR, rank=96)  # 48 of the pool's 64 pages
+        server = tenancy.Server("--pool-bytes", "256K", "--max-model-len", "1024", "--host-cache-bytes", "4096",
+                                "--adapter-dir", shelf)
+        self.addCleanup(server.process.kill)
+        (low, low_key), (_, high_key) = (server.tenant(n) for n in ("low", "high"))
+        server.did("POST", f"projects/{low}", {"tier": 5})
+        s = server.connect()
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(model="wide", max_tokens=500),
+                               f"Authorization: Bearer {low_key}", "Connection: close"))
+        got = s.recv(1000)
+        shutil.rmtree(os.path.join(shelf, "wide"))
+        self.assertEqual(server.ask(high_key, "y" * 64, max_tokens=900).status, 200)
+        got += lab.read_all(s)
+        s.close()
+        self.assertIn(b'"code":"adapter_lost"', got[-500:])
+        self.assertEqual(server.ask(low_key, model="wide").status, 404)
+        self.assertEqual(server.stop(), 0)
 
 
 class Isolation(Case):
