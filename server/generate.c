@@ -2,6 +2,7 @@
 #include "server/call.h"
 
 #include "base/clock.h"
+#include "base/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,6 +105,10 @@ void generate_prepare(struct call *c, enum call_kind kind)
         g->req.tier = c->principal.tier;
         g->req.weight = c->principal.weight;
         err = begin(c, g, &r.e);
+        /* The parser checked everything but what the adapters come to together. */
+        if (err == LODGE_ERR_INVALID)
+            snprintf(r.param, sizeof r.param, "%s",
+                     lodge_json_member(c->json, "adapters") ? "adapters" : "model");
     }
     if (err) {
         account_undo(c);

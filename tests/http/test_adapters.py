@@ -70,7 +70,8 @@ class Names(lab.ServerCase):
         for value, param in cases:
             with self.subTest(value=value):
                 self.refused(self.server.complete(adapters=value), 400, param)
-        self.assertIn("twice", self.server.complete(adapters=[{"name": "star"}, {"name": "star"}]).error["message"])
+        self.refused(self.server.complete(adapters=[{"name": "star"}, {"name": "star"}]), 400, "adapters", says="twice")
+        self.refused(self.server.complete(model="star", adapters=[{"name": "star"}]), 400, "adapters", says="twice")
         self.refused(self.server.complete(adapters=[{"name": "nope"}]), 404, "adapters[0].name", "model_not_found",
                      kind="not_found_error")
 
