@@ -184,6 +184,18 @@ static struct adapter_name *look_up(struct server *s, const struct principal *p,
     return copy;
 }
 
+/* The operator's path is none of a tenant's business: a request is told the name in its place. */
+static void hide_path(struct server *s, const struct adapter_name *n, struct lodge_error *e)
+{
+    char *at = e && *n->path == '/' ? strstr(e->text, n->path) : NULL;
+    if (!at)
+        return;
+    lodge_log_text(s->log, LODGE_LOG_ERROR, "adapters", "%s", e->text);
+    char rest[LODGE_ERROR_TEXT_MAX];
+    snprintf(rest, sizeof rest, "%s", at + strlen(n->path));
+    snprintf(at, sizeof e->text - (size_t)(at - e->text), "%s%s", n->name, rest);
+}
+
 int adapters_resolve(struct server *s, const struct principal *p, const char *name, bool may_read,
                      struct lodge_adapter_version **out, struct lodge_error *e)
 {
@@ -206,6 +218,7 @@ int adapters_resolve(struct server *s, const struct principal *p, const char *na
         *out = NULL;
     }
     if (err) {
+        hide_path(s, n, e);
         adapter_table_free(n);
         return err;
     }

@@ -140,8 +140,19 @@ class Owners(Case):
         kept, changed = adapter("kept", STAR), adapter("changed", STAR)
         self.own(project, "kept", kept)
         self.own(project, "changed", changed)
-        self.restart(lambda: adapter("changed", PLUS))
+        broken = adapter("is-broken", STAR)
+        self.own(project, "broken", broken)
+
+        def meanwhile():
+            adapter("changed", PLUS)
+            lab.path_of("is-broken/adapter_config.json", "{")
+
+        self.restart(meanwhile)
         self.assertEqual(self.text(key, "kept"), "******")
+        r = self.server.ask(key, model="broken")
+        self.assertEqual((r.status, r.error["param"]), (400, "model"), r)
+        self.assertIn("broken/adapter_config.json", r.error["message"])
+        self.assertNotIn(lab.FOLDER.name, r.body, "an operator's path")
         r = self.server.ask(key, model="changed")
         self.assertEqual((r.status, r.error["code"]), (503, "adapter_lost"))
         self.assertIn("changed", r.error["message"])

@@ -90,6 +90,12 @@ class Names(lab.ServerCase):
             self.assertIn("adapter", r.error["message"])
             self.assertNotIn(lab.FOLDER.name, r.body)
 
+    def test_errors_call_files_of_the_directory_by_name(self):
+        bad = tiny_adapter.write(os.path.join(self.dir, "bad"), STAR, config={"r": 9})
+        r = self.server.complete(model="bad")
+        shutil.rmtree(bad)
+        self.refused(r, 400, "model", says='adapter "bad" rejected: bad/adapter_model.safetensors: tensor ')
+
     def test_cards(self):
         cards = {c["id"]: c for c in self.server.get("/v1/models").json["data"]}
         self.assertLessEqual({tiny.NAME, "acme/hash", "talks", "star", "plus"}, set(cards))
