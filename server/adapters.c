@@ -430,29 +430,75 @@ void adapters_resident_names(struct server *s, char *out, size_t n)
 
 /* ---- life ---- */
 
+/* An item of --lora-modules. */
+struct module {
+    const char *name, *path;
+    json_t *o; /* both lie in it, or: */
+    char *copy;
+};
+
+static void module_finish(struct module *m)
+{
+    json_decref(m->o);
+    free(m->copy);
+}
+
 /* "NAME=PATH", or vLLM's {"name": ..., "path": ...}. */
+static int read_module(const char *text, struct module *m, struct lodge_error *e)
+{
+    const char *equal = strchr(text, '=');
+    *m = (struct module){.o = text[0] == '{' ? json_loads(text, 0, NULL) : NULL};
+    if (m->o) {
+        lodge_json_get_string(m->o, "name", &m->name, NULL);
+        lodge_json_get_string(m->o, "path", &m->path, NULL);
+    } else if (equal && (m->copy = strndup(text, (size_t)(equal - text)))) {
+        m->name = m->copy;
+        m->path = equal + 1;
+    }
+    if (m->name && m->path && *m->name && *m->path)
+        return 0;
+    module_finish(m);
+    return lodge_fail(e, LODGE_ERR_CONFIG, "--lora-modules takes NAME=PATH, but got '%.200s'",
+                      text);
+}
+
 static int load_module(struct server *s, const char *text, struct lodge_error *e)
 {
-    const char *name = NULL, *path = NULL, *equal = strchr(text, '=');
-    char *copy = NULL;
-    json_t *o = text[0] == '{' ? json_loads(text, 0, NULL) : NULL;
-    if (o) {
-        lodge_json_get_string(o, "name", &name, NULL);
-        lodge_json_get_string(o, "path", &path, NULL);
-    } else if (equal && (copy = strndup(text, (size_t)(equal - text)))) {
-        name = copy;
-        path = equal + 1;
+    struct module m;
+    int err = read_module(text, &m, e);
+    if (err)
+        return err;
+    err = adapters_publish(s, m.name, m.path, false, e);
+    module_finish(&m);
+    if (err != LODGE_ERR_INVALID)
+        return err;
+    lodge_error_prefix(e, "--lora-modules %s", text);
+    return LODGE_ERR_CONFIG;
+}
+
+static int open_dir(const char *path, int *fd, struct lodge_error *e)
+{
+    *fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return *fd >= 0
+               ? 0
+               : lodge_fail(e, LODGE_ERR_NOT_FOUND, "--adapter-dir %s: %s", path, strerror(errno));
+}
+
+int adapters_check_flags(const struct lodge_serve_config *c, struct lodge_error *e)
+{
+    int fd = -1, err = c->adapter_dir ? open_dir(c->adapter_dir, &fd, e) : 0;
+    if (fd >= 0)
+        close(fd);
+    for (uint32_t i = 0; i < c->lora_modules.n && !err; i++) {
+        struct module m;
+        err = read_module(c->lora_modules.items[i], &m, e);
+        if (err)
+            return err;
+        if (access(m.path, R_OK))
+            err = lodge_fail(e, LODGE_ERR_NOT_FOUND, "--lora-modules %s: %s",
+                             c->lora_modules.items[i], strerror(errno));
+        module_finish(&m);
     }
-    int err = name && path && *name && *path
-                  ? adapters_publish(s, name, path, false, e)
-                  : lodge_fail(e, LODGE_ERR_CONFIG,
-                               "--lora-modules takes NAME=PATH, but got '%.200s'", text);
-    if (err == LODGE_ERR_INVALID) {
-        lodge_error_prefix(e, "--lora-modules %s", text);
-        err = LODGE_ERR_CONFIG;
-    }
-    json_decref(o);
-    free(copy);
     return err;
 }
 
@@ -462,11 +508,8 @@ int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error 
     int err = 0;
     s->adapters.engine = en;
     if (c->adapter_dir) {
-        s->adapters.dir_fd = open(c->adapter_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (s->adapters.dir_fd < 0)
-            return lodge_fail(e, LODGE_ERR_NOT_FOUND, "--adapter-dir %s: %s", c->adapter_dir,
-                              strerror(errno));
-        s->adapters.has_dir = true;
+        err = open_dir(c->adapter_dir, &s->adapters.dir_fd, e);
+        s->adapters.has_dir = !err;
     }
     for (uint32_t i = 0; i < c->lora_modules.n && !err; i++)
         err = load_module(s, c->lora_modules.items[i], e);

@@ -21,6 +21,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+struct lodge_serve_config;
 struct server;
 
 #define ADAPTER_BUCKETS 4096u
@@ -59,6 +60,8 @@ struct adapter_names {
     int dir_fd; /* of --adapter-dir */
 };
 
+/* What can be told of the flags before the model is there. Errors as adapters_open. */
+int adapters_check_flags(const struct lodge_serve_config *c, struct lodge_error *e);
 /* Opens the directory, loads what --lora-modules names, and takes the names of the store.
  * NOT_FOUND, FORMAT, UNSUPPORTED: an adapter (exit 3); CONFIG: a flag. */
 int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error *e);
