@@ -211,25 +211,31 @@ class Limits(Case):
 
 
 class Lost(lab.unittest.TestCase):
+    def attempt(self, server, name, low_key, high_key):
+        path = tiny_adapter.write(os.path.join(self.shelf, name), STAR, rank=96)  # 48 of the pool's 64 pages
+        self.assertEqual(server.ask(low_key, model=name).status, 200)
+        shutil.rmtree(path)
+        s = server.connect(timeout=5 * lab.SLOW)
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(model=name, max_tokens=500),
+                               f"Authorization: Bearer {low_key}", "Connection: close"))
+        self.assertEqual(server.ask(high_key, "y" * 64, max_tokens=900).status, 200)
+        got = lab.read_all(s)
+        s.close()
+        self.assertNotIn(b"internal_error", got)
+        return got.startswith(b"HTTP/1.1 200") and b'"code":"adapter_lost"' in got[-500:]
+
     def test_preempted_and_gone(self):
-        """A reply gives way to a higher tier, its adapter leaves for the other's pages, and the files are gone."""
-        shelf = os.path.join(lab.FOLDER.name, "lost-shelf")
-        tiny_adapter.write(os.path.join(shelf, "wide"), STAR, rank=96)  # 48 of the pool's 64 pages
+        """A reply gives way to a higher tier, its adapter leaves for the other's pages, and the files are gone. (Or, on a busy
+        machine, it has ended when the other comes: then once more.)"""
+        self.shelf = os.path.join(lab.FOLDER.name, "lost-shelf")
+        os.makedirs(self.shelf)
         server = tenancy.Server("--pool-bytes", "256K", "--max-model-len", "1024", "--host-cache-bytes", "4096",
-                                "--adapter-dir", shelf)
+                                "--adapter-dir", self.shelf, "--keepalive", "3600")
         self.addCleanup(server.process.kill)
         (low, low_key), (_, high_key) = (server.tenant(n) for n in ("low", "high"))
         server.did("POST", f"projects/{low}", {"tier": 5})
-        s = server.connect()
-        s.sendall(lab.raw_post("/v1/completions", lab.long_job(model="wide", max_tokens=500),
-                               f"Authorization: Bearer {low_key}", "Connection: close"))
-        got = s.recv(1000)
-        shutil.rmtree(os.path.join(shelf, "wide"))
-        self.assertEqual(server.ask(high_key, "y" * 64, max_tokens=900).status, 200)
-        got += lab.read_all(s)
-        s.close()
-        self.assertIn(b'"code":"adapter_lost"', got[-500:])
-        self.assertEqual(server.ask(low_key, model="wide").status, 404)
+        self.assertTrue(any(self.attempt(server, f"wide{i}", low_key, high_key) for i in range(50)))
+        self.assertEqual(server.ask(low_key, model="wide0").status, 404)
         self.assertEqual(server.stop(), 0)
 
 
