@@ -86,8 +86,8 @@ struct lodge_adapter {
 
 /* Reads a directory or a GGUF file. `name` is what texts call it. On error nothing is left. Files
  * are read, not mapped: replacing them meanwhile does no harm. Of a path that
- * lodge_adapter_open_name gave, links inside the directory must not lead out of it; any other path
- * is the operator's, and links are followed.
+ * lodge_adapter_open_name gave, links inside the directory must not lead out of it, and texts call
+ * it by `name`; any other path is the operator's, and links are followed.
  * NOT_FOUND: the path or a file of it is not there. FORMAT: damaged, or not for this base.
  * UNSUPPORTED: a feature that is refused. LIMIT: too large. IO, NOMEM. */
 int lodge_adapter_read(const char *path, const char *name, const struct lodge_adapter_base *base,

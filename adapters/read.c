@@ -105,8 +105,8 @@ char *lodge_adapter_keep_text(struct lodge_adapter *a, const char *text, size_t 
 struct place {
     int fd;
     bool directory;
-    bool confined; /* links of the directory may not lead out of it */
-    const char *path;
+    bool confined;    /* links of the directory may not lead out of it */
+    const char *path; /* as texts call it */
     const struct lodge_adapter_limits *limits;
     struct lodge_error *e;
 };
@@ -143,12 +143,13 @@ static void content_finish(struct content *c)
     *c = (struct content){0};
 }
 
-static int place_open(struct place *p, const char *path, const struct lodge_adapter_limits *limits,
-                      struct lodge_error *e)
+static int place_open(struct place *p, const char *path, const char *name,
+                      const struct lodge_adapter_limits *limits, struct lodge_error *e)
 {
     static const char by_descriptor[] = "/proc/self/fd/";
-    *p = (struct place){.path = path, .limits = limits, .e = e};
-    p->confined = strncmp(path, by_descriptor, sizeof by_descriptor - 1) == 0;
+    bool confined = strncmp(path, by_descriptor, sizeof by_descriptor - 1) == 0;
+    *p = (struct place){
+        .path = confined ? name : path, .confined = confined, .limits = limits, .e = e};
     p->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat st;
     if (p->fd >= 0 && fstat(p->fd, &st) == 0 && (S_ISDIR(st.st_mode) || S_ISREG(st.st_mode))) {
@@ -397,7 +398,7 @@ int lodge_adapter_read(const char *path, const char *name, const struct lodge_ad
     static const struct lodge_adapter_limits none;
     limits = limits ? limits : &none;
     uint64_t cap = limits->max_file_bytes ? limits->max_file_bytes : DEFAULT_FILE_BYTES;
-    int err = place_open(&p, path, limits, e);
+    int err = place_open(&p, path, name, limits, e);
     if (!err) {
         err = p.directory ? read_directory(&p, base, cap, out) : read_file(&p, base, cap, out);
         close(p.fd);

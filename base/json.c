@@ -69,9 +69,13 @@ int lodge_json_load(const char *bytes, size_t n, const struct lodge_json_limits 
         return err;
     json_error_t je;
     json_t *v = json_loadb(bytes, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &je);
-    if (!v)
+    if (!v) {
+        enum json_error_code why = json_error_code(&je);
+        bool null = why == json_error_null_character || why == json_error_null_byte_in_key;
         return lodge_fail(e, LODGE_ERR_FORMAT, "%s: invalid JSON at line %d column %d: %s", where,
-                          je.line, je.column, je.text);
+                          je.line, je.column,
+                          null ? "\\u0000 in a string, which is not accepted" : je.text);
+    }
     *out = v;
     return 0;
 }

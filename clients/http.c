@@ -6,13 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_REPLY ((size_t)16 << 20)
 
 int http_base_url(const char *given, char *out, size_t room, struct lodge_error *e)
 {
-    const char *scheme = strstr(given, "://") ? "" : "http://";
+    const char *colon = strstr(given, "://"), *scheme = colon ? "" : "http://";
     size_t n = strlen(given);
+    if (colon && strncasecmp(given, "http://", 7) != 0 && strncasecmp(given, "https://", 8) != 0)
+        n = 0;
     while (n && given[n - 1] == '/')
         n--;
     if (n > 3 && memcmp(given + n - 3, "/v1", 3) == 0)
@@ -53,13 +56,16 @@ static size_t on_bytes(char *data, size_t size, size_t n, void *cookie)
 }
 
 /* The `message` of an error body, or the body itself. */
-static int status_error(const struct transfer *t, long status, struct lodge_error *e)
+static int status_error(const struct http_client *c, const struct transfer *t, long status,
+                        struct lodge_error *e)
 {
     json_t *o = json_loadb(lodge_buf_text(&t->body), t->body.n, 0, NULL);
     const char *message =
         json_string_value(json_object_get(json_object_get(o, "error"), "message"));
-    int err = lodge_fail(e, status == 503 ? LODGE_ERR_RESOURCE : LODGE_ERR_INVALID, "%s (HTTP %ld)",
-                         message ? message : lodge_buf_text(&t->body), status);
+    bool no_key = status == 401 && c->key_from;
+    int err = lodge_fail(e, status == 503 ? LODGE_ERR_RESOURCE : LODGE_ERR_INVALID,
+                         "%s (HTTP %ld)%s%s", message ? message : lodge_buf_text(&t->body), status,
+                         no_key ? "; give it by " : "", no_key ? c->key_from : "");
     json_decref(o);
     return err;
 }
@@ -102,7 +108,8 @@ static CURLcode perform_until(const struct http_client *c, CURL *curl)
 }
 
 /* What became of a request: 0 or an error with a text for people. */
-static int judge(const struct transfer *t, const char *url, CURLcode rc, struct lodge_error *e)
+static int judge(const struct http_client *c, const struct transfer *t, const char *url,
+                 CURLcode rc, struct lodge_error *e)
 {
     long status = 0;
     curl_easy_getinfo(t->curl, CURLINFO_RESPONSE_CODE, &status);
@@ -114,7 +121,7 @@ static int judge(const struct transfer *t, const char *url, CURLcode rc, struct 
     if (rc != CURLE_OK)
         return lodge_fail(e, LODGE_ERR_RESOURCE, "%s: %s; is the server running?", url,
                           curl_easy_strerror(rc));
-    return status == 200 ? 0 : status_error(t, status, e);
+    return status == 200 ? 0 : status_error(c, t, status, e);
 }
 
 static int perform(const struct http_client *c, const char *method, const char *path,
@@ -137,7 +144,7 @@ static int perform(const struct http_client *c, const char *method, const char *
         curl_easy_setopt(t->curl, CURLOPT_POSTFIELDS, post);
     if (method)
         curl_easy_setopt(t->curl, CURLOPT_CUSTOMREQUEST, method);
-    int err = judge(t, url, perform_until(c, t->curl), e);
+    int err = judge(c, t, url, perform_until(c, t->curl), e);
     curl_easy_cleanup(t->curl);
     curl_slist_free_all(h);
     return err;

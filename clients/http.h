@@ -9,7 +9,7 @@
 #include <signal.h>
 
 /* "http://host:port/v1/" to "http://host:port" in `out`; a URL without a scheme gets http://.
- * CONFIG for an empty or overlong one. */
+ * CONFIG for an empty or overlong one, or another scheme than http and https. */
 int http_base_url(const char *given, char *out, size_t room, struct lodge_error *e);
 
 /* The key as given, else LODGE_API_KEY or OPENAI_API_KEY of the environment, else NULL. */
@@ -18,6 +18,7 @@ const char *http_api_key(const char *given);
 struct http_client {
     const char *url; /* http://host:port, without a path */
     const char *api_key;
+    const char *key_from; /* flags and variables that say it, for errors (401); may be NULL */
     const volatile sig_atomic_t *interrupted; /* a request ends when this becomes non-zero */
 };
 

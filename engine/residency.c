@@ -184,9 +184,9 @@ static bool evict(struct lodge_residency *r, bool spare_wanted)
     return true;
 }
 
-bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix)
+bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix, bool keep_wanted)
 {
-    return r ? evict(r, true) || evict(r, false) : lodge_prefix_evict(prefix);
+    return r ? evict(r, true) || (!keep_wanted && evict(r, false)) : lodge_prefix_evict(prefix);
 }
 
 /* ---- uploading ---- */

@@ -64,7 +64,10 @@ uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struc
 void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q);
 void lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q);
 /* Makes at least one page available by evicting what costs least, an idle prefix block or an idle
- * adapter. False when nothing is idle. */
-bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix);
+ * adapter; one that was wanted in the last plan only where nothing else is idle, and with
+ * `keep_wanted`, which is for pages taken while that plan still admits, not even then. False when
+ * nothing may go. */
+bool lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix,
+                           bool keep_wanted);
 
 #endif

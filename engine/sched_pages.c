@@ -48,11 +48,11 @@ uint32_t lodge_sched_available(const struct lodge_sched *s)
     return s->pool->n_free + s->pool->n_retiring + s->pool->n_cached;
 }
 
-static uint32_t take_page(struct lodge_sched *s)
+static uint32_t take_page(struct lodge_sched *s, bool keep_wanted)
 {
     uint32_t page;
     while ((page = lodge_pool_take(s->pool, LODGE_PAGE_KV)) == NONE)
-        if (!lodge_residency_evict(s->residency, s->prefix))
+        if (!lodge_residency_evict(s->residency, s->prefix, keep_wanted))
             return NONE;
     return page;
 }
@@ -83,10 +83,10 @@ void lodge_sched_release_pages(struct lodge_sched *s, struct lodge_seq *q)
 }
 
 /* One more block, in all groups or none. */
-bool lodge_sched_add_block(struct lodge_sched *s, struct lodge_seq *q)
+static bool add_block(struct lodge_sched *s, struct lodge_seq *q, bool keep_wanted)
 {
     for (uint32_t g = 0; g < s->n_groups; g++) {
-        uint32_t page = take_page(s);
+        uint32_t page = take_page(s, keep_wanted);
         if (page == NONE) {
             while (g-- > 0)
                 lodge_prefix_unref_page(s->prefix, *page_at(q, g, q->n_blocks));
@@ -96,6 +96,11 @@ bool lodge_sched_add_block(struct lodge_sched *s, struct lodge_seq *q)
     }
     q->n_blocks++;
     return true;
+}
+
+bool lodge_sched_add_block(struct lodge_sched *s, struct lodge_seq *q)
+{
+    return add_block(s, q, false);
 }
 
 /* Pages of a group that a sequence of `reserved` blocks holds at most at one time. */
@@ -240,11 +245,12 @@ static struct lodge_seq *fork_source(const struct lodge_sched *s, const struct l
     return first;
 }
 
-/* The part of the prompt in a partial block is copied before the next step runs. */
+/* The part of the prompt in a partial block is copied before the next step runs, or computed again
+ * when the page for it would cost an adapter that somebody behind was found ready with. */
 static void fork_partial(struct lodge_sched *s, struct lodge_seq *q, const struct lodge_seq *from)
 {
     uint32_t full = q->n_blocks, n = q->n_prompt - 1 - full * s->page_tokens;
-    if (!n || !lodge_sched_add_block(s, q))
+    if (!n || !add_block(s, q, true))
         return;
     for (uint32_t g = 0; g < s->n_groups; g++) {
         hold(s, g, *page_at(from, g, full));

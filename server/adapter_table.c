@@ -65,25 +65,45 @@ void adapter_table_clear(struct adapter_names *a)
     a->n = 0;
 }
 
-struct adapter_name *adapter_table_find(struct adapter_names *a, uint64_t tenant, const char *name)
+static bool is_entry(const struct adapter_name *n, uint64_t tenant, uint64_t owner,
+                     const char *name)
+{
+    return n->tenant == tenant && n->owner == owner && strcmp(n->name, name) == 0;
+}
+
+struct adapter_name *adapter_table_find(struct adapter_names *a, uint64_t tenant, uint64_t owner,
+                                        const char *name)
 {
     struct adapter_name *n = *bucket(a, tenant, name);
-    while (n && (n->tenant != tenant || strcmp(n->name, name) != 0))
+    while (n && !is_entry(n, tenant, owner, name))
         n = n->chain;
     return n;
+}
+
+/* Of several the oldest tenant's, so that the answer is the same after a start. */
+static struct adapter_name *find_shared(struct adapter_names *a, uint64_t tenant, const char *name)
+{
+    struct adapter_name *found = NULL;
+    for (struct adapter_name *n = *bucket(a, tenant, name); n; n = n->chain)
+        if (is_entry(n, tenant, n->owner, name) && (!found || n->owner < found->owner))
+            found = n;
+    return found;
 }
 
 struct adapter_name *adapter_table_find_for(struct adapter_names *a, uint64_t tenant,
                                             const char *name)
 {
-    struct adapter_name *own = adapter_table_find(a, tenant, name);
-    return own ? own : adapter_table_find(a, ADAPTERS_PUBLISHED, name);
+    struct adapter_name *n = adapter_table_find(a, tenant, tenant, name);
+    if (!n)
+        n = find_shared(a, tenant, name);
+    return n ? n : adapter_table_find(a, ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name);
 }
 
-struct adapter_name *adapter_table_take(struct adapter_names *a, uint64_t tenant, const char *name)
+struct adapter_name *adapter_table_take(struct adapter_names *a, uint64_t tenant, uint64_t owner,
+                                        const char *name)
 {
     struct adapter_name **at = bucket(a, tenant, name);
-    while (*at && ((*at)->tenant != tenant || strcmp((*at)->name, name) != 0))
+    while (*at && !is_entry(*at, tenant, owner, name))
         at = &(*at)->chain;
     struct adapter_name *n = *at;
     if (n) {
@@ -96,8 +116,9 @@ struct adapter_name *adapter_table_take(struct adapter_names *a, uint64_t tenant
 
 struct adapter_name *adapter_table_put(struct adapter_names *a, struct adapter_name *n)
 {
-    struct adapter_name *old = adapter_table_take(a, n->tenant, n->name);
+    struct adapter_name *old = adapter_table_take(a, n->tenant, n->owner, n->name);
     struct adapter_name **at = bucket(a, n->tenant, n->name);
+    n->serial = ++a->n_puts;
     n->chain = *at;
     *at = n;
     a->n++;
@@ -106,14 +127,15 @@ struct adapter_name *adapter_table_put(struct adapter_names *a, struct adapter_n
 
 struct lodge_adapter_version *adapter_table_attach(struct adapter_names *a, struct adapter_name *n)
 {
-    struct adapter_name *there = adapter_table_find(a, n->tenant, n->name);
+    struct adapter_name *there = adapter_table_find(a, n->tenant, n->owner, n->name);
     struct lodge_adapter_version *loser = NULL;
     if (!there && n->in_dir) {
         adapter_table_put(a, n);
         return NULL;
     }
-    /* Renamed or replaced meanwhile: the request keeps what it got, the name what it has. */
-    if (there && strcmp(there->path, n->path) == 0 && there->owner == n->owner) {
+    /* Replaced meanwhile, perhaps by what lies at the same path now: the request keeps what it
+     * got, the name what it has. */
+    if (there && there->serial == n->serial) {
         loser = there->version;
         there->version = n->version;
     } else {

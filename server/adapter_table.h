@@ -12,17 +12,23 @@ struct adapter_name *adapter_table_new(uint64_t tenant, uint64_t owner, const ch
 void adapter_table_free(struct adapter_name *n);
 void adapter_table_clear(struct adapter_names *a);
 
-struct adapter_name *adapter_table_find(struct adapter_names *a, uint64_t tenant, const char *name);
-/* The tenant's, else the published. */
+/* The entry of this tenant and owner. */
+struct adapter_name *adapter_table_find(struct adapter_names *a, uint64_t tenant, uint64_t owner,
+                                        const char *name);
+/* What the tenant means by the name: its own, else one that is shared with it, else the published.
+ */
 struct adapter_name *adapter_table_find_for(struct adapter_names *a, uint64_t tenant,
                                             const char *name);
-/* Puts a name in; returns the one that it replaces, for the caller to free. */
+/* Puts a name in; returns the one of the same tenant and owner that it replaces, for the caller to
+ * free. */
 struct adapter_name *adapter_table_put(struct adapter_names *a, struct adapter_name *n);
-/* n->version belongs to the name now, in the table's entry if that still means the same files (n is
- * freed then), or in n itself if there is none. Returns the version that lost its place. */
+/* n->version belongs to the name now, in the table's entry if n is a copy of it (n is freed then),
+ * or in n itself if it is of the directory and there is none. Returns the version that lost its
+ * place. */
 struct lodge_adapter_version *adapter_table_attach(struct adapter_names *a, struct adapter_name *n);
 /* Takes a name out; NULL when it is not there. */
-struct adapter_name *adapter_table_take(struct adapter_names *a, uint64_t tenant, const char *name);
+struct adapter_name *adapter_table_take(struct adapter_names *a, uint64_t tenant, uint64_t owner,
+                                        const char *name);
 /* Takes an owner's name out wherever it is shared, too; a list by chain. */
 struct adapter_name *adapter_table_take_owned(struct adapter_names *a, uint64_t owner,
                                               const char *name);

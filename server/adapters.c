@@ -177,9 +177,23 @@ static struct adapter_name *look_up(struct server *s, const struct principal *p,
         lodge_adapter_version_ref(*out);
     } else if (n) {
         copy = adapter_table_new(n->tenant, n->owner, n->name, n->path, n->in_dir, n->digest);
+        if (copy)
+            copy->serial = n->serial;
     }
     pthread_mutex_unlock(&a->lock);
     return copy;
+}
+
+/* The operator's path is none of a tenant's business: a request is told the name in its place. */
+static void hide_path(struct server *s, const struct adapter_name *n, struct lodge_error *e)
+{
+    char *at = e && *n->path == '/' ? strstr(e->text, n->path) : NULL;
+    if (!at)
+        return;
+    lodge_log_text(s->log, LODGE_LOG_ERROR, "adapters", "%s", e->text);
+    char rest[LODGE_ERROR_TEXT_MAX];
+    snprintf(rest, sizeof rest, "%s", at + strlen(n->path));
+    snprintf(at, sizeof e->text - (size_t)(at - e->text), "%s%s", n->name, rest);
 }
 
 int adapters_resolve(struct server *s, const struct principal *p, const char *name, bool may_read,
@@ -204,6 +218,7 @@ int adapters_resolve(struct server *s, const struct principal *p, const char *na
         *out = NULL;
     }
     if (err) {
+        hide_path(s, n, e);
         adapter_table_free(n);
         return err;
     }
@@ -226,7 +241,7 @@ int adapters_publish(struct server *s, const char *name, const char *path, bool 
     if (err)
         return err;
     pthread_mutex_lock(&a->lock);
-    bool taken = adapter_table_find(a, ADAPTERS_PUBLISHED, name) && !replace;
+    bool taken = adapter_table_find(a, ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name) && !replace;
     pthread_mutex_unlock(&a->lock);
     if (taken)
         return lodge_fail(e, LODGE_ERR_INVALID,
@@ -251,7 +266,8 @@ int adapters_publish(struct server *s, const char *name, const char *path, bool 
 int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e)
 {
     pthread_mutex_lock(&s->adapters.lock);
-    struct adapter_name *n = adapter_table_take(&s->adapters, ADAPTERS_PUBLISHED, name);
+    struct adapter_name *n =
+        adapter_table_take(&s->adapters, ADAPTERS_PUBLISHED, ADAPTERS_PUBLISHED, name);
     pthread_mutex_unlock(&s->adapters.lock);
     if (!n)
         return lodge_fail(e, LODGE_ERR_NOT_FOUND, "the adapter '%.200s' is not loaded", name);
@@ -261,11 +277,10 @@ int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e
 
 /* ---- tenants' names: what the admin API tells ---- */
 
-static int on_publish(void *cookie, const struct tenant *owner, const char *name, const char *path,
-                      char digest[65], struct lodge_error *e)
+int adapters_check(struct server *s, const struct tenant *owner, const char *name, const char *path,
+                   char digest[65], struct lodge_error *e)
 {
-    struct server *s = cookie;
-    if (!atomic_load(&s->engine)) /* still loading: checked when it is first used */
+    if (!atomic_load(&s->engine))
         return 0;
     struct adapter_name *n = adapter_table_new(owner->number, owner->number, name, path, false, "");
     struct lodge_adapter_version *v = NULL;
@@ -280,6 +295,7 @@ static int on_publish(void *cookie, const struct tenant *owner, const char *name
     return err;
 }
 
+/* What is registered anew as it was keeps its version. */
 static void put_name(struct server *s, uint64_t tenant, uint64_t owner,
                      const struct tenant_adapter *from)
 {
@@ -291,9 +307,12 @@ static void put_name(struct server *s, uint64_t tenant, uint64_t owner,
         return;
     }
     pthread_mutex_lock(&s->adapters.lock);
-    struct adapter_name *old = adapter_table_put(&s->adapters, n);
+    const struct adapter_name *there = adapter_table_find(&s->adapters, tenant, owner, n->name);
+    bool same = there && strcmp(there->path, n->path) == 0 && strcmp(there->digest, n->digest) == 0;
+    if (!same)
+        n = adapter_table_put(&s->adapters, n);
     pthread_mutex_unlock(&s->adapters.lock);
-    adapter_table_free(old);
+    adapter_table_free(n);
 }
 
 static void put_tenant_adapter(struct server *s, const struct tenant *owner,
@@ -304,19 +323,8 @@ static void put_tenant_adapter(struct server *s, const struct tenant *owner,
         put_name(s, a->shares[i], owner->number, a);
 }
 
-static void on_published(void *cookie, const struct tenant *owner, const struct tenant_adapter *a)
+static void take_names(struct server *s, const struct tenant *owner, const char *name)
 {
-    struct server *s = cookie;
-    if (!a)
-        return;
-    pthread_rwlock_rdlock(&s->tenants.lock);
-    put_tenant_adapter(s, owner, a);
-    pthread_rwlock_unlock(&s->tenants.lock);
-}
-
-static void on_withdrawn(void *cookie, const struct tenant *owner, const char *name)
-{
-    struct server *s = cookie;
     pthread_mutex_lock(&s->adapters.lock);
     struct adapter_name *gone = adapter_table_take_owned(&s->adapters, owner->number, name);
     pthread_mutex_unlock(&s->adapters.lock);
@@ -326,24 +334,23 @@ static void on_withdrawn(void *cookie, const struct tenant *owner, const char *n
     }
 }
 
-static void on_shared(void *cookie, const struct tenant *owner, const char *name,
-                      const struct tenant *with)
+/* Read and put under one lock: of several changes at once the last in the tenants' tables is the
+ * last here. */
+void adapters_changed(struct server *s, const struct tenant *owner, const char *name)
 {
-    struct server *s = cookie;
-    const struct tenant_adapter *a = tenants_find_adapter(&s->tenants, owner, name);
     pthread_rwlock_rdlock(&s->tenants.lock);
+    const struct tenant_adapter *a = owner->adapters;
+    while (a && strcmp(a->name, name) != 0)
+        a = a->next;
     if (a)
-        put_name(s, with->number, owner->number, a);
+        put_tenant_adapter(s, owner, a);
+    else
+        take_names(s, owner, name);
     pthread_rwlock_unlock(&s->tenants.lock);
 }
 
 static void take_store_names(struct server *s)
 {
-    s->adapter_hooks = (struct adapter_hooks){.publish = on_publish,
-                                              .published = on_published,
-                                              .withdrawn = on_withdrawn,
-                                              .shared = on_shared,
-                                              .cookie = s};
     pthread_rwlock_rdlock(&s->tenants.lock);
     for (uint32_t i = 0; i < s->tenants.n_tenants; i++)
         for (const struct tenant_adapter *a = s->tenants.all[i]->adapters; a; a = a->next)
@@ -423,29 +430,75 @@ void adapters_resident_names(struct server *s, char *out, size_t n)
 
 /* ---- life ---- */
 
+/* An item of --lora-modules. */
+struct module {
+    const char *name, *path;
+    json_t *o; /* both lie in it, or: */
+    char *copy;
+};
+
+static void module_finish(struct module *m)
+{
+    json_decref(m->o);
+    free(m->copy);
+}
+
 /* "NAME=PATH", or vLLM's {"name": ..., "path": ...}. */
+static int read_module(const char *text, struct module *m, struct lodge_error *e)
+{
+    const char *equal = strchr(text, '=');
+    *m = (struct module){.o = text[0] == '{' ? json_loads(text, 0, NULL) : NULL};
+    if (m->o) {
+        lodge_json_get_string(m->o, "name", &m->name, NULL);
+        lodge_json_get_string(m->o, "path", &m->path, NULL);
+    } else if (equal && (m->copy = strndup(text, (size_t)(equal - text)))) {
+        m->name = m->copy;
+        m->path = equal + 1;
+    }
+    if (m->name && m->path && *m->name && *m->path)
+        return 0;
+    module_finish(m);
+    return lodge_fail(e, LODGE_ERR_CONFIG, "--lora-modules takes NAME=PATH, but got '%.200s'",
+                      text);
+}
+
 static int load_module(struct server *s, const char *text, struct lodge_error *e)
 {
-    const char *name = NULL, *path = NULL, *equal = strchr(text, '=');
-    char *copy = NULL;
-    json_t *o = text[0] == '{' ? json_loads(text, 0, NULL) : NULL;
-    if (o) {
-        lodge_json_get_string(o, "name", &name, NULL);
-        lodge_json_get_string(o, "path", &path, NULL);
-    } else if (equal && (copy = strndup(text, (size_t)(equal - text)))) {
-        name = copy;
-        path = equal + 1;
+    struct module m;
+    int err = read_module(text, &m, e);
+    if (err)
+        return err;
+    err = adapters_publish(s, m.name, m.path, false, e);
+    module_finish(&m);
+    if (err != LODGE_ERR_INVALID)
+        return err;
+    lodge_error_prefix(e, "--lora-modules %s", text);
+    return LODGE_ERR_CONFIG;
+}
+
+static int open_dir(const char *path, int *fd, struct lodge_error *e)
+{
+    *fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return *fd >= 0
+               ? 0
+               : lodge_fail(e, LODGE_ERR_NOT_FOUND, "--adapter-dir %s: %s", path, strerror(errno));
+}
+
+int adapters_check_flags(const struct lodge_serve_config *c, struct lodge_error *e)
+{
+    int fd = -1, err = c->adapter_dir ? open_dir(c->adapter_dir, &fd, e) : 0;
+    if (fd >= 0)
+        close(fd);
+    for (uint32_t i = 0; i < c->lora_modules.n && !err; i++) {
+        struct module m;
+        err = read_module(c->lora_modules.items[i], &m, e);
+        if (err)
+            return err;
+        if (access(m.path, R_OK))
+            err = lodge_fail(e, LODGE_ERR_NOT_FOUND, "--lora-modules %s: %s",
+                             c->lora_modules.items[i], strerror(errno));
+        module_finish(&m);
     }
-    int err = name && path && *name && *path
-                  ? adapters_publish(s, name, path, false, e)
-                  : lodge_fail(e, LODGE_ERR_CONFIG,
-                               "--lora-modules takes NAME=PATH, but got '%.200s'", text);
-    if (err == LODGE_ERR_INVALID) {
-        lodge_error_prefix(e, "--lora-modules %s", text);
-        err = LODGE_ERR_CONFIG;
-    }
-    json_decref(o);
-    free(copy);
     return err;
 }
 
@@ -455,11 +508,8 @@ int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error 
     int err = 0;
     s->adapters.engine = en;
     if (c->adapter_dir) {
-        s->adapters.dir_fd = open(c->adapter_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        if (s->adapters.dir_fd < 0)
-            return lodge_fail(e, LODGE_ERR_NOT_FOUND, "--adapter-dir %s: %s", c->adapter_dir,
-                              strerror(errno));
-        s->adapters.has_dir = true;
+        err = open_dir(c->adapter_dir, &s->adapters.dir_fd, e);
+        s->adapters.has_dir = !err;
     }
     for (uint32_t i = 0; i < c->lora_modules.n && !err; i++)
         err = load_module(s, c->lora_modules.items[i], e);
@@ -471,8 +521,9 @@ int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error 
 void adapters_close(struct server *s)
 {
     struct adapter_names *a = &s->adapters;
-    s->adapter_hooks = (struct adapter_hooks){0};
+    pthread_mutex_lock(&a->lock); /* of admin threads, if the model could not be loaded */
     adapter_table_clear(a);
+    pthread_mutex_unlock(&a->lock);
     if (a->has_dir)
         close(a->dir_fd);
     a->has_dir = false;

@@ -1,9 +1,9 @@
 /* Names of adapters: (tenant, name) -> version.
  *
  * Adapters from flags, the directory and the load route are published: every tenant may use them
- * (tenant 0 here). A tenant's own names and those shared with it come first, then the published
- * ones, then the directory. What the store and the directory name is read when it is first used. A
- * name changes its version in one step; requests keep the version that they began with.
+ * (tenant 0 here). A tenant's own names come first, then those shared with it, the published ones,
+ * and the directory. What the store and the directory name is read when it is first used. A name
+ * changes its version in one step; requests keep the version that they began with.
  *
  * Versions of different owners are never one, also when their content is: nobody can tell by the
  * time of a load what others have. A share names the owner's version.
@@ -21,6 +21,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+struct lodge_serve_config;
 struct server;
 
 #define ADAPTER_BUCKETS 4096u
@@ -33,6 +34,7 @@ struct adapter_name {
     uint64_t owner;                        /* whose version it is */
     struct lodge_adapter_version *version; /* NULL: not read yet */
     char *path;
+    uint64_t serial; /* of the entry in the table; a copy has that of its original; 0: none */
     bool in_dir;     /* path is a name in the directory */
     char digest[65]; /* what it must be; empty: whatever it is */
     int64_t created;
@@ -52,11 +54,14 @@ struct adapter_names {
     pthread_mutex_t lock;
     struct adapter_name *buckets[ADAPTER_BUCKETS];
     struct adapter_use *uses[ADAPTER_BUCKETS];
+    uint64_t n_puts; /* the last serial */
     uint32_t n;
     bool has_dir;
     int dir_fd; /* of --adapter-dir */
 };
 
+/* What can be told of the flags before the model is there. Errors as adapters_open. */
+int adapters_check_flags(const struct lodge_serve_config *c, struct lodge_error *e);
 /* Opens the directory, loads what --lora-modules names, and takes the names of the store.
  * NOT_FOUND, FORMAT, UNSUPPORTED: an adapter (exit 3); CONFIG: a flag. */
 int adapters_open(struct server *s, struct lodge_engine *en, struct lodge_error *e);
@@ -85,6 +90,13 @@ int adapters_publish(struct server *s, const char *name, const char *path, bool 
                      struct lodge_error *e);
 /* NOT_FOUND when there is no such published name. Running requests go on. */
 int adapters_unpublish(struct server *s, const char *name, struct lodge_error *e);
+/* May a tenant register what lies at `path`? Fills in the content's digest (hex), or nothing while
+ * the model is still loading: then it is checked when it is first used. Admin threads. */
+int adapters_check(struct server *s, const struct tenant *owner, const char *name, const char *path,
+                   char digest[65], struct lodge_error *e);
+/* From here on a tenant's name, and what is shared of it, means what the tenants' tables say; no
+ * new request may use it when it is not there any more. Admin threads, in any order. */
+void adapters_changed(struct server *s, const struct tenant *owner, const char *name);
 /* Appends cards of what the caller may name to a JSON list. */
 void adapters_list(struct server *s, const struct principal *p, json_t *list);
 /* The card of one name, or NULL. */

@@ -1,5 +1,4 @@
-/* Adapters of a project: names and where they lie. What an adapter does when it is registered is
- * behind server.adapter_hooks. */
+/* Adapters of a project: names and where they lie. */
 #include "server/admin.h"
 
 #include "base/json.h"
@@ -88,7 +87,6 @@ static bool path_allowed(const char *path)
 static void add_adapter(struct call *c, struct tenant *who)
 {
     struct server *s = c->server;
-    const struct adapter_hooks *h = &s->adapter_hooks;
     const char *name, *path = NULL;
     bool replace = false;
     char digest[65] = "";
@@ -111,15 +109,14 @@ static void add_adapter(struct call *c, struct tenant *who)
     else if (!replace && tenants_find_adapter(&s->tenants, who, name))
         reply_error(c, 409, "conflict_error", "name", "name_taken",
                     "there is an adapter '%s' already; 'load_inplace': true replaces it", name);
-    else if (h->publish && h->publish(h->cookie, who, name, path, digest, &e))
+    else if (adapters_check(s, who, name, path, digest, &e))
         admin_bad(c, "path", "%s", e.text);
     else if (tenants_put_adapter(&s->tenants, who, name, path, *digest ? digest : NULL, replace,
                                  &e))
         admin_failed(c, &e);
     if (c->reply.status)
         return;
-    if (h->published)
-        h->published(h->cookie, who, tenants_find_adapter(&s->tenants, who, name));
+    adapters_changed(s, who, name);
     reply_adapter(c, who, name);
 }
 
@@ -137,7 +134,6 @@ void admin_adapters(struct call *c)
 
 void admin_one_adapter(struct call *c)
 {
-    const struct adapter_hooks *h = &c->server->adapter_hooks;
     struct admin_path at;
     struct lodge_error e = {0};
     admin_path(c, &at);
@@ -149,22 +145,30 @@ void admin_one_adapter(struct call *c)
         return;
     }
     if (tenants_delete_adapter(&c->server->tenants, who, at.name, &e)) {
-        reply_error(c, reply_status(e.code),
+        reply_error(c, failure_of(e.code)->status,
                     e.code == LODGE_ERR_NOT_FOUND ? "not_found_error" : "server_error", NULL,
                     e.code == LODGE_ERR_NOT_FOUND ? "adapter_not_found" : "internal_error", "%s",
                     e.text);
         return;
     }
-    if (h->withdrawn)
-        h->withdrawn(h->cookie, who, at.name);
+    adapters_changed(c->server, who, at.name);
     reply_json(c, 200,
                json_pack("{s:s, s:s, s:b}", "object", "organization.project.adapter.deleted", "id",
                          at.name, "deleted", 1));
 }
 
+static void share_failed(struct call *c, const struct lodge_error *e)
+{
+    if (e->code != LODGE_ERR_FULL) {
+        admin_failed(c, e);
+        return;
+    }
+    reply_error(c, 409, "conflict_error", "project", "name_taken", "%s", e->text);
+    c->reply.no_retry = true;
+}
+
 void admin_share(struct call *c)
 {
-    const struct adapter_hooks *h = &c->server->adapter_hooks;
     struct admin_path at;
     const char *with = NULL;
     struct lodge_error e = {0};
@@ -179,10 +183,9 @@ void admin_share(struct call *c)
         admin_bad(c, "project", "'project' must be the id of another project");
     else if (tenants_find_adapter(&c->server->tenants, who, at.name) &&
              tenants_share_adapter(&c->server->tenants, who, at.name, to, &e))
-        admin_failed(c, &e);
+        share_failed(c, &e);
     if (c->reply.status)
         return;
-    if (h->shared && tenants_find_adapter(&c->server->tenants, who, at.name))
-        h->shared(h->cookie, who, at.name, to);
+    adapters_changed(c->server, who, at.name);
     reply_adapter(c, who, at.name);
 }

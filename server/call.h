@@ -163,8 +163,15 @@ void reply_error(struct call *c, int status, const char *type, const char *param
                  const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 /* From an engine or parser error; nothing when the call must read first. */
 void reply_lodge_error(struct call *c, const struct refusal *r);
-/* The HTTP status that it gives this error. */
-int reply_status(int code);
+/* How a kind of failure looks to a client; `text` (NULL: the code's own) where nothing more is
+ * known of it. */
+struct failure {
+    int code, status;
+    const char *type, *name;
+    const char *text;
+};
+const struct failure *failure_of(int code);
+const char *failure_text(const struct failure *f);
 /* Polling thread: hands c->reply to libmicrohttpd. */
 enum MHD_Result reply_send(struct call *c);
 void reply_headers(struct call *c, struct MHD_Response *r);

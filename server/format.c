@@ -228,16 +228,9 @@ void format_stream_error(struct call *c, int error)
     for (uint32_t i = 0; i < g->n_runs; i++)
         for (uint32_t k = 0; k < g->best_of; k++)
             end_choice(c, i, &g->runs[i].choices[k]);
-    bool late = error == LODGE_ERR_TIMEOUT, stops = error == LODGE_ERR_CANCELLED;
+    const struct failure *f = failure_of(error);
     lodge_buf_puts(&g->out, "data: ");
-    error_json(&g->out,
-               late    ? "the request's deadline passed before it was finished"
-               : stops ? "the server stopped before the reply was finished"
-                       : "the server failed to go on with the reply",
-               late || stops ? "overloaded_error" : "server_error", NULL,
-               late    ? "timeout"
-               : stops ? "draining"
-                       : "internal_error");
+    error_json(&g->out, failure_text(f), f->type, NULL, f->name);
     lodge_buf_puts(&g->out, "\n\n");
     g->failed = true;
 }

@@ -2,6 +2,7 @@
 #include "server/call.h"
 
 #include "base/clock.h"
+#include "base/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,6 +105,10 @@ void generate_prepare(struct call *c, enum call_kind kind)
         g->req.tier = c->principal.tier;
         g->req.weight = c->principal.weight;
         err = begin(c, g, &r.e);
+        /* The parser checked everything but what the adapters come to together. */
+        if (err == LODGE_ERR_INVALID)
+            snprintf(r.param, sizeof r.param, "%s",
+                     lodge_json_member(c->json, "adapters") ? "adapters" : "model");
     }
     if (err) {
         account_undo(c);
@@ -194,16 +199,8 @@ static const struct run *failed_run(const struct generation *g)
 static void reply_failed(struct call *c, int error)
 {
     struct refusal r = {.e.code = error ? error : LODGE_ERR_INTERNAL};
-    if (!account_settled(c, reply_status(r.e.code)))
-        return;
-    if (error == LODGE_ERR_TIMEOUT)
-        lodge_fail(&r.e, error, "the request's deadline passed before it was finished");
-    if (error == LODGE_ERR_OVERLOADED)
-        lodge_fail(&r.e, error,
-                   "more requests came than the server can begin in time; try again later");
-    if (error == LODGE_ERR_CANCELLED)
-        lodge_fail(&r.e, error, "the server stopped before the reply was finished");
-    reply_lodge_error(c, &r);
+    if (account_settled(c, failure_of(r.e.code)->status))
+        reply_lodge_error(c, &r);
 }
 
 static void reply_whole(struct call *c)

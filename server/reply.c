@@ -242,48 +242,54 @@ void reply_error(struct call *c, int status, const char *type, const char *param
     reply_buf(c, status, "application/json", &b);
 }
 
-/* How each kind of failure looks to a client; others are ours, and say no more than that. */
-static const struct {
-    int code, status;
-    const char *type, *name;
-} failures[] = {
-    {LODGE_ERR_INVALID, 400, "invalid_request_error", NULL},
-    {LODGE_ERR_LIMIT, 400, "invalid_request_error", NULL},
-    {LODGE_ERR_FORMAT, 400, "invalid_request_error", NULL},
-    {LODGE_ERR_CONTEXT, 400, "invalid_request_error", "context_length_exceeded"},
-    {LODGE_ERR_UNSUPPORTED, 400, "invalid_request_error", "unsupported_parameter"},
-    {LODGE_ERR_FORBIDDEN, 403, "permission_error", "model_not_allowed"},
-    {LODGE_ERR_NOT_FOUND, 404, "not_found_error", "model_not_found"},
-    {LODGE_ERR_FULL, 503, "overloaded_error", "queue_full"},
-    {LODGE_ERR_OVERLOADED, 503, "overloaded_error", "overloaded"},
-    {LODGE_ERR_DRAINING, 503, "overloaded_error", "draining"},
-    {LODGE_ERR_CANCELLED, 503, "overloaded_error", "draining"},
-    {LODGE_ERR_NOMEM, 503, "overloaded_error", "out_of_memory"},
-    {LODGE_ERR_TIMEOUT, 503, "overloaded_error", "timeout"},
-    {LODGE_ERR_ADAPTER_LOST, 503, "overloaded_error", "adapter_lost"},
-    {LODGE_ERR_THROTTLED, 429, "rate_limit_error", "rate_limit_exceeded"},
+static const struct failure failures[] = {
+    {LODGE_ERR_INVALID, 400, "invalid_request_error", NULL, NULL},
+    {LODGE_ERR_LIMIT, 400, "invalid_request_error", NULL, NULL},
+    {LODGE_ERR_FORMAT, 400, "invalid_request_error", NULL, NULL},
+    {LODGE_ERR_CONTEXT, 400, "invalid_request_error", "context_length_exceeded", NULL},
+    {LODGE_ERR_UNSUPPORTED, 400, "invalid_request_error", "unsupported_parameter", NULL},
+    {LODGE_ERR_FORBIDDEN, 403, "permission_error", "model_not_allowed", NULL},
+    {LODGE_ERR_NOT_FOUND, 404, "not_found_error", "model_not_found", NULL},
+    {LODGE_ERR_FULL, 503, "overloaded_error", "queue_full", NULL},
+    {LODGE_ERR_OVERLOADED, 503, "overloaded_error", "overloaded",
+     "more requests came than the server can begin in time; try again later"},
+    {LODGE_ERR_DRAINING, 503, "overloaded_error", "draining", NULL},
+    {LODGE_ERR_CANCELLED, 503, "overloaded_error", "draining",
+     "the server stopped before the reply was finished"},
+    {LODGE_ERR_NOMEM, 503, "overloaded_error", "out_of_memory", NULL},
+    {LODGE_ERR_TIMEOUT, 503, "overloaded_error", "timeout",
+     "the request's deadline passed before it was finished"},
+    {LODGE_ERR_ADAPTER_LOST, 503, "overloaded_error", "adapter_lost",
+     "the files of an adapter have changed or are gone since the request began; ask again"},
+    {LODGE_ERR_THROTTLED, 429, "rate_limit_error", "rate_limit_exceeded", NULL},
 };
 
-int reply_status(int code)
+/* Others are ours, and say no more than that. */
+static const struct failure internal = {LODGE_ERR_INTERNAL, 500, "server_error", "internal_error",
+                                        "the server failed to process the request"};
+
+const struct failure *failure_of(int code)
 {
     for (size_t i = 0; i < sizeof failures / sizeof *failures; i++)
         if (failures[i].code == code)
-            return failures[i].status;
-    return 500;
+            return &failures[i];
+    return &internal;
+}
+
+const char *failure_text(const struct failure *f)
+{
+    return f->text ? f->text : lodge_error_text(f->code);
 }
 
 void reply_lodge_error(struct call *c, const struct refusal *r)
 {
+    const struct failure *f = failure_of(r->e.code);
     if (c->must_read)
         return;
-    for (size_t i = 0; i < sizeof failures / sizeof *failures; i++)
-        if (failures[i].code == r->e.code) {
-            reply_error(c, failures[i].status, failures[i].type, r->param, failures[i].name, "%s",
-                        *r->e.text ? r->e.text : lodge_error_text(r->e.code));
-            return;
-        }
-    lodge_log_text(c->server->log, LODGE_LOG_ERROR, "http", "%s: %s: %s", c->request_id,
-                   lodge_error_name(r->e.code), r->e.text);
-    reply_error(c, 500, "server_error", NULL, "internal_error",
-                "the server failed to process the request");
+    if (f == &internal)
+        lodge_log_text(c->server->log, LODGE_LOG_ERROR, "http", "%s: %s: %s", c->request_id,
+                       lodge_error_name(r->e.code), r->e.text);
+    bool told = f != &internal;
+    reply_error(c, f->status, f->type, told ? r->param : NULL, f->name, "%s",
+                told && *r->e.text ? r->e.text : failure_text(f));
 }

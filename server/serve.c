@@ -385,6 +385,26 @@ static int run(struct server *s, const char *chat_template, struct lodge_error *
     return err;
 }
 
+static int check_readable(const char *flag, const char *path, struct lodge_error *e)
+{
+    char *text = NULL;
+    size_t n;
+    int err = path ? lodge_file_read(path, (size_t)4 << 20, &text, &n, e) : 0;
+    free(text);
+    if (err)
+        lodge_error_prefix(e, "--%s", flag);
+    return err ? LODGE_ERR_CONFIG : 0;
+}
+
+/* What is read when the model is there: a wrong path is told before, which may be minutes. */
+static int check_later_files(const struct lodge_serve_config *c, struct lodge_error *e)
+{
+    int err = adapters_check_flags(c, e);
+    for (uint32_t i = 0; i < c->public_prefixes.n && !err; i++)
+        err = check_readable("public-prefix", c->public_prefixes.items[i], e);
+    return err;
+}
+
 static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
 {
     struct server *s = calloc(1, sizeof *s);
@@ -413,6 +433,8 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
         lodge_error_prefix(e, "--chat-template");
         err = LODGE_ERR_CONFIG;
     }
+    if (!err)
+        err = check_later_files(cfg, e);
     if (!err) {
         err = open_tenants(s, e);
         if (!err)
@@ -427,7 +449,7 @@ static int serve(const struct lodge_serve_config *cfg, struct lodge_error *e)
     return err;
 }
 
-/* What the settings point to, as far as it is read before the model. */
+/* What the settings point to, but the model and what is in adapters. */
 static int check_files(struct server *s, struct lodge_error *e)
 {
     const struct lodge_serve_config *c = s->cfg;
@@ -436,15 +458,10 @@ static int check_files(struct server *s, struct lodge_error *e)
     int err = load_keys(s, e);
     free(s->keys);
     free(s->admin_keys);
-    for (int i = 0; i < 3 && !err; i++) {
-        char *text = NULL;
-        size_t n;
-        if (paths[i] && lodge_file_read(paths[i], (size_t)4 << 20, &text, &n, e)) {
-            lodge_error_prefix(e, "--%s", names[i]);
-            err = LODGE_ERR_CONFIG;
-        }
-        free(text);
-    }
+    for (int i = 0; i < 3 && !err; i++)
+        err = check_readable(names[i], paths[i], e);
+    if (!err)
+        err = check_later_files(c, e);
     if (!err && c->weights_cache && !lodge_dir_exists(c->weights_cache))
         err = lodge_fail(e, LODGE_ERR_CONFIG, "--weights-cache %s: no such directory",
                          c->weights_cache);

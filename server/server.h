@@ -61,22 +61,6 @@ struct lane {
     uint32_t n_threads;
 };
 
-/* What happens to adapters that the admin API registers and withdraws. Admin threads call these;
- * any may be NULL, and then the store alone knows them. */
-struct adapter_hooks {
-    /* Before the store takes it: checks what lies at `path` and fills in the content's digest
-     * (hex). An error refuses it (400). */
-    int (*publish)(void *cookie, const struct tenant *owner, const char *name, const char *path,
-                   char digest[65], struct lodge_error *e);
-    /* Stored; from here on requests may name it. */
-    void (*published)(void *cookie, const struct tenant *owner, const struct tenant_adapter *a);
-    /* No new request may use it; running ones finish. */
-    void (*withdrawn)(void *cookie, const struct tenant *owner, const char *name);
-    void (*shared)(void *cookie, const struct tenant *owner, const char *name,
-                   const struct tenant *with);
-    void *cookie;
-};
-
 struct server {
     const struct lodge_serve_config *cfg;
     struct lodge_log *log;
@@ -93,7 +77,6 @@ struct server {
     struct tenants tenants;
     struct lodge_digest *admin_keys; /* as `keys`, for the admin listener */
     uint32_t n_admin_keys;
-    struct adapter_hooks adapter_hooks;
     struct MHD_Daemon *daemon, *admin_daemon; /* the latter may be NULL */
     uint16_t port, admin_port;
     atomic_bool draining; /* new work is refused */

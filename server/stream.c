@@ -8,7 +8,7 @@
 /* What is handed out at once; also the least a slow reader must take in --stall-timeout. */
 #define BLOCK_BYTES 16384u
 
-/* Nothing is left to write: takes news, or the end. True when there is something now. */
+/* Nothing is left to write: takes news, or the end. True when there is some of that now. */
 static bool refill(struct call *c)
 {
     struct generation *g = c->gen;
@@ -23,7 +23,7 @@ static bool refill(struct call *c)
         format_stream_tail(c);
         g->tail_sent = true;
     }
-    return g->out.n > 0;
+    return g->out.n > 0 || g->tail_sent;
 }
 
 /* Nothing to write: sleeps, or writes a comment after a long silence. Returns false when asleep. */

@@ -376,13 +376,38 @@ int tenants_delete_adapter(struct tenants *t, struct tenant *who, const char *na
     return err;
 }
 
+/* Has `with` an adapter of this name, its own or one that somebody else than `who` shares? Under
+ * `change`. */
+static bool may_name(const struct tenants *t, const struct tenant *who, const struct tenant *with,
+                     const char *name)
+{
+    bool may = false;
+    for (uint32_t i = 0; i < t->n_tenants; i++)
+        for (const struct tenant_adapter *a = t->all[i]->adapters; a; a = a->next) {
+            if (t->all[i] == who || strcmp(a->name, name) != 0)
+                continue;
+            may |= t->all[i] == with;
+            for (uint32_t k = 0; k < a->n_shares; k++)
+                may |= a->shares[k] == with->number;
+        }
+    return may;
+}
+
 int tenants_share_adapter(struct tenants *t, struct tenant *who, const char *name,
                           const struct tenant *with, struct lodge_error *e)
 {
     struct adapter_change c = {.a = {.project = who->number, .name = name}, .with = with->number};
     pthread_mutex_lock(&t->change);
-    int err = tenants_find_adapter(t, who, name) ? ledger_change(&t->ledger, put_share, &c, e)
-                                                 : no_adapter(name, e);
+    int err = 0;
+    if (!tenants_find_adapter(t, who, name))
+        err = no_adapter(name, e);
+    else if (may_name(t, who, with, name))
+        err = lodge_fail(e, LODGE_ERR_FULL,
+                         "project '%s' has an adapter '%s' already, its own or a shared one; share "
+                         "it under another name",
+                         with->name, name);
+    else
+        err = ledger_change(&t->ledger, put_share, &c, e);
     if (!err) {
         pthread_rwlock_wrlock(&t->lock);
         err = tenants_add_share(t, who->number, name, with->number) ? no_memory(e) : 0;

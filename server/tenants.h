@@ -193,6 +193,7 @@ int tenants_put_adapter(struct tenants *t, struct tenant *who, const char *name,
                         const char *digest, bool replace, struct lodge_error *e);
 int tenants_delete_adapter(struct tenants *t, struct tenant *who, const char *name,
                            struct lodge_error *e);
+/* FULL when the other has one of that name, its own or a shared one. */
 int tenants_share_adapter(struct tenants *t, struct tenant *who, const char *name,
                           const struct tenant *with, struct lodge_error *e);
 

@@ -121,22 +121,27 @@ int admin_tail(char *out, size_t room, const char *before, const char *text, con
                : 0;
 }
 
+static bool says(const json_t *o, const char *field, const char *text)
+{
+    const char *value = json_string_value(json_object_get(o, field));
+    return value && strcmp(value, text) == 0;
+}
+
 int admin_find_project(struct admin *a, struct lodge_error *e)
 {
     const char *wanted = a->args[0];
-    json_t *all = NULL, *p;
+    json_t *all = NULL, *found = NULL, *p;
     size_t i;
-    if (strncmp(wanted, "proj_", 5) == 0) {
-        a->project = json_pack("{s:s}", "id", wanted);
-        return 0;
-    }
     int err = admin_get_all(a, "", &all, e);
     json_array_foreach(json_object_get(all, "data"), i, p)
     {
-        const char *name = json_string_value(json_object_get(p, "name"));
-        if (name && strcmp(name, wanted) == 0)
-            a->project = json_incref(p);
+        if (says(p, "id", wanted) || (!found && says(p, "name", wanted)))
+            found = p;
     }
+    if (found)
+        a->project = json_incref(found);
+    else if (!err && strncmp(wanted, "proj_", 5) == 0) /* it may be archived */
+        a->project = json_pack("{s:s}", "id", wanted);
     json_decref(all);
     if (!err && !a->project)
         err = lodge_fail(e, LODGE_ERR_INVALID,
@@ -211,6 +216,7 @@ static int choose_verb(const struct admin_noun *n, struct admin *a, const struct
 static int read_key(struct admin *a, char **text, struct lodge_error *e)
 {
     size_t n;
+    a->http.key_from = "--admin-key-file FILE, or in LODGE_ADMIN_KEY";
     a->http.api_key = getenv("LODGE_ADMIN_KEY");
     if (!a->o.key_file)
         return 0;

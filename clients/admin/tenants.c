@@ -1,6 +1,7 @@
 /* lodgectl tenants */
 #include "clients/admin/admin.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@ static int set_number(json_t *body, const char *field, const char *text, struct 
     if (!text)
         return 0;
     double v = strtod(text, &end);
-    if (end == text || *end)
+    if (end == text || *end || !isfinite(v))
         return lodge_fail(e, LODGE_ERR_CONFIG, "--%s: '%s' is no number", field, text);
     return json_object_set_new(body, field, json_real(v));
 }

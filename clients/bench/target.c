@@ -133,7 +133,10 @@ int bench_target_open(const struct bench_options *o, const struct bench_workload
     if (!t->label)
         t->label = t->base;
     t->one_key = side == 1 && given->api_key;
-    struct http_client http = {t->base, bench_target_key(t, 0), interrupted};
+    struct http_client http = {.url = t->base,
+                               .api_key = bench_target_key(t, 0),
+                               .key_from = "--api-key KEY, or in LODGE_API_KEY",
+                               .interrupted = interrupted};
     err = gather_models(t, &http, given->model, e);
     if (!err)
         err = try_server(t, w, &http, e);

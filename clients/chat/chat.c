@@ -248,7 +248,10 @@ static int run(struct chat *c, struct lodge_error *e)
     int err = http_base_url(c->conf.n_args ? c->conf.args[0] : c->s.url, c->url, sizeof c->url, e);
     if (err)
         return err;
-    struct http_client http = {c->url, http_api_key(c->s.api_key), &interrupted};
+    struct http_client http = {.url = c->url,
+                               .api_key = http_api_key(c->s.api_key),
+                               .key_from = "--api-key KEY, or in LODGE_API_KEY",
+                               .interrupted = &interrupted};
     const char *model;
     err = choose_model(c, &http, &model, e);
     if (err)

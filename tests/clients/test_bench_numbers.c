@@ -420,7 +420,7 @@ END_TEST
 START_TEST(errors_are_counted_by_kind)
 {
     struct bench_result r = {0}, sum = {0};
-    char kind[16];
+    char kind[20];
     for (int i = 0; i < 3; i++)
         ck_assert_int_eq(bench_result_error(&r, "HTTP 429", i ? "later" : "first"), 0);
     ck_assert_int_eq(bench_result_error(&r, "HTTP 500", "x"), 1);

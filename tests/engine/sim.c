@@ -43,7 +43,8 @@ void __wrap_lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q);
 void __wrap_lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q);
 uint32_t __wrap_lodge_residency_idle_pages(const struct lodge_residency *r,
                                            const struct lodge_seq *q);
-bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix);
+bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix,
+                                  bool keep_wanted);
 
 void __wrap_lodge_residency_begin(struct lodge_residency *r, uint64_t spare_pages)
 {
@@ -85,9 +86,11 @@ uint32_t __wrap_lodge_residency_idle_pages(const struct lodge_residency *r,
     return 0;
 }
 
-bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix)
+bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix,
+                                  bool keep_wanted)
 {
     (void)r;
+    (void)keep_wanted;
     return lodge_prefix_evict(prefix);
 }
 

@@ -7,7 +7,7 @@
  * could read it is in flight; a running sequence's adapters stay; nothing that an adapter computed
  * is found once it has left; what an earlier request of a plan wanted is not evicted for a later.
  */
-#include "engine/residency.h"
+#include "engine/sched.h"
 
 #include "tests/engine/test_engine_random.h"
 
@@ -120,12 +120,12 @@ static uint8_t *make_image(const struct lodge_adapter_version *v)
     return image;
 }
 
-static void new_version(struct lab *l, uint32_t i)
+static void new_version(struct lab *l, uint32_t i, uint32_t n_cells)
 {
     struct lodge_adapter_version *v = calloc(1, sizeof *v);
     v->owner = &l->adapters;
     v->fd = -1;
-    v->layout.n_cells = test_between(&l->rnd, 1, 7 * CELLS);
+    v->layout.n_cells = n_cells;
     v->info.n_pages = (v->layout.n_cells + CELLS - 1) / CELLS;
     v->info.bytes = (uint64_t)v->layout.n_cells * LODGE_CELL_BYTES;
     v->pages = calloc(v->info.n_pages, sizeof *v->pages);
@@ -189,7 +189,9 @@ static uint64_t available(const struct lab *l)
     return l->pool.n_free + l->pool.n_retiring + l->pool.n_cached;
 }
 
-/* One plan: whatever is ready begins to run. */
+static void take_block(struct lab *l, bool keep_wanted);
+
+/* One plan: whatever is ready begins to run, and some take pages at once. */
 static void plan(struct lab *l)
 {
     bool was[VERSIONS] = {false};
@@ -212,6 +214,7 @@ static void plan(struct lab *l)
             lodge_residency_use(l->residency, &l->seqs[i]);
             l->runs[i] = true;
             l->n_used++;
+            take_block(l, true);
         }
     }
     if (lodge_residency_take_lost(l->residency))
@@ -232,14 +235,14 @@ static uint32_t owner_of(const struct lodge_inflight *q)
 }
 
 /* A running sequence takes a page, which gets a name at once. */
-static void take_block(struct lab *l)
+static void take_block(struct lab *l, bool keep_wanted)
 {
     struct block *b = &l->blocks[test_below(&l->rnd, BLOCKS)];
     uint32_t i = test_below(&l->rnd, SEQS), page;
     if (b->used || !l->runs[i])
         return;
     while ((page = lodge_pool_take(&l->pool, LODGE_PAGE_KV)) == NONE)
-        if (!lodge_residency_evict(l->residency, &l->prefix))
+        if (!lodge_residency_evict(l->residency, &l->prefix, keep_wanted))
             return;
     struct lodge_digest key;
     uint64_t name = ++l->next_key;
@@ -350,7 +353,7 @@ static void act(struct lab *l)
         break;
     case 4:
     case 5:
-        take_block(l);
+        take_block(l, false);
         break;
     case 6:
         drop_block(l);
@@ -363,7 +366,7 @@ static void act(struct lab *l)
         break;
     case 9:
         if (!l->versions[v])
-            new_version(l, v);
+            new_version(l, v, test_between(&l->rnd, 1, 7 * CELLS));
         else if (test_once_in(&l->rnd, 6) && l->named[v]) {
             l->named[v] = false;
             lodge_adapter_version_unref(l->versions[v]);
@@ -398,7 +401,7 @@ static void open_lab(struct lab *l, struct lodge_backend *backend)
     lodge_spares_init(&l->adapters.spares, (size_t)3 * 64 << 10);
     l->residency = lodge_residency_create(&l->adapters, &l->pool, &l->prefix);
     for (uint32_t i = 0; i < VERSIONS; i++)
-        new_version(l, i);
+        new_version(l, i, test_between(&l->rnd, 1, 7 * CELLS));
 }
 
 static void close_lab(struct lab *l)
@@ -478,6 +481,125 @@ START_TEST(a_plan_fills_what_is_left_of_the_slice)
 }
 END_TEST
 
+/* ---- with the scheduler ---- */
+
+#define PROMPT 20u /* a block of 16 tokens, and a part of one */
+
+/* A request of the scheduler's, with up to two choices and room for what they need. */
+struct small_request {
+    struct lodge_inflight req;
+    struct lodge_seq seqs[2];
+    uint32_t tokens[2][2 * PROMPT], pages[2][4], fronts[2][1];
+    struct lodge_digest keys[2][4];
+};
+
+static void make_request(struct small_request *x, uint64_t tenant, struct lodge_adapter_version *v)
+{
+    *x = (struct small_request){.req = {.id = tenant, .seqs = x->seqs, .arrived_ns = 1}};
+    x->req.r = (struct lodge_request){
+        .n_prompt = PROMPT, .n_choices = 2, .n_adapters = v != NULL, .tenant = tenant, .weight = 1};
+    x->req.versions[0] = v;
+    for (uint32_t k = 0; k < 2; k++) {
+        for (uint32_t i = 0; i < PROMPT; i++)
+            x->tokens[k][i] = (uint32_t)tenant << 16 | i;
+        x->seqs[k] = (struct lodge_seq){.req = &x->req,
+                                        .choice = k,
+                                        .state = LODGE_SEQ_PARKED,
+                                        .tokens = x->tokens[k],
+                                        .n_tokens = PROMPT,
+                                        .n_prompt = PROMPT,
+                                        .max_output = 4,
+                                        .pages = x->pages[k],
+                                        .max_blocks = 4,
+                                        .freed_front = x->fronts[k],
+                                        .keys = x->keys[k]};
+    }
+}
+
+/* Puts a version of this many pages in place i, and in the pool. */
+static struct lodge_adapter_version *make_resident(struct lab *l, uint32_t i, uint32_t n_pages)
+{
+    l->named[i] = false;
+    lodge_adapter_version_unref(l->versions[i]);
+    turn(l);
+    new_version(l, i, n_pages * CELLS);
+    struct lodge_adapter_version *v = l->versions[i];
+    struct lodge_inflight request = {.r = {.n_choices = 1, .n_adapters = 1}, .versions = {v}};
+    struct lodge_seq q = {.req = &request};
+    while (v->state != LODGE_RESIDENT) {
+        lodge_residency_begin(l->residency, PAGES);
+        lodge_residency_want(l->residency, &q);
+        for (struct lodge_adapter_version *next; (next = lodge_adapters_next_wanted(&l->adapters));)
+            lodge_adapters_loaded(&l->adapters, next, make_image(next), false);
+        lodge_residency_turn(l->residency, 0);
+    }
+    return v;
+}
+
+/* A further choice takes a page for the copy of its prompt's end while the plan still admits. What
+ * a request behind it was found ready with must not leave for that. */
+START_TEST(a_fork_takes_no_adapter_that_is_waited_for)
+{
+    static struct lab space;
+    struct lodge_backend backend;
+    lab = &space;
+    memset(lab, 0, sizeof *lab);
+    lab->rnd = test_seeded("residency");
+    open_lab(lab, &backend);
+    struct lodge_layer_group group = {0};
+    lab->plan.groups = &group;
+    lab->adapters.budget_bytes = SIZE_MAX;
+    const struct lodge_sched_limits limits = {.policy = LODGE_POLICY_FAIR,
+                                              .max_seqs = 8,
+                                              .max_step_tokens = 64,
+                                              .reserve_tokens = 4,
+                                              .max_tenants = 8,
+                                              .window = 4096,
+                                              .max_age_ns = 3000000000u};
+    struct lodge_sched s;
+    TEST_CHECK(!lodge_sched_init(&s, &limits, &lab->pool, &lab->prefix, &lab->plan, 16, NULL));
+    s.residency = lab->residency;
+    struct lodge_adapter_version *v = make_resident(lab, 0, 6), *w = make_resident(lab, 1, 6);
+    w->value = v->value + 1e12; /* v would go first */
+
+    static struct small_request forks, waits, last;
+    make_request(&forks, 1, NULL);
+    lodge_sched_enqueue(&s, &forks.seqs[0]);
+    lodge_sched_plan(&s, 1);
+    lodge_sched_submitted(&s);
+    TEST_CHECK(s.n_rows == 1 && s.rows[0].n_tokens == PROMPT);
+    lodge_sched_computed(&s, &s.rows[0]);
+    forks.seqs[0].n_tokens++;
+
+    /* Nothing is left but the two adapters, and both are waited for. */
+    uint32_t pages[PAGES], n = 0;
+    while ((pages[n] = lodge_pool_take(&lab->pool, LODGE_PAGE_KV)) != NONE)
+        n++;
+    make_request(&waits, 2, v);
+    make_request(&last, 3, w);
+    lodge_sched_enqueue(&s, &forks.seqs[1]);
+    lodge_sched_enqueue(&s, &waits.seqs[0]);
+    lodge_sched_enqueue(&s, &last.seqs[0]);
+    lodge_fair_charge(&s.fair, waits.seqs[0].tenant, 1000); /* so they are behind */
+    lodge_fair_charge(&s.fair, last.seqs[0].tenant, 2000);
+    lodge_sched_plan(&s, 2);
+    TEST_CHECK(forks.seqs[1].state == LODGE_SEQ_RUNNING);
+    TEST_CHECK(waits.seqs[0].state == LODGE_SEQ_RUNNING && v->state == LODGE_RESIDENT);
+    TEST_CHECK(waits.seqs[0].admitted > forks.seqs[1].admitted);
+
+    lodge_sched_submitted(&s);
+    for (uint32_t k = 0; k < 2; k++)
+        lodge_sched_remove(&s, &forks.seqs[k]);
+    lodge_sched_remove(&s, &waits.seqs[0]);
+    lodge_sched_remove(&s, &last.seqs[0]);
+    while (n > 0)
+        lodge_pool_unref(&lab->pool, pages[--n]);
+    check_pages(lab);
+    lodge_sched_finish(&s);
+    close_lab(lab);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("residency");
@@ -485,6 +607,7 @@ int main(void)
     tcase_set_timeout(t, 230);
     tcase_add_test(t, random_actions);
     tcase_add_test(t, a_plan_fills_what_is_left_of_the_slice);
+    tcase_add_test(t, a_fork_takes_no_adapter_that_is_waited_for);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

@@ -1,6 +1,7 @@
 """Adapters of tenants: own, shared, published; limits; the load routes; nothing of one is seen by another."""
 import json
 import os
+import shutil
 import statistics
 import threading
 import time
@@ -29,6 +30,11 @@ class Case(tenancy.Case):
     def text(self, key, model, **fields):
         r = self.server.ask(key, model=model, **fields)
         return r.json["choices"][0]["text"] if r.status == 200 else r.status
+
+    def restart(self, meanwhile=lambda: None):
+        self.assertEqual(self.server.stop(), 0)
+        meanwhile()
+        type(self).server = tenancy.Server(*self.flags, store=self.server.store)
 
     def own(self, project, name, path, **more):
         return self.server.did("POST", f"projects/{project}/adapters", {"name": name, "path": path, **more})
@@ -71,6 +77,29 @@ class Owners(Case):
         self.server.did("DELETE", f"projects/{a}/adapters/lent")
         self.assertEqual([self.text(k, "lent") for k in (key_a, key_b)], [404, 404])
 
+    def test_shares_take_nobodys_name(self):
+        """An adapter of a tenant's own stands before what is shared with it, whatever came first, and after a start."""
+        (a, key_a), (b, key_b), (c, _) = (self.server.tenant(n) for n in ("giver", "taker", "other-giver"))
+        share = lambda owner, to: self.server.admin("POST", f"projects/{owner}/adapters/twin/share", {"project": to})
+        self.own(a, "twin", adapter("twin-a", STAR))
+        self.own(b, "twin", adapter("twin-b", PLUS))
+        self.own(c, "twin", adapter("twin-c", HASH))
+        r = share(a, b)
+        self.assertEqual((r.status, r.error["param"], r.error["code"]), (409, "project", "name_taken"), r)
+        self.assertEqual([self.text(k, "twin") for k in (key_a, key_b)], ["******", "++++++"])
+        self.server.did("DELETE", f"projects/{b}/adapters/twin")
+        self.assertEqual((share(a, b).status, share(a, b).status, share(c, b).status), (200, 200, 409))
+        self.assertEqual(self.text(key_b, "twin"), "******")
+        self.own(b, "twin", lab.path_of("twin-b"))
+        self.assertEqual(self.text(key_b, "twin"), "++++++")
+        self.restart()
+        self.assertEqual([self.text(k, "twin") for k in (key_a, key_b)], ["******", "++++++"])
+        self.server.did("DELETE", f"projects/{b}/adapters/twin")
+        self.assertEqual(self.text(key_b, "twin"), "******")
+        self.own(b, "twin", lab.path_of("twin-b"))
+        self.server.did("DELETE", f"projects/{a}/adapters/twin")
+        self.assertEqual([self.text(k, "twin") for k in (key_a, key_b)], [404, "++++++"])
+
     def test_keys_with_models(self):
         project, _ = self.server.tenant("strict")
         self.own(project, "sql", adapter("strict-sql", STAR))
@@ -111,10 +140,19 @@ class Owners(Case):
         kept, changed = adapter("kept", STAR), adapter("changed", STAR)
         self.own(project, "kept", kept)
         self.own(project, "changed", changed)
-        type(self).server.stop()
-        adapter("changed", PLUS)
-        type(self).server = tenancy.Server(*self.flags, store=self.server.store)
+        broken = adapter("is-broken", STAR)
+        self.own(project, "broken", broken)
+
+        def meanwhile():
+            adapter("changed", PLUS)
+            lab.path_of("is-broken/adapter_config.json", "{")
+
+        self.restart(meanwhile)
         self.assertEqual(self.text(key, "kept"), "******")
+        r = self.server.ask(key, model="broken")
+        self.assertEqual((r.status, r.error["param"]), (400, "model"), r)
+        self.assertIn("broken/adapter_config.json", r.error["message"])
+        self.assertNotIn(lab.FOLDER.name, r.body, "an operator's path")
         r = self.server.ask(key, model="changed")
         self.assertEqual((r.status, r.error["code"]), (503, "adapter_lost"))
         self.assertIn("changed", r.error["message"])
@@ -170,6 +208,35 @@ class Limits(Case):
         while self.text(key, "two") == 429 and time.time() < end:
             time.sleep(0.02)
         self.assertEqual(self.text(key, "two"), "++++++")
+
+
+class Lost(lab.unittest.TestCase):
+    def attempt(self, server, name, low_key, high_key):
+        path = tiny_adapter.write(os.path.join(self.shelf, name), STAR, rank=96)  # 48 of the pool's 64 pages
+        self.assertEqual(server.ask(low_key, model=name).status, 200)
+        shutil.rmtree(path)
+        s = server.connect(timeout=5 * lab.SLOW)
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(model=name, max_tokens=500),
+                               f"Authorization: Bearer {low_key}", "Connection: close"))
+        self.assertEqual(server.ask(high_key, "y" * 64, max_tokens=900).status, 200)
+        got = lab.read_all(s)
+        s.close()
+        self.assertNotIn(b"internal_error", got)
+        return got.startswith(b"HTTP/1.1 200") and b'"code":"adapter_lost"' in got[-500:]
+
+    def test_preempted_and_gone(self):
+        """A reply gives way to a higher tier, its adapter leaves for the other's pages, and the files are gone. (Or, on a busy
+        machine, it has ended when the other comes: then once more.)"""
+        self.shelf = os.path.join(lab.FOLDER.name, "lost-shelf")
+        os.makedirs(self.shelf)
+        server = tenancy.Server("--pool-bytes", "256K", "--max-model-len", "1024", "--host-cache-bytes", "4096",
+                                "--adapter-dir", self.shelf, "--keepalive", "3600")
+        self.addCleanup(server.process.kill)
+        (low, low_key), (_, high_key) = (server.tenant(n) for n in ("low", "high"))
+        server.did("POST", f"projects/{low}", {"tier": 5})
+        self.assertTrue(any(self.attempt(server, f"wide{i}", low_key, high_key) for i in range(50)))
+        self.assertEqual(server.ask(low_key, model="wide0").status, 404)
+        self.assertEqual(server.stop(), 0)
 
 
 class Isolation(Case):

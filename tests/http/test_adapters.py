@@ -70,7 +70,8 @@ class Names(lab.ServerCase):
         for value, param in cases:
             with self.subTest(value=value):
                 self.refused(self.server.complete(adapters=value), 400, param)
-        self.assertIn("twice", self.server.complete(adapters=[{"name": "star"}, {"name": "star"}]).error["message"])
+        self.refused(self.server.complete(adapters=[{"name": "star"}, {"name": "star"}]), 400, "adapters", says="twice")
+        self.refused(self.server.complete(model="star", adapters=[{"name": "star"}]), 400, "adapters", says="twice")
         self.refused(self.server.complete(adapters=[{"name": "nope"}]), 404, "adapters[0].name", "model_not_found",
                      kind="not_found_error")
 
@@ -88,6 +89,12 @@ class Names(lab.ServerCase):
             self.assertIn(r.status, (400, 404), r)
             self.assertIn("adapter", r.error["message"])
             self.assertNotIn(lab.FOLDER.name, r.body)
+
+    def test_errors_call_files_of_the_directory_by_name(self):
+        bad = tiny_adapter.write(os.path.join(self.dir, "bad"), STAR, config={"r": 9})
+        r = self.server.complete(model="bad")
+        shutil.rmtree(bad)
+        self.refused(r, 400, "model", says='adapter "bad" rejected: bad/adapter_model.safetensors: tensor ')
 
     def test_cards(self):
         cards = {c["id"]: c for c in self.server.get("/v1/models").json["data"]}

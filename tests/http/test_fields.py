@@ -246,6 +246,7 @@ class Fields(lab.ServerCase):
                      '{"x":[' + "1," * 1100000 + "1]}"):
             for path in (CHAT, TEXT, "/tokenize", "/detokenize"):
                 self.refused(self.server.post(path, text), 400)
+        self.refused(self.server.post(CHAT, '{"a":"\\u0000"}'), 400, says="\\u0000 in a string, which is not accepted")
         for raw in (b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b'{"a":"\xc0\xaf"}', b'{"a":"x\x00y"}', b"\x00"):
             self.refused(self.server.post(CHAT, raw), 400)
 

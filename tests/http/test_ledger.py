@@ -144,6 +144,35 @@ class Rows(tenancy.Case):
                          sum(r["input_tokens"] for b in whole for r in b["results"]))
 
 
+class CutShort(unittest.TestCase):
+    """Streams that fail end as soon as their row is committed, not at the next sign of life."""
+
+    def stream(self, server, key, **fields):
+        s = server.connect(timeout=5 * lab.SLOW)
+        s.sendall(lab.raw_post("/v1/completions", lab.long_job(**fields), f"Authorization: Bearer {key}"))
+        return s
+
+    def ended_with(self, s, got, code):
+        while not got.endswith(b"0\r\n\r\n"):
+            more = s.recv(65536)
+            self.assertTrue(more, f"cut off: {got[-200:]}")
+            got += more
+        self.assertIn(f'"code":"{code}"'.encode(), got[-500:])
+        s.close()
+
+    def test_it(self):
+        server = tenancy.Server("--keepalive", "3600", "--drain-timeout", "0.2")
+        self.addCleanup(server.process.kill)
+        _, key = server.tenant("acme")
+        self.ended_with(self.stream(server, key, timeout=0.3), b"", "timeout")
+        s = self.stream(server, key)
+        got = s.recv(1000)
+        server.signal()
+        self.ended_with(s, got, "draining")
+        self.assertEqual(server.wait(), 0)
+        self.assertEqual([r["finish"] for r in server.rows("SELECT * FROM ledger ORDER BY time_us")], ["abort"] * 2)
+
+
 class Client(threading.Thread):
     """Streams one reply after the other until the server is gone, and counts what arrives."""
 

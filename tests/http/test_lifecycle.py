@@ -289,6 +289,7 @@ class Commands(unittest.TestCase):
             last = err.strip().splitlines()[-1]
             self.assertIn(says, last)
             self.assertTrue(last.startswith("lodge: "), last)
+            return err
 
     def test_usage(self):
         m = lab.MODEL
@@ -381,6 +382,10 @@ class Commands(unittest.TestCase):
             self.fails(2, says, "serve", lab.MODEL, "--config", lab.path_of("bad.json", text))
         self.fails(2, "/nonexistent.json", "serve", lab.MODEL, "--config", "/nonexistent.json")
         self.assertEqual(self.run_lodge("serve", lab.MODEL, "--check-config")[0], 0)
+        for code, flag, value in ((3, "--adapter-dir", "/nonexistent"), (2, "--lora-modules", "sql"),
+                                  (3, "--lora-modules", "sql=/nonexistent"), (2, "--public-prefix", "/nonexistent")):
+            for check in (["--check-config"], []):
+                self.assertNotIn("opening", self.fails(code, flag, "serve", lab.MODEL, flag, value, *check) or "opening")
 
     def test_memory_plan(self):
         code, out, _ = self.run_lodge("serve", lab.MODEL, "--memory", "--pool-bytes", "8M")

@@ -109,6 +109,15 @@ class Verbs(tenancy.Case):
         self.assertNotIn("acme2", self.ctl("tenants", "list"))
         self.assertIn("acme2", self.ctl("tenants", "list", "--all"))
 
+    def test_a_name_like_an_id(self):
+        made = self.json("tenants", "create", "proj_x")
+        self.assertEqual(self.json("tenants", "show", "proj_x"), made)
+        self.assertEqual(self.json("tenants", "show", made["id"]), made)
+        self.ctl("tenants", "create", "proj_default")
+        self.assertEqual(self.json("tenants", "show", "proj_default")["name"], "default", "ids come first")
+        self.ctl("tenants", "archive", "proj_x")
+        self.assertEqual(self.json("tenants", "show", made["id"])["status"], "archived")
+
     def test_long_lists_come_whole(self):
         for i in range(105):
             assert self.server.request("POST", f"{tenancy.ORG}/projects", {"name": f"long {i}"},
@@ -120,7 +129,11 @@ class Verbs(tenancy.Case):
         self.ctl("tenants", "show", "long 104")
 
     def test_faults(self):
-        self.assertIn("admin key", self.ctl("tenants", "list", LODGE_ADMIN_KEY="wrong", code=2))
+        self.assertRegex(self.ctl("tenants", "list", LODGE_ADMIN_KEY="wrong", code=2), "admin key.*--admin-key-file FILE")
+        for weight in ("nan", "inf", "1x"):
+            self.assertIn("no number", self.ctl("tenants", "create", "x", "--weight", weight, code=2))
+        for url in ("ftp://127.0.0.1", "", "file:///etc/passwd"):
+            self.assertIn("is no URL", self.ctl("tenants", "list", "--admin-url", url, code=2))
         self.ctl("tenants", "list", "--admin-key-file", lab.path_of("ctl-key2", "the admin\r\nmore"), LODGE_ADMIN_KEY="wrong")
         self.assertIn("is the server running", self.ctl("tenants", LODGE_ADMIN_URL="http://127.0.0.1:9", code=4))
         self.assertIn("no tenant", self.ctl("keys", "list", "nobody", code=2))
