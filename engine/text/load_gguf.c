@@ -59,8 +59,6 @@ static int copy_merges(struct lodge_tokenizer *t, const struct lodge_vocab_sourc
     return err;
 }
 
-static const char mark[] = "\xE2\x96\x81"; /* sentencepiece's blank */
-
 static void add_norm(struct lodge_tokenizer *t, struct norm_step s)
 {
     t->norms[t->n_norms++] = s;
@@ -71,8 +69,8 @@ static void set_blanks(struct lodge_tokenizer *t, bool prefix)
 {
     t->strips_space = prefix;
     if (prefix)
-        add_norm(t, (struct norm_step){.kind = NORM_PREPEND, .to = {mark, 3}});
-    add_norm(t, (struct norm_step){.kind = NORM_REPLACE, .from = {" ", 1}, .to = {mark, 3}});
+        add_norm(t, (struct norm_step){.kind = NORM_PREPEND, .to = {blank_mark, 3}});
+    add_norm(t, (struct norm_step){.kind = NORM_REPLACE, .from = {" ", 1}, .to = {blank_mark, 3}});
 }
 
 static int set_unigram_norms(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
@@ -212,6 +210,7 @@ int lodge_tokenizer_from_vocab(const struct lodge_vocab_source *src, struct lodg
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the tokenizer");
     lodge_arena_init(&t->arena, (size_t)4 << 30);
     t->bos = t->eos = t->unk = -1;
+    t->blanks = t->byte_tokens = true;
     int err = fill(t, src, e);
     if (err) {
         lodge_tokenizer_destroy(t);
