@@ -128,9 +128,12 @@ bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, bool n
             at += a ? a->text.n : 1;
             continue;
         }
-        *m = (struct added_match){a, at, at + a->text.n, at, at + a->text.n};
+        *m = (struct added_match){a, at, at + a->text.n, at, at + a->text.n, m->blanks};
+        if (a->rstrip && m->end < m->blanks) /* walk over no white space twice */
+            m->end = m->blanks;
         while (a->rstrip && m->end < n && space_at(s, n, m->end, &len))
             m->end += len;
+        m->blanks = a->rstrip ? m->end : m->blanks;
         if (a->lstrip && m->end <= from) { /* all of it was swallowed */
             at = m->next;
             continue;

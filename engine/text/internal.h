@@ -238,6 +238,7 @@ struct added_match {
     const struct added_token *token;
     size_t text, next; /* its own text; the search goes on behind it */
     size_t begin, end; /* with the white space it swallows, in which another may lie */
+    size_t blanks;     /* the end of the white space that was swallowed last */
 };
 /* m: zeros, or the match before. */
 bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, bool normalized,
