@@ -157,6 +157,8 @@ struct lodge_span bytes_of_alphabet(struct lodge_arena *a, struct lodge_span tex
 /* Fills token bytes, the maps and byte ids from tokens[].text. NOMEM. */
 int index_tokens(struct lodge_tokenizer *t, struct lodge_error *e);
 void add_end(struct lodge_tokenizer *t, int64_t id);
+/* Makes an id that is there what the post-processor adds at an end, if it is wanted. NOMEM. */
+int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n);
 /* Ends the texts that every model family uses as end of turn. */
 void add_known_ends(struct lodge_tokenizer *t);
 /* Sorts and indexes the added tokens (normalised ones are normalised). */

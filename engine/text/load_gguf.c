@@ -111,18 +111,6 @@ static int set_scores(struct lodge_tokenizer *t, const struct lodge_vocab_source
     return err;
 }
 
-static int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n)
-{
-    if (!add || id < 0)
-        return 0;
-    *list = lodge_arena_array(&t->arena, 1, sizeof **list);
-    if (!*list)
-        return LODGE_ERR_NOMEM;
-    (*list)[0] = (uint32_t)id;
-    *n = 1;
-    return 0;
-}
-
 static int64_t valid_id(const struct lodge_vocab_source *src, int64_t id)
 {
     return id >= 0 && id < src->n_tokens ? id : -1;

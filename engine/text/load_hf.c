@@ -195,6 +195,24 @@ static int name_specials(struct lodge_tokenizer *t, const json_t *config)
     return err ? LODGE_ERR_NOMEM : 0;
 }
 
+/* What tokenizer_config.json says of BOS and EOS counts before the post-processor, as it does in
+ * transformers; one that it leaves out is not added then. */
+static int override_post(const struct load *l, const json_t *config)
+{
+    struct lodge_tokenizer *t = l->t;
+    const json_t *bos = lodge_json_member(config, "add_bos_token"),
+                 *eos = lodge_json_member(config, "add_eos_token");
+    if (!json_is_boolean(bos) && !json_is_boolean(eos))
+        return 0;
+    t->n_prefix = t->n_suffix = 0;
+    if (set_affix(t, json_is_true(bos), special_id(t, config, "bos_token"), &t->prefix,
+                  &t->n_prefix) ||
+        set_affix(t, json_is_true(eos), special_id(t, config, "eos_token"), &t->suffix,
+                  &t->n_suffix))
+        return lodge_fail(l->e, LODGE_ERR_NOMEM, "no memory for the tokenizer");
+    return 0;
+}
+
 static int fill(const struct load *l, const json_t *root, const json_t *config, const uint32_t *eos,
                 uint32_t n_eos)
 {
@@ -208,6 +226,8 @@ static int fill(const struct load *l, const json_t *root, const json_t *config, 
         err = load_model(l, root);
     if (!err)
         err = load_post(l, json_object_get(root, "post_processor"), 0);
+    if (!err)
+        err = override_post(l, config);
     if (err)
         return err;
     t->bos = special_id(t, config, "bos_token");

@@ -215,6 +215,18 @@ void lodge_tokenizer_add_end(struct lodge_tokenizer *t, uint32_t id)
     add_end(t, id);
 }
 
+int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n)
+{
+    if (!add || id < 0)
+        return 0;
+    *list = lodge_arena_array(&t->arena, 1, sizeof **list);
+    if (!*list)
+        return LODGE_ERR_NOMEM;
+    (*list)[0] = (uint32_t)id;
+    *n = 1;
+    return 0;
+}
+
 int64_t lodge_tokenizer_leading_token(const struct lodge_tokenizer *t, const char *text, size_t n)
 {
     size_t at = 0, len;

@@ -28,6 +28,7 @@ import zlib
 import gguf
 import numpy as np
 import sentencepiece
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from corpus import ALPHABET, BROKEN, NASTY, TRAIN
@@ -514,6 +515,19 @@ def pre_entries(out):
     return {"file": "lines.json", "entries": entries}
 
 
+def config_entries(out):
+    """What transformers adds to a text, by what tokenizer_config.json says beside the post-processor."""
+    names = {"bos_token": BEGIN, "eos_token": END}
+    flags = [{}, {"add_bos_token": False}, {"add_bos_token": True}, {"add_eos_token": True}, {"add_eos_token": False},
+             {"add_bos_token": True, "add_eos_token": True}]
+    entries = []
+    for file in ("llama3.json", "qwen2.json"):  # one has a BOS in its post-processor
+        for config in [{**names, **f} for f in flags] + [{"add_bos_token": True}]:
+            t = transformers.PreTrainedTokenizerFast(tokenizer_file=f"{out}/{file}", **config)
+            entries.append({"file": file, "config": config, "ids": t("")["input_ids"]})
+    return entries
+
+
 def main():
     out = sys.argv[1]
     shutil.rmtree(out, ignore_errors=True)
@@ -553,7 +567,8 @@ def main():
     entries.append(sp_entry("unigram-bytes in GGUF", "unigram-bytes.gguf", bytes_too, unigram_bytes_plain(bytes_too), rng))
     if len(sys.argv) > 2:
         entries.append(entry("default-model", None, tokenizer_of(gguf.GGUFReader(sys.argv[2])), rng))
-    doc = {"texts": NASTY, "random": RANDOM, "broken": [b.hex() for b in BROKEN], "pre": pre_entries(out)}
+    doc = {"texts": NASTY, "random": RANDOM, "broken": [b.hex() for b in BROKEN], "pre": pre_entries(out),
+           "configs": config_entries(out)}
     with open(f"{out}/golden.json", "w") as f:
         f.write(json.dumps(doc, ensure_ascii=True)[:-1] + ', "vocabularies": [\n')
         f.write(",\n".join(json.dumps(e, ensure_ascii=True, separators=(",", ":")) for e in entries) + "\n]}\n")
