@@ -5,6 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool swallows_blanks(const struct lodge_vocab_source *src, struct lodge_span text)
+{
+    static const char *const others[] = {"<unk>", "<s>", "<|endoftext|>"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (text.n == strlen(others[i]) && memcmp(text.data, others[i], text.n) == 0)
+            return false;
+    return src->swallows_blanks;
+}
+
 static int copy_tokens(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
                        struct lodge_error *e)
 {
@@ -21,9 +30,12 @@ static int copy_tokens(struct lodge_tokenizer *t, const struct lodge_vocab_sourc
             return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the vocabulary");
         tok->score = src->scores ? src->scores[i] : 0;
         tok->special = type == 3 || type == 2;
-        if ((type == 3 || type == 4) && tok->text.n)
+        if (type >= 2 && type <= 4 && tok->text.n)
             t->added[t->n_added++] =
-                (struct added_token){.text = tok->text, .id = i, .special = type == 3};
+                (struct added_token){.text = tok->text,
+                                     .id = i,
+                                     .special = tok->special,
+                                     .rstrip = swallows_blanks(src, tok->text)};
     }
     return 0;
 }

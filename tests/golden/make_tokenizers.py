@@ -181,10 +181,13 @@ def metaspace(sp):
     return t
 
 
+TURNS = ["<|user|>", "<|assistant|>", "<|end|>"]
+
+
 def phi3(sp):
     """As llama2, with turn tokens that swallow the white space behind them."""
     t = llama2(sp)
-    t.add_special_tokens([special(s, rstrip=True) for s in ("<|user|>", "<|assistant|>", "<|end|>")])
+    t.add_special_tokens([special("</s>", rstrip=True), *(special(s, rstrip=True) for s in TURNS), special("<|endoftext|>")])
     return t
 
 
@@ -347,8 +350,8 @@ def cutters():
 # ---- GGUF ----------------------------------------------------------------------------------------------
 
 
-def write_vocab(path, model, pre, tokens, types, merges=None, scores=None, **extra):
-    w = gguf.GGUFWriter(path, "llama")
+def write_vocab(path, model, pre, tokens, types, merges=None, scores=None, arch="llama", **extra):
+    w = gguf.GGUFWriter(path, arch)
     w.add_tokenizer_model(model)
     if pre:
         w.add_tokenizer_pre(pre)
@@ -375,12 +378,12 @@ def gguf_of(path, t, pre, **extra):
                 merges=[" ".join(m) for m in doc["model"]["merges"]], **extra)
 
 
-def gguf_of_sp(path, sp, model="llama", **extra):
+def gguf_of_sp(path, sp, model="llama", added=(), **extra):
     n = sp.get_piece_size()
     types = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(n)]
-    write_vocab(path, model, "default", [sp.id_to_piece(i) for i in range(n)], types,
-                scores=[float(sp.get_score(i)) for i in range(n)], bos_token_id=1, eos_token_id=2, unk_token_id=0,
-                **extra)
+    write_vocab(path, model, "default", [*(sp.id_to_piece(i) for i in range(n)), *added], types + [3] * len(added),
+                scores=[float(sp.get_score(i)) for i in range(n)] + [-1000.0] * len(added), bos_token_id=1,
+                eos_token_id=2, unk_token_id=0, **extra)
 
 
 # ---- golden ----------------------------------------------------------------------------------------------
@@ -554,6 +557,9 @@ def main():
         entries.append(entry(name, f"{name}.json", t, rng, sp_bytes(t, strips, name != "metaspace")))
     gguf_of_sp(f"{out}/llama2.gguf", sp)
     entries.append(sp_entry("llama2 in GGUF", "llama2.gguf", sp, llama2(sp), rng))
+    gguf_of_sp(f"{out}/phi3.gguf", sp, added=[*TURNS, "<|endoftext|>"], arch="phi3")
+    entries.append(sp_entry("phi3 in GGUF", "phi3.gguf", sp, phi3(sp), rng))
+    entries[-1]["special"] = [checksum(phi3(sp).encode(s, add_special_tokens=False).ids) for s in NASTY]
     mapped, bytes_too = train_unigram(RULES), train_unigram({}, byte_fallback=True, remove_extra_whitespaces=False)
     for name, make, sp, bytes_of in (("unigram", unigram, mapped, None), ("unigram-words", unigram_words, mapped, None),
                                      ("unigram-bytes", unigram_bytes, bytes_too, lambda t: sp_bytes(t, True))):
