@@ -58,6 +58,11 @@ static struct lodge_span bytes_of(const struct lodge_gguf *g, const char *key)
 
 static void set_ids(const struct lodge_gguf *g, struct lodge_vocab_source *src)
 {
+    /* The format has no place for this; the models' tokenizer.json has it, and llama.cpp does it
+     * for files whose name says Phi-3. Phi-4, of the same architecture, has no such pieces. */
+    char *arch = copy_string(g, "general.architecture");
+    src->swallows_blanks = arch && strcmp(arch, "phi3") == 0 && strcmp(src->model, "llama") == 0;
+    free(arch);
     src->bos = token_id(g, "tokenizer.ggml.bos_token_id");
     src->eos = token_id(g, "tokenizer.ggml.eos_token_id");
     src->unk = token_id(g, "tokenizer.ggml.unknown_token_id");

@@ -58,11 +58,19 @@ static int set_scaling(const struct lodge_hf_in *in, const json_t *obj, struct l
         {"beta_fast", &r->beta_fast},
         {"beta_slow", &r->beta_slow},
         {"attention_factor", &r->attention_factor},
+        {"mscale", &r->mscale},
+        {"mscale_all_dim", &r->mscale_all_dim},
         {"original_max_position_embeddings", &l0},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (lodge_hf_number(in, obj, numbers[i].key, numbers[i].out))
             return LODGE_ERR_FORMAT;
+    bool truncate = !r->fractional;
+    if (lodge_json_get_bool(obj, "truncate", &truncate, in->e)) {
+        lodge_error_prefix(in->e, "%s", in->where);
+        return LODGE_ERR_FORMAT;
+    }
+    r->fractional = !truncate;
     if (!(l0 >= 0 && l0 < 1e9))
         return lodge_fail(in->e, LODGE_ERR_FORMAT,
                           "%s: original_max_position_embeddings is out of range", in->where);

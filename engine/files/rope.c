@@ -23,8 +23,9 @@ static double yarn_dim(const struct lodge_rope_shape *r, double l0, double turns
 static double yarn(const struct lodge_rope_shape *r, uint32_t n_context, uint32_t i, double inv)
 {
     double l0 = r->original_context ? r->original_context : n_context;
-    double low = fmax(floor(yarn_dim(r, l0, r->beta_fast)), 0);
-    double high = fmin(ceil(yarn_dim(r, l0, r->beta_slow)), r->n_dims - 1.0);
+    double low = yarn_dim(r, l0, r->beta_fast), high = yarn_dim(r, l0, r->beta_slow);
+    low = fmax(r->fractional ? low : floor(low), 0);
+    high = fmin(r->fractional ? high : ceil(high), r->n_dims - 1.0);
     if (high <= low)
         high = low + 0.001;
     double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
@@ -35,8 +36,11 @@ static double default_attention_factor(const struct lodge_rope_shape *r, uint32_
 {
     if (r->factor <= 1)
         return 1;
+    double turn = 0.1 * log(r->factor);
     if (r->scaling == LODGE_ROPE_YARN)
-        return 0.1 * log(r->factor) + 1;
+        return r->mscale != 0 && r->mscale_all_dim != 0
+                   ? (turn * r->mscale + 1) / (turn * r->mscale_all_dim + 1)
+                   : turn + 1;
     double l0 = r->original_context ? r->original_context : n_context;
     return sqrt(1 + log(r->factor) / log(l0));
 }

@@ -34,6 +34,8 @@ struct lodge_rope_shape {
     double factor;                            /* 0: not given */
     double low_freq_factor, high_freq_factor; /* llama3 */
     double beta_fast, beta_slow;              /* yarn */
+    double mscale, mscale_all_dim;            /* yarn: of the default factor; 0: not given */
+    bool fractional;                          /* yarn: the ramp's ends are not whole dims */
     double attention_factor;                  /* < 0: the scaling's own default */
     uint32_t original_context;                /* 0: not given */
     uint32_t n_dims;                          /* rotated dims of a head */

@@ -43,12 +43,12 @@ static const struct entry filters[] = {
     {"count", f_length},
     {"trim", f_trim},
     {"string", f_string},
-    {"items", f_items},
+    {"items", f_items_filter},
     {"join", f_join},
     {"default", f_default},
     {"d", f_default},
     {"list", f_list},
-    {"safe", f_same},
+    {"safe", f_safe},
     {"selectattr", f_selectattr},
     {"map", f_map},
     {"upper", f_upper},
@@ -75,7 +75,7 @@ static const struct entry filters[] = {
     {"min", f_min},
     {"e", f_escape},
     {"escape", f_escape},
-    {"forceescape", f_escape},
+    {"forceescape", f_forceescape},
     {"attr", f_attr},
     {"batch", f_batch},
     {"slice", f_slice},
@@ -146,6 +146,18 @@ static const struct entry *find(const struct entry *table, size_t n, const char 
 
 #define FIND(table, name) find(table, sizeof(table) / sizeof *(table), name)
 
+/* Methods of markup give markup, and the filters that are such a method. */
+static struct value as_marked(struct value v, struct value of, bool keeps)
+{
+    v.markup = v.type == V_STRING && (v.markup || (keeps && of.type == V_STRING && of.markup));
+    return v;
+}
+
+static bool keeps_markup(filter_fn *fn)
+{
+    return fn == f_upper || fn == f_lower || fn == f_capitalize || fn == f_title || fn == f_trim;
+}
+
 struct value apply_filter(struct run *r, const char *name, struct value v, const struct value *args,
                           size_t n, struct dict *kwargs)
 {
@@ -154,7 +166,7 @@ struct value apply_filter(struct run *r, const char *name, struct value v, const
         fail(r, LODGE_ERR_INVALID, "no filter named '%.60s'", name);
     const struct args a = {args, n, kwargs};
     step(r, 1);
-    return f->fn(r, v, &a);
+    return as_marked(f->fn(r, v, &a), v, keeps_markup(f->fn));
 }
 
 bool is_filter(const char *name)
@@ -219,7 +231,7 @@ struct value call_method(struct run *r, struct value self, const char *name,
 {
     const struct args a = {args, n, kwargs};
     step(r, 1);
-    return method_of(self, name)->fn(r, self, &a);
+    return as_marked(method_of(self, name)->fn(r, self, &a), self, true);
 }
 
 /* ---- functions ---- */

@@ -60,9 +60,11 @@ struct value run_capture(struct run *r, const struct node *body)
 
 struct list *iterate(struct run *r, struct value v)
 {
-    if (v.type == V_LIST)
-        return v.list;
     struct value l = v_list(r, 0);
+    if (v.type == V_LIST && !v.list->spent) {
+        v.list->spent = v.list->generator;
+        return v.list;
+    }
     if (v.type == V_DICT) {
         for (size_t i = 0; i < v.dict->n; i++)
             list_push(r, l.list, v.dict->pairs[i].key);
@@ -72,7 +74,7 @@ struct list *iterate(struct run *r, struct value v)
             list_push(r, l.list, substring(v, at, end));
             at = end;
         }
-    } else if (v.type != V_UNDEFINED) {
+    } else if (v.type != V_UNDEFINED && v.type != V_LIST) {
         fail(r, LODGE_ERR_INVALID, "'%s' is not iterable", type_name(v));
     }
     return l.list;
@@ -156,6 +158,7 @@ static void run_items(struct run *r, const struct node *n, struct value over, in
     struct list *items = filtered(r, n, iterate(r, over));
     struct loop *loop = take(r, sizeof *loop);
     size_t count = items->n;
+    bool whole = false; /* did an iteration reach its end? as Jinja2 decides about `else` */
     *loop = (struct loop){.node = n->recursive ? n : NULL, .scope = r->scope, .depth0 = depth0};
     for (size_t i = 0; i < count; i++) {
         scope_push(r);
@@ -164,11 +167,12 @@ static void run_items(struct run *r, const struct node *n, struct value over, in
         run_list(r, n->body);
         scope_pop(r);
         bool stop = r->flow == FLOW_BREAK;
+        whole |= r->flow == FLOW_NEXT;
         r->flow = FLOW_NEXT;
         if (stop)
             break;
     }
-    if (!count && n->other) {
+    if (!whole && n->other) {
         scope_push(r);
         run_list(r, n->other);
         scope_pop(r);

@@ -43,11 +43,26 @@ static struct value integer_op(struct run *r, enum op op, int64_t a, int64_t b)
     return v_int(v);
 }
 
+/* The remainder has the sign of the divisor, even where it is zero. */
+static double float_mod(double x, double y)
+{
+    double m = fmod(x, y);
+    return m == 0 ? copysign(0, y) : (m < 0) != (y < 0) ? m + y : m;
+}
+
+static double float_floordiv(double x, double y)
+{
+    double q = round((x - float_mod(x, y)) / y);
+    return q == 0 ? copysign(0, x / y) : q;
+}
+
 static struct value arithmetic(struct run *r, enum op op, struct value a, struct value b)
 {
     bool integers = a.type != V_FLOAT && b.type != V_FLOAT;
     double x = number(a), y = number(b);
     if (op == OP_POW) {
+        if ((x == 0 && y < 0) || (x < 0 && y != floor(y)))
+            fail(r, LODGE_ERR_INVALID, "%g has no power of %g", x, y);
         double v = pow(x, y);
         return integers && y >= 0 && fabs(v) < 9e15 ? v_int((int64_t)v) : v_float(v);
     }
@@ -65,9 +80,9 @@ static struct value arithmetic(struct run *r, enum op op, struct value a, struct
     case OP_DIV:
         return v_float(x / y);
     case OP_FLOORDIV:
-        return v_float(floor(x / y));
+        return v_float(float_floordiv(x, y));
     default:
-        return v_float(x - floor(x / y) * y);
+        return v_float(float_mod(x, y));
     }
 }
 
@@ -88,7 +103,7 @@ struct value repeat(struct run *r, struct value v, int64_t times)
     if (v.type == V_STRING) {
         for (int64_t i = 0; i < times; i++)
             out_put(r, &o, v.s);
-        return out_value(&o);
+        return v.markup ? f_safe(r, out_value(&o), NULL) : out_value(&o);
     }
     struct value l = v_list(r, 0);
     l.tuple = v.tuple;
@@ -110,8 +125,11 @@ struct value apply_operator(struct run *r, enum op op, struct value a, struct va
     if (is_number(a) && is_number(b))
         return arithmetic(r, op, a, b);
     if (op == OP_ADD && a.type == V_STRING && b.type == V_STRING)
-        return concat(r, a, b);
-    if (op == OP_ADD && a.type == V_LIST && b.type == V_LIST && a.tuple == b.tuple)
+        return a.markup || b.markup
+                   ? f_safe(r, concat(r, f_escape(r, a, NULL), f_escape(r, b, NULL)), NULL)
+                   : concat(r, a, b);
+    if (op == OP_ADD && a.type == V_LIST && b.type == V_LIST && a.tuple == b.tuple &&
+        !a.list->generator && !b.list->generator)
         return join_lists(r, a, b);
     if (op == OP_MUL && (a.type == V_STRING || a.type == V_LIST) && is_whole(b))
         return repeat(r, a, (int64_t)number(b));
@@ -140,8 +158,9 @@ bool contains(struct run *r, struct value item, struct value in)
     if (in.type == V_DICT || in.type == V_NAMESPACE)
         return dict_get(in.dict, item) != NULL;
     if (in.type == V_LIST) {
-        for (size_t i = 0; i < in.list->n; i++)
-            if (same(r, in.list->items[i], item))
+        const struct list *l = iterate(r, in);
+        for (size_t i = 0; i < l->n; i++)
+            if (same(r, l->items[i], item))
                 return true;
         return false;
     }
@@ -207,7 +226,7 @@ struct value get_item(struct run *r, struct value v, struct value key)
         struct value *found = dict_get(v.dict, key);
         if (found)
             return *found;
-    } else if (is_whole(key) && (v.type == V_LIST || v.type == V_STRING)) {
+    } else if (is_whole(key) && ((v.type == V_LIST && !v.list->generator) || v.type == V_STRING)) {
         int64_t n = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
         int64_t at = (int64_t)number(key), i = at < 0 ? at + n : at;
         if (i < 0 || i >= n)
@@ -244,8 +263,11 @@ static struct value slice(struct run *r, const struct node *n)
     struct value v = eval(r, n->body);
     if (v.type == V_UNDEFINED)
         fail(r, LODGE_ERR_INVALID, "'%.100s' is undefined", v.name);
-    if (v.type != V_LIST && v.type != V_STRING)
+    bool literal = n->body->kind == N_CONST || n->body->kind == N_DICT;
+    if (literal && v.type != V_STRING) /* Jinja2 evaluates it early, where this is no error */
         return v_undefined("slice");
+    if ((v.type != V_LIST || v.list->generator) && v.type != V_STRING)
+        fail(r, LODGE_ERR_INVALID, "'%s' cannot be sliced", type_name(v));
     int64_t len = v.type == V_LIST ? (int64_t)v.list->n : (int64_t)code_points(v.s);
     struct value by = n->c ? eval(r, n->c) : v_int(1);
     int64_t k = by.type == V_INT ? by.i : by.type == V_NONE ? 1 : 0;
@@ -362,8 +384,8 @@ static struct value call_macro(struct run *r, const struct closure *macro, const
                              : v_undefined(p->name));
     }
     struct value *caller = dict_find(kwargs, "caller");
-    if (caller)
-        scope_define(r, "caller", *caller);
+    if (caller || (m->catches & CATCHES_CALLER)) /* not that of a macro around it */
+        scope_define(r, "caller", caller ? *caller : v_undefined("caller"));
     if (n > i || kwargs->n || m->catches)
         define_rest(r, m, args, n, i, kwargs);
     struct value v = run_capture(r, m->body);

@@ -44,15 +44,15 @@ filter_fn f_format, f_format_method, f_center, f_ljust, f_rjust, f_zfill, f_trun
 
 /* filters_list.c. A member by "a" or "a.b", or an item by a number. */
 struct value member(struct run *r, struct value v, struct value path);
-filter_fn f_length, f_first, f_last, f_list, f_reverse, f_items, f_keys, f_values, f_get, f_append,
-    f_pop, f_select, f_reject, f_selectattr, f_rejectattr, f_map, f_batch, f_slice, f_index_of,
-    f_count_of, f_copy;
+filter_fn f_length, f_first, f_last, f_list, f_reverse, f_items, f_items_filter, f_keys, f_values,
+    f_get, f_append, f_pop, f_select, f_reject, f_selectattr, f_rejectattr, f_map, f_batch, f_slice,
+    f_index_of, f_count_of, f_copy;
 
 /* filters_order.c */
 filter_fn f_sort, f_dictsort, f_unique, f_groupby, f_max, f_min;
 
 /* filters_value.c */
-filter_fn f_default, f_string, f_same, f_tojson, f_int, f_float, f_abs, f_round, f_sum, f_escape,
-    f_attr;
+filter_fn f_default, f_string, f_safe, f_tojson, f_int, f_float, f_abs, f_round, f_sum, f_escape,
+    f_forceescape, f_attr;
 
 #endif

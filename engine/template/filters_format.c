@@ -59,9 +59,10 @@ static struct value grouped(struct run *r, struct value v)
 }
 
 /* Zeros between the sign and the digits. */
-static struct value zero_filled(struct run *r, struct value v, int64_t width)
+/* Zeros go behind a sign, which is one of these. */
+static struct value zero_filled(struct run *r, struct value v, int64_t width, const char *signs)
 {
-    size_t sign = v.s.n && (*v.s.p == '-' || *v.s.p == '+' || *v.s.p == ' ');
+    size_t sign = v.s.n && *v.s.p && strchr(signs, *v.s.p);
     struct out o = {0};
     struct spec s = {.fill = v_text("0")};
     out_put(r, &o, substring(v, 0, sign).s);
@@ -111,14 +112,14 @@ static struct value format_value(struct run *r, struct value v, const struct spe
         if (text && s->precision >= 0)
             t = substring(t, 0, offset_of(t.s, s->precision));
         if (numeric && s->zero && !s->align)
-            return zero_filled(r, t, s->width);
+            return zero_filled(r, t, s->width, "+- ");
         return padded(r, t, s, s->align ? s->align : numeric ? '>' : '<');
     }
     if (!memchr("dxXoeEfFgG", s->type, 10))
         fail(r, LODGE_ERR_INVALID, "unsupported format character '%c'", s->type);
     struct value t = format_number(r, v, s, s->type);
     if ((s->zero && !s->align) || s->align == '=')
-        return zero_filled(r, t, s->width);
+        return zero_filled(r, t, s->width, "+- ");
     return padded(r, t, s, s->align ? s->align : '>');
 }
 
@@ -394,7 +395,7 @@ struct value f_zfill(struct run *r, struct value v, const struct args *a)
     struct value width = args_need(r, a, "zfill");
     if (width.type != V_INT || width.i > MOST_WIDTH)
         fail(r, LODGE_ERR_LIMIT, "a width is too large");
-    return zero_filled(r, v, width.i);
+    return zero_filled(r, v, width.i, "+-");
 }
 
 struct value f_truncate(struct run *r, struct value v, const struct args *a)
@@ -404,9 +405,9 @@ struct value f_truncate(struct run *r, struct value v, const struct args *a)
     int64_t length = n && n->type == V_INT ? n->i : 255;
     struct value end = e ? to_text(r, *e) : v_text("...");
     int64_t leeway = slack && slack->type == V_INT ? slack->i : 5;
-    v = to_text(r, v);
-    if ((int64_t)code_points(v.s) <= length + leeway)
+    if (f_length(r, v, a).i <= length + leeway)
         return v;
+    need_string(r, v, "truncate");
     v = substring(v, 0, offset_of(v.s, length - (int64_t)code_points(end.s)));
     const char *gap = kill && is_true(*kill) ? NULL : memrchr(v.s.p, ' ', v.s.n);
     if (gap)

@@ -26,6 +26,11 @@ struct value f_length(struct run *r, struct value v, const struct args *a)
 struct value f_first(struct run *r, struct value v, const struct args *a)
 {
     (void)a;
+    if (v.type == V_LIST && v.list->generator && !v.list->spent && v.list->n) {
+        v.list->n--; /* the others are still to come */
+        v.list->room--;
+        return *v.list->items++;
+    }
     struct list *l = iterate(r, v);
     return l->n ? l->items[0] : v_undefined("first");
 }
@@ -51,7 +56,7 @@ struct value f_reverse(struct run *r, struct value v, const struct args *a)
 {
     (void)a;
     struct list *from = iterate(r, v);
-    struct value l = v_list(r, from->n);
+    struct value l = v_generator(r);
     struct out o = {0};
     for (size_t i = from->n; i-- > 0;)
         if (v.type == V_STRING)
@@ -74,12 +79,17 @@ struct value f_items(struct run *r, struct value v, const struct args *a)
 {
     (void)a;
     struct value l = v_list(r, 0);
-    if (v.type == V_UNDEFINED)
-        return l;
     if (v.type != V_DICT)
         fail(r, LODGE_ERR_INVALID, "items needs a mapping, not '%s'", type_name(v));
     for (size_t i = 0; i < v.dict->n; i++)
         list_push(r, l.list, make_pair(r, v.dict->pairs[i]));
+    return l;
+}
+
+struct value f_items_filter(struct run *r, struct value v, const struct args *a)
+{
+    struct value l = v.type == V_UNDEFINED ? v_list(r, 0) : f_items(r, v, a);
+    l.list->generator = true;
     return l;
 }
 
@@ -144,6 +154,8 @@ struct value member(struct run *r, struct value v, struct value path)
 static struct value choose(struct run *r, struct value v, const struct args *a, bool attr,
                            bool keep)
 {
+    if (!is_true(v)) /* whatever it is: Jinja2 does not go over it */
+        return v_generator(r);
     struct list *l = iterate(r, v);
     size_t at = attr ? 1 : 0;
     if (attr && !a->n)
@@ -156,7 +168,7 @@ static struct value choose(struct run *r, struct value v, const struct args *a, 
         name[s.n] = 0;
         test = name;
     }
-    struct value out = v_list(r, 0);
+    struct value out = v_generator(r);
     for (size_t i = 0; i < l->n; i++) {
         struct value item = attr ? member(r, l->items[i], a->v[0]) : l->items[i];
         bool yes = test ? apply_test(r, test, item, a->v + at + 1, a->n - at - 1) : is_true(item);
@@ -188,10 +200,12 @@ struct value f_rejectattr(struct run *r, struct value v, const struct args *a)
 
 struct value f_map(struct run *r, struct value v, const struct args *a)
 {
+    if (!is_true(v))
+        return v_generator(r);
     struct list *l = iterate(r, v);
     struct value *attr = dict_find(a->kwargs, "attribute"),
                  *missing = dict_find(a->kwargs, "default");
-    struct value out = v_list(r, l->n);
+    struct value out = v_generator(r);
     if (!attr && !a->n)
         fail(r, LODGE_ERR_INVALID, "map needs a filter or an attribute");
     for (size_t i = 0; i < l->n; i++) {
@@ -217,7 +231,7 @@ struct value f_batch(struct run *r, struct value v, const struct args *a)
 {
     struct list *l = iterate(r, v);
     struct value *n = args_get(a, 0, "linecount"), *fill = args_get(a, 1, "fill_with"),
-                 out = v_list(r, 0), row = v_none();
+                 out = v_generator(r), row = v_none();
     if (!n || n->type != V_INT || n->i < 1 || n->i > 100000)
         fail(r, LODGE_ERR_INVALID, "batch needs a number of items");
     for (size_t i = 0; i < l->n; i++) {
@@ -237,7 +251,7 @@ struct value f_slice(struct run *r, struct value v, const struct args *a)
 {
     struct list *l = iterate(r, v);
     struct value *n = args_get(a, 0, "slices"), *fill = args_get(a, 1, "fill_with"),
-                 out = v_list(r, 0);
+                 out = v_generator(r);
     if (!n || n->type != V_INT || n->i < 1 || n->i > 100000)
         fail(r, LODGE_ERR_INVALID, "slice needs a number of columns");
     size_t columns = (size_t)n->i, at = 0;

@@ -32,23 +32,15 @@ static bool flag(const struct value *v)
     return v && is_true(*v);
 }
 
-/* What an item is compared by: itself, a member, or several members "a,b"; strings without regard
- * to case unless `sensitive`. */
+typedef struct value key_fn(struct run *r, struct value item, const struct value *attr,
+                            const struct value *missing, bool sensitive);
+
+/* What an item is compared by: itself or a member; strings without regard to case unless
+ * `sensitive`. */
 static struct value key_of(struct run *r, struct value item, const struct value *attr,
                            const struct value *missing, bool sensitive)
 {
     struct value key = item;
-    if (given(attr) && attr->type == V_STRING && memchr(attr->s.p, ',', attr->s.n)) {
-        struct value all = v_list(r, 2), path = *attr;
-        while (path.s.n) {
-            const char *comma = memchr(path.s.p, ',', path.s.n);
-            size_t n = comma ? (size_t)(comma - path.s.p) : path.s.n;
-            struct value one = substring(path, 0, n);
-            list_push(r, all.list, key_of(r, item, &one, missing, sensitive));
-            path = substring(path, n + (comma != NULL), path.s.n);
-        }
-        return all;
-    }
     if (given(attr))
         key = member(r, item, *attr);
     if (key.type == V_UNDEFINED && missing)
@@ -56,14 +48,40 @@ static struct value key_of(struct run *r, struct value item, const struct value 
     return key.type == V_STRING && !sensitive ? string_lower(r, key) : key;
 }
 
-static struct sort_key *sorted(struct run *r, struct list *l, const struct value *attr,
-                               const struct value *missing, bool sensitive, bool reverse)
+/* The list of its members "a,b". */
+static struct value keys_of(struct run *r, struct value item, const struct value *attr,
+                            const struct value *missing, bool sensitive)
+{
+    struct value all = v_list(r, 2);
+    if (!given(attr) || attr->type != V_STRING) {
+        list_push(r, all.list, key_of(r, item, attr, missing, sensitive));
+        return all;
+    }
+    for (struct value path = *attr; path.s.n;) {
+        const char *comma = memchr(path.s.p, ',', path.s.n);
+        size_t n = comma ? (size_t)(comma - path.s.p) : path.s.n;
+        struct value one = substring(path, 0, n);
+        list_push(r, all.list, key_of(r, item, &one, missing, sensitive));
+        path = substring(path, n + (comma != NULL), path.s.n);
+    }
+    return all;
+}
+
+static struct sort_key *sort_by(struct run *r, struct list *l, const struct value *attr,
+                                const struct value *missing, bool sensitive, bool reverse,
+                                key_fn *key)
 {
     struct sort_key *k = take(r, (l->n + 1) * sizeof *k), *tmp = take(r, (l->n + 1) * sizeof *k);
     for (size_t i = 0; i < l->n; i++)
-        k[i] = (struct sort_key){key_of(r, l->items[i], attr, missing, sensitive), l->items[i]};
+        k[i] = (struct sort_key){key(r, l->items[i], attr, missing, sensitive), l->items[i]};
     merge_sort(r, k, tmp, l->n, reverse ? -1 : 1);
     return k;
+}
+
+static struct sort_key *sorted(struct run *r, struct list *l, const struct value *attr,
+                               const struct value *missing, bool sensitive, bool reverse)
+{
+    return sort_by(r, l, attr, missing, sensitive, reverse, key_of);
 }
 
 static struct value items_of(struct run *r, const struct sort_key *k, size_t n)
@@ -79,7 +97,8 @@ struct value f_sort(struct run *r, struct value v, const struct args *a)
     struct list *l = iterate(r, v);
     bool reverse = flag(args_get(a, 0, "reverse")),
          sensitive = flag(args_get(a, 1, "case_sensitive"));
-    return items_of(r, sorted(r, l, args_get(a, 2, "attribute"), NULL, sensitive, reverse), l->n);
+    const struct value *attr = args_get(a, 2, "attribute");
+    return items_of(r, sort_by(r, l, attr, NULL, sensitive, reverse, keys_of), l->n);
 }
 
 struct value f_dictsort(struct run *r, struct value v, const struct args *a)
@@ -107,7 +126,7 @@ struct value f_unique(struct run *r, struct value v, const struct args *a)
 {
     struct list *l = iterate(r, v);
     bool sensitive = flag(args_get(a, 0, "case_sensitive"));
-    struct value *attr = args_get(a, 1, "attribute"), out = v_list(r, 0), keys = v_list(r, 0);
+    struct value *attr = args_get(a, 1, "attribute"), out = v_generator(r), keys = v_list(r, 0);
     for (size_t i = 0; i < l->n; i++) {
         struct value key = key_of(r, l->items[i], attr, NULL, sensitive);
         bool seen = false;

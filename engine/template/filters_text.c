@@ -443,7 +443,7 @@ struct value f_join_method(struct run *r, struct value v, const struct args *a)
 
 struct value f_indent(struct run *r, struct value v, const struct args *a)
 {
-    v = to_text(r, v);
+    need_string(r, v, "indent");
     struct value *w = args_get(a, 0, "width"), *f = args_get(a, 1, "first"),
                  *b = args_get(a, 2, "blank");
     struct value space = v_text(" ");

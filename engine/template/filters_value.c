@@ -22,10 +22,11 @@ struct value f_string(struct run *r, struct value v, const struct args *a)
     return to_text(r, v);
 }
 
-struct value f_same(struct run *r, struct value v, const struct args *a)
+struct value f_safe(struct run *r, struct value v, const struct args *a)
 {
-    (void)r;
     (void)a;
+    v = to_text(r, v);
+    v.markup = true;
     return v;
 }
 
@@ -189,7 +190,11 @@ struct value f_attr(struct run *r, struct value v, const struct args *a)
 
 struct value f_escape(struct run *r, struct value v, const struct args *a)
 {
-    (void)a;
+    return v.type == V_STRING && v.markup ? v : f_forceescape(r, v, a);
+}
+
+struct value f_forceescape(struct run *r, struct value v, const struct args *a)
+{
     v = to_text(r, v);
     struct out o = {0};
     static const char from[] = "&<>\"'";
@@ -198,5 +203,5 @@ struct value f_escape(struct run *r, struct value v, const struct args *a)
         const char *hit = v.s.p[i] ? strchr(from, v.s.p[i]) : NULL;
         out_put(r, &o, hit ? v_text(to[hit - from]).s : substring(v, i, i + 1).s);
     }
-    return out_value(&o);
+    return f_safe(r, out_value(&o), a);
 }

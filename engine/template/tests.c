@@ -8,6 +8,7 @@ static bool test_type(struct value v, const char *name, bool *known)
     /* As in Jinja2, what is undefined can be iterated over (it is empty). */
     bool iterable =
         v.type == V_LIST || v.type == V_STRING || v.type == V_DICT || v.type == V_UNDEFINED;
+    bool generator = v.type == V_LIST && v.list->generator;
     const struct {
         const char *name;
         bool yes;
@@ -17,7 +18,7 @@ static bool test_type(struct value v, const char *name, bool *known)
         {"none", v.type == V_NONE},
         {"string", v.type == V_STRING},
         {"mapping", v.type == V_DICT},
-        {"sequence", iterable},
+        {"sequence", iterable && !generator},
         {"iterable", iterable},
         {"boolean", v.type == V_BOOL},
         {"true", v.type == V_BOOL && v.b},
@@ -43,10 +44,10 @@ static bool test_number(struct run *r, struct value v, const char *name, const s
     *known = odd || even || strcmp(name, "divisibleby") == 0;
     if (!*known)
         return false;
-    int64_t k = odd || even ? 2 : by && by->type == V_INT ? by->i : 0;
-    if (v.type != V_INT || !k)
-        fail(r, LODGE_ERR_INVALID, "'%s' needs integers", name);
-    return (v.i % k != 0) == odd;
+    struct value k = odd || even ? v_int(2) : by ? *by : v_none();
+    if (!is_number(v) || !is_number(k))
+        fail(r, LODGE_ERR_INVALID, "'%s' needs numbers", name);
+    return number(apply_operator(r, OP_MOD, v, k)) == odd;
 }
 
 /* Is it one and the same object? Numbers and texts are when they are equal. */
@@ -119,8 +120,8 @@ static bool test_text(struct run *r, struct value v, const char *name, bool *kno
         return is_filter(word);
     if (strcmp(name, "test") == 0)
         return is_test(word);
-    *known = strcmp(name, "escaped") == 0; /* no text is marked as safe */
-    return false;
+    *known = strcmp(name, "escaped") == 0;
+    return v.type == V_STRING && v.markup;
 }
 
 bool is_test(const char *name)

@@ -84,6 +84,13 @@ struct value v_list(struct run *r, size_t room)
     return (struct value){.type = V_LIST, .list = l};
 }
 
+struct value v_generator(struct run *r)
+{
+    struct value v = v_list(r, 0);
+    v.list->generator = true;
+    return v;
+}
+
 struct value v_dict(struct run *r)
 {
     return (struct value){.type = V_DICT, .dict = take(r, sizeof(struct dict))};
@@ -123,6 +130,8 @@ double number(struct value v)
 bool same(struct run *r, struct value a, struct value b)
 {
     step(r, 1);
+    if (a.type == V_INT && b.type == V_INT)
+        return a.i == b.i;
     if (is_number(a) && is_number(b))
         return number(a) == number(b);
     if (a.type != b.type)
@@ -131,6 +140,8 @@ bool same(struct run *r, struct value a, struct value b)
     case V_STRING:
         return same_string(a.s, b.s);
     case V_LIST:
+        if (a.list->generator || b.list->generator)
+            return a.list == b.list;
         if (a.tuple != b.tuple || a.list->n != b.list->n || ++r->depth > r->limits->max_depth)
             return false;
         for (size_t i = 0; i < a.list->n; i++)
@@ -165,6 +176,8 @@ static bool same_key(struct value a, struct value b)
 {
     if (a.type == V_STRING && b.type == V_STRING)
         return same_string(a.s, b.s);
+    if (a.type == V_INT && b.type == V_INT)
+        return a.i == b.i;
     if (is_number(a) && is_number(b))
         return number(a) == number(b);
     return a.type == V_NONE && b.type == V_NONE;
@@ -205,7 +218,7 @@ bool is_true(struct value v)
     case V_STRING:
         return v.s.n > 0;
     case V_LIST:
-        return v.list->n > 0;
+        return v.list->n > 0 || v.list->generator;
     case V_DICT:
         return v.dict->n > 0;
     case V_BOOL:
@@ -222,11 +235,15 @@ const char *type_name(struct value v)
     static const char *const names[] = {"undefined", "None",     "bool",  "int",       "float",
                                         "str",       "list",     "dict",  "namespace", "loop",
                                         "macro",     "function", "method"};
+    if (v.type == V_LIST && v.list->generator)
+        return "generator";
     return v.type == V_LIST && v.tuple ? "tuple" : names[v.type];
 }
 
 int order(struct run *r, struct value a, struct value b)
 {
+    if (a.type == V_INT && b.type == V_INT)
+        return (a.i > b.i) - (a.i < b.i);
     if (is_number(a) && is_number(b))
         return (number(a) > number(b)) - (number(a) < number(b));
     if (a.type == V_STRING && b.type == V_STRING) {
@@ -235,11 +252,9 @@ int order(struct run *r, struct value a, struct value b)
         return c ? c : (a.s.n > b.s.n) - (a.s.n < b.s.n);
     }
     if (a.type == V_LIST && b.type == V_LIST && a.tuple == b.tuple) {
-        for (size_t i = 0; i < a.list->n && i < b.list->n; i++) {
-            int c = order(r, a.list->items[i], b.list->items[i]);
-            if (c)
-                return c;
-        }
+        for (size_t i = 0; i < a.list->n && i < b.list->n; i++)
+            if (!same(r, a.list->items[i], b.list->items[i]))
+                return order(r, a.list->items[i], b.list->items[i]);
         return (a.list->n > b.list->n) - (a.list->n < b.list->n);
     }
     fail(r, LODGE_ERR_INVALID, "'%s' and '%s' cannot be ordered", type_name(a), type_name(b));
@@ -393,7 +408,11 @@ static void put_repr(struct run *r, struct out *o, struct value v)
 {
     enter(r);
     if (v.type == V_STRING) {
+        put_text(r, o, v.markup ? "Markup(" : "");
         put_repr_string(r, o, v);
+        put_text(r, o, v.markup ? ")" : "");
+    } else if (v.type == V_UNDEFINED) {
+        put_text(r, o, "Undefined");
     } else if (v.type == V_LIST) {
         put_text(r, o, v.tuple ? "(" : "[");
         for (size_t i = 0; i < v.list->n; i++) {

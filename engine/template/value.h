@@ -38,8 +38,9 @@ struct str {
 
 struct value {
     enum vtype type;
-    bool tuple; /* a LIST that is a tuple */
-    bool group; /* a tuple of groupby: its items are also .grouper and .list */
+    bool tuple;  /* a LIST that is a tuple */
+    bool group;  /* a tuple of groupby: its items are also .grouper and .list */
+    bool markup; /* a STRING of safe or escape: what is added to it is escaped */
     union {
         bool b;
         int64_t i;
@@ -57,6 +58,8 @@ struct value {
 struct list {
     struct value *items;
     size_t n, room;
+    bool generator; /* as Python's: true, without items by number, gone over once */
+    bool spent;
 };
 
 struct pair {
@@ -212,6 +215,8 @@ struct value v_string(const char *p, size_t n);
 struct value v_text(const char *zero_terminated);
 struct value v_list(struct run *r, size_t room);
 struct value v_dict(struct run *r);
+/* What filters give that go over their input when it is asked for. */
+struct value v_generator(struct run *r);
 void list_push(struct run *r, struct list *l, struct value v);
 void dict_set(struct run *r, struct dict *d, struct value key, struct value v);
 struct value *dict_get(struct dict *d, struct value key);

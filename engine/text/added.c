@@ -80,9 +80,9 @@ static bool word_after(const char *s, size_t n, size_t at)
     return at < n && lodge_utf8_decode((const uint8_t *)s + at, n - at, &cp) > 0 && is_word(cp);
 }
 
-/* Longest added token that begins at s[at] and may stand there. */
+/* Longest added token that begins at s[at]. */
 static const struct added_token *match_at(const struct lodge_tokenizer *t, const char *s, size_t n,
-                                          size_t at, bool normalized, bool special)
+                                          size_t at, bool normalized)
 {
     uint32_t low = 0, high = t->n_added;
     const struct added_token *best = NULL;
@@ -90,14 +90,17 @@ static const struct added_token *match_at(const struct lodge_tokenizer *t, const
         int c = (uint8_t)s[at + depth];
         low = lower(t, low, high, depth, c);
         high = lower(t, low, high, depth, c + 1);
-        /* Equal texts cannot be: the first of the range is the only one of this length. */
-        const struct added_token *a = low < high ? &t->added[low] : NULL;
-        if (a && a->text.n == depth + 1 && a->normalized == normalized &&
-            (special || !a->special) &&
-            !(a->single_word && (word_before(s, at) || word_after(s, n, at + a->text.n))))
-            best = a;
+        for (uint32_t i = high; i-- > low;)
+            if (t->added[i].text.n == depth + 1 && t->added[i].normalized == normalized)
+                best = &t->added[i];
     }
     return best;
+}
+
+static bool may_stand(const struct added_token *a, const char *s, size_t n, size_t at, bool special)
+{
+    return (special || !a->special) &&
+           !(a->single_word && (word_before(s, at) || word_after(s, n, at + a->text.n)));
 }
 
 bool is_space(uint32_t cp)
@@ -115,16 +118,26 @@ bool space_at(const char *s, size_t n, size_t at, size_t *len)
     return k > 0 && is_space(cp);
 }
 
-bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, size_t from,
-                bool normalized, bool special, struct added_match *m)
+bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, bool normalized,
+                bool special, struct added_match *m)
 {
-    for (size_t at = from, len; t->n_added && at < n; at++) {
-        const struct added_token *a = match_at(t, s, n, at, normalized, special);
-        if (!a)
+    size_t from = m->end, len;
+    for (size_t at = m->next; t->n_added && at < n;) {
+        const struct added_token *a = match_at(t, s, n, at, normalized);
+        if (!a || !may_stand(a, s, n, at, special)) {
+            at += a ? a->text.n : 1;
             continue;
-        *m = (struct added_match){a, at, at, at + a->text.n};
+        }
+        *m = (struct added_match){a, at, at + a->text.n, at, at + a->text.n, m->blanks};
+        if (a->rstrip && m->end < m->blanks) /* walk over no white space twice */
+            m->end = m->blanks;
         while (a->rstrip && m->end < n && space_at(s, n, m->end, &len))
             m->end += len;
+        m->blanks = a->rstrip ? m->end : m->blanks;
+        if (a->lstrip && m->end <= from) { /* all of it was swallowed */
+            at = m->next;
+            continue;
+        }
         while (a->lstrip && m->begin > from) {
             size_t p = m->begin - 1;
             while (p > from && ((uint8_t)s[p] & 0xC0) == 0x80)

@@ -77,10 +77,11 @@ static int encode_raw_run(struct job *j, const char *s, size_t n, bool special)
         return 0;
     int err = normalize(j->t, s, n, &j->norm);
     size_t at = 0;
-    struct added_match m;
+    struct added_match m = {0};
     const char *norm = lodge_buf_text(&j->norm);
-    while (!err && next_added(j->t, norm, j->norm.n, at, true, special, &m)) {
-        err = encode_run(j, norm + at, m.begin - at);
+    while (!err && next_added(j->t, norm, j->norm.n, true, special, &m)) {
+        if (m.begin > at)
+            err = encode_run(j, norm + at, m.begin - at);
         if (!err)
             err = push_added(j, m.token);
         at = m.end;
@@ -92,10 +93,11 @@ static int encode_raw_run(struct job *j, const char *s, size_t n, bool special)
 static int encode_text(struct job *j, const char *s, size_t n, bool special)
 {
     size_t at = 0;
-    struct added_match m;
+    struct added_match m = {0};
     int err = 0;
-    while (!err && next_added(j->t, s, n, at, false, special, &m)) {
-        err = encode_raw_run(j, s + at, m.begin - at, special);
+    while (!err && next_added(j->t, s, n, false, special, &m)) {
+        if (m.begin > at)
+            err = encode_raw_run(j, s + at, m.begin - at, special);
         if (!err)
             err = push_added(j, m.token);
         at = m.end;
@@ -183,16 +185,15 @@ int lodge_tokenizer_encode(const struct lodge_tokenizer *t, const char *text, si
 static bool user_has_special(const struct lodge_tokenizer *t, const char *text,
                              const struct lodge_text_part *parts, size_t n_parts, size_t n)
 {
-    size_t at = 0, k = 0;
-    struct added_match m;
-    while (next_added(t, text, n, at, false, true, &m)) {
+    size_t k = 0;
+    struct added_match m = {0};
+    while (next_added(t, text, n, false, true, &m)) {
         size_t end = m.text + m.token->text.n;
         while (k < n_parts && parts[k].end <= m.text)
             k++;
         for (size_t i = k; m.token->special && i < n_parts && parts[i].begin < end; i++)
             if (parts[i].user)
                 return true;
-        at = m.end;
     }
     return false;
 }

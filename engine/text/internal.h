@@ -11,6 +11,8 @@
 
 #define MAX_STEPS 16u
 
+static const char blank_mark[] = "\xE2\x96\x81"; /* U+2581, sentencepiece's blank */
+
 /* Bytes -> u32, open addressing; keys are borrowed. */
 struct span_map {
     struct span_slot {
@@ -56,6 +58,7 @@ struct token {
     struct lodge_span bytes; /* what it stands for */
     float score;
     bool special;
+    bool outside; /* an added token that the model's own vocabulary lacks: no merge leads to it */
 };
 
 struct added_token {
@@ -133,6 +136,7 @@ struct lodge_tokenizer {
     uint32_t ends[64];
     uint32_t n_ends;
     bool strips_space;
+    bool blanks, byte_tokens; /* in decoded text U+2581 is a blank, <0xHH> a byte */
 };
 
 /* vocab.c */
@@ -153,6 +157,8 @@ struct lodge_span bytes_of_alphabet(struct lodge_arena *a, struct lodge_span tex
 /* Fills token bytes, the maps and byte ids from tokens[].text. NOMEM. */
 int index_tokens(struct lodge_tokenizer *t, struct lodge_error *e);
 void add_end(struct lodge_tokenizer *t, int64_t id);
+/* Makes an id that is there what the post-processor adds at an end, if it is wanted. NOMEM. */
+int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n);
 /* Ends the texts that every model family uses as end of turn. */
 void add_known_ends(struct lodge_tokenizer *t);
 /* Sorts and indexes the added tokens (normalised ones are normalised). */
@@ -180,6 +186,9 @@ uint32_t trie_step(const struct trie *t, uint32_t node, uint8_t byte);
 int compile_regex(const char *pattern, size_t n, pcre2_code **out, struct lodge_error *e);
 /* Bound of one match's work over a text of n bytes, so that a pattern cannot backtrack for ever. */
 uint32_t match_limit(size_t n);
+/* Where the search goes on after an empty match at `at`, of which only one directly behind another
+ * match does not count. */
+size_t next_char(const char *s, size_t at, size_t n);
 
 /* split.c */
 struct piece {
@@ -224,15 +233,18 @@ int merge_piece(const struct lodge_tokenizer *t, struct merger *m, const char *s
 bool emit_unknown(const struct lodge_tokenizer *t, const char *s, uint32_t n, bool *was_unk,
                   struct lodge_tokens *out);
 
-/* added.c: next added token in s[from..n) among those with `normalized` as given, and without the
- * special ones unless `special`; false when there is none. */
+/* added.c: the next added token of a text among those with `normalized` as given, and without the
+ * special ones unless `special`; false when there is none. One that may not stand where it is found
+ * hides those within it. */
 struct added_match {
     const struct added_token *token;
-    size_t text;       /* where its own text begins */
-    size_t begin, end; /* with the white space it swallows */
+    size_t text, next; /* its own text; the search goes on behind it */
+    size_t begin, end; /* with the white space it swallows, in which another may lie */
+    size_t blanks;     /* the end of the white space that was swallowed last */
 };
-bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, size_t from,
-                bool normalized, bool special, struct added_match *m);
+/* m: zeros, or the match before. */
+bool next_added(const struct lodge_tokenizer *t, const char *s, size_t n, bool normalized,
+                bool special, struct added_match *m);
 bool is_space(uint32_t cp);
 /* Is there white space at s[at]? *len: bytes of the character. */
 bool space_at(const char *s, size_t n, size_t at, size_t *len);

@@ -5,6 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool swallows_blanks(const struct lodge_vocab_source *src, struct lodge_span text)
+{
+    static const char *const others[] = {"<unk>", "<s>", "<|endoftext|>"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (text.n == strlen(others[i]) && memcmp(text.data, others[i], text.n) == 0)
+            return false;
+    return src->swallows_blanks;
+}
+
 static int copy_tokens(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
                        struct lodge_error *e)
 {
@@ -21,9 +30,12 @@ static int copy_tokens(struct lodge_tokenizer *t, const struct lodge_vocab_sourc
             return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the vocabulary");
         tok->score = src->scores ? src->scores[i] : 0;
         tok->special = type == 3 || type == 2;
-        if ((type == 3 || type == 4) && tok->text.n)
+        if (type >= 2 && type <= 4 && tok->text.n)
             t->added[t->n_added++] =
-                (struct added_token){.text = tok->text, .id = i, .special = type == 3};
+                (struct added_token){.text = tok->text,
+                                     .id = i,
+                                     .special = tok->special,
+                                     .rstrip = swallows_blanks(src, tok->text)};
     }
     return 0;
 }
@@ -59,8 +71,6 @@ static int copy_merges(struct lodge_tokenizer *t, const struct lodge_vocab_sourc
     return err;
 }
 
-static const char mark[] = "\xE2\x96\x81"; /* sentencepiece's blank */
-
 static void add_norm(struct lodge_tokenizer *t, struct norm_step s)
 {
     t->norms[t->n_norms++] = s;
@@ -71,8 +81,8 @@ static void set_blanks(struct lodge_tokenizer *t, bool prefix)
 {
     t->strips_space = prefix;
     if (prefix)
-        add_norm(t, (struct norm_step){.kind = NORM_PREPEND, .to = {mark, 3}});
-    add_norm(t, (struct norm_step){.kind = NORM_REPLACE, .from = {" ", 1}, .to = {mark, 3}});
+        add_norm(t, (struct norm_step){.kind = NORM_PREPEND, .to = {blank_mark, 3}});
+    add_norm(t, (struct norm_step){.kind = NORM_REPLACE, .from = {" ", 1}, .to = {blank_mark, 3}});
 }
 
 static int set_unigram_norms(struct lodge_tokenizer *t, const struct lodge_vocab_source *src,
@@ -111,18 +121,6 @@ static int set_scores(struct lodge_tokenizer *t, const struct lodge_vocab_source
     free(scores);
     free(usable);
     return err;
-}
-
-static int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n)
-{
-    if (!add || id < 0)
-        return 0;
-    *list = lodge_arena_array(&t->arena, 1, sizeof **list);
-    if (!*list)
-        return LODGE_ERR_NOMEM;
-    (*list)[0] = (uint32_t)id;
-    *n = 1;
-    return 0;
 }
 
 static int64_t valid_id(const struct lodge_vocab_source *src, int64_t id)
@@ -212,6 +210,7 @@ int lodge_tokenizer_from_vocab(const struct lodge_vocab_source *src, struct lodg
         return lodge_fail(e, LODGE_ERR_NOMEM, "no memory for the tokenizer");
     lodge_arena_init(&t->arena, (size_t)4 << 30);
     t->bos = t->eos = t->unk = -1;
+    t->blanks = t->byte_tokens = true;
     int err = fill(t, src, e);
     if (err) {
         lodge_tokenizer_destroy(t);

@@ -77,6 +77,8 @@ static int load_post(const struct load *l, const json_t *post, int depth)
                    : load_unsupported(l, "post-processor", type_of(post));
     const json_t *single = json_object_get(post, "single");
     bool after = false;
+    if (l->t->n_prefix || l->t->n_suffix) /* to the library the second one's texts are a pair */
+        return load_unsupported(l, "behind another, the post-processor", type_of(post));
     for (size_t i = 0; i < json_array_size(single) && !err; i++) {
         const json_t *item = json_array_get(single, i);
         if (json_object_get(item, "Sequence"))
@@ -89,27 +91,81 @@ static int load_post(const struct load *l, const json_t *post, int depth)
     return err;
 }
 
-/* Text of tokens follows from the vocabulary's kind; a decoder must say the same. */
-static int load_decoder(const struct load *l, const json_t *d, int depth)
+/* Text of tokens is what they stand for, one after another; a decoder may say what that is, and
+ * that a text loses a blank at its front. Without a decoder the vocabulary's kind says it. */
+struct decoder {
+    bool byte_level, blanks, bytes, fused;
+};
+
+static int text_decoder(const struct load *l, const json_t *d, struct decoder *r)
 {
-    static const char *const known[] = {"ByteLevel", "Replace",   "ByteFallback", "Fuse",
-                                        "Strip",     "Metaspace", "Sequence"};
-    const json_t *list = json_object_get(d, "decoders");
-    bool ok = !d || json_is_null(d);
-    for (size_t i = 0; i < sizeof known / sizeof *known && !ok; i++)
-        ok = is_type(d, known[i]);
-    if (!ok || depth > 8)
-        return load_unsupported(l, "decoder", type_of(d));
-    int err = 0;
-    for (size_t i = 0; i < json_array_size(list) && !err; i++)
-        err = load_decoder(l, json_array_get(list, i), depth + 1);
-    if (is_type(d, "Strip"))
-        l->t->strips_space = json_integer_value(json_object_get(d, "start")) > 0;
-    if (is_type(d, "Metaspace")) {
-        const char *scheme = json_string_value(json_object_get(d, "prepend_scheme"));
-        bool old_never = !scheme && json_is_false(json_object_get(d, "add_prefix_space"));
-        l->t->strips_space = !old_never && (!scheme || strcmp(scheme, "never") != 0);
+    struct lodge_tokenizer *t = l->t;
+    if (is_type(d, "ByteFallback")) {
+        r->bytes |= !r->fused;
+        return 0;
     }
+    if (is_type(d, "Replace")) {
+        const char *from =
+            json_string_value(json_object_get(json_object_get(d, "pattern"), "String"));
+        const char *to = json_string_value(json_object_get(d, "content"));
+        r->blanks = from && to && strcmp(from, blank_mark) == 0 && strcmp(to, " ") == 0;
+        return r->blanks
+                   ? 0
+                   : load_unsupported(l, "other than of U+2581 by a blank, the decoder", "Replace");
+    }
+    if (is_type(d, "Metaspace")) {
+        const char *own = json_string_value(json_object_get(d, "replacement"));
+        t->strips_space = metaspace_scheme(d) != PREPEND_NEVER;
+        r->blanks = !own || strcmp(own, blank_mark) == 0;
+        return r->blanks && !(r->fused && t->strips_space)
+                   ? 0
+                   : load_unsupported(l, "of another character or behind Fuse, the decoder",
+                                      "Metaspace");
+    }
+    if (is_type(d, "Strip")) {
+        const char *own = json_string_value(json_object_get(d, "content"));
+        t->strips_space = json_integer_value(json_object_get(d, "start")) == 1;
+        return own && strcmp(own, " ") == 0 && t->strips_space && r->fused && r->blanks &&
+                       json_integer_value(json_object_get(d, "stop")) == 0
+                   ? 0
+                   : load_unsupported(
+                         l, "other than of one blank in front of fused text, the decoder", "Strip");
+    }
+    return load_unsupported(l, "decoder", type_of(d));
+}
+
+static int read_decoder(const struct load *l, const json_t *d, int depth, struct decoder *r)
+{
+    int err = 0;
+    if (is_type(d, "Sequence") && depth < 8) {
+        const json_t *list = json_object_get(d, "decoders");
+        for (size_t i = 0; i < json_array_size(list) && !err; i++)
+            err = read_decoder(l, json_array_get(list, i), depth + 1, r);
+        return err;
+    }
+    if (is_type(d, "Fuse"))
+        r->fused = true;
+    else if (is_type(d, "ByteLevel") && l->t->byte_level)
+        r->byte_level = true;
+    else
+        err = l->t->byte_level || is_type(d, "ByteLevel")
+                  ? load_unsupported(l,
+                                     l->t->byte_level ? "with ByteLevel, the decoder"
+                                                      : "without ByteLevel before it, the decoder",
+                                     type_of(d))
+                  : text_decoder(l, d, r);
+    return err;
+}
+
+static int load_decoder(const struct load *l, const json_t *d)
+{
+    struct decoder r = {0};
+    bool given = d && !json_is_null(d);
+    int err = given ? read_decoder(l, d, 0, &r) : 0;
+    if (!err && given && l->t->byte_level && !r.byte_level)
+        err = load_unsupported(l, "with ByteLevel, the decoder", type_of(d));
+    l->t->blanks = !given || r.blanks;
+    l->t->byte_tokens = !given || r.bytes;
     return err;
 }
 
@@ -139,6 +195,24 @@ static int name_specials(struct lodge_tokenizer *t, const json_t *config)
     return err ? LODGE_ERR_NOMEM : 0;
 }
 
+/* What tokenizer_config.json says of BOS and EOS counts before the post-processor, as it does in
+ * transformers; one that it leaves out is not added then. */
+static int override_post(const struct load *l, const json_t *config)
+{
+    struct lodge_tokenizer *t = l->t;
+    const json_t *bos = lodge_json_member(config, "add_bos_token"),
+                 *eos = lodge_json_member(config, "add_eos_token");
+    if (!json_is_boolean(bos) && !json_is_boolean(eos))
+        return 0;
+    t->n_prefix = t->n_suffix = 0;
+    if (set_affix(t, json_is_true(bos), special_id(t, config, "bos_token"), &t->prefix,
+                  &t->n_prefix) ||
+        set_affix(t, json_is_true(eos), special_id(t, config, "eos_token"), &t->suffix,
+                  &t->n_suffix))
+        return lodge_fail(l->e, LODGE_ERR_NOMEM, "no memory for the tokenizer");
+    return 0;
+}
+
 static int fill(const struct load *l, const json_t *root, const json_t *config, const uint32_t *eos,
                 uint32_t n_eos)
 {
@@ -147,11 +221,13 @@ static int fill(const struct load *l, const json_t *root, const json_t *config, 
     if (!err)
         err = load_pre_tokenizer(l, json_object_get(root, "pre_tokenizer"), 0);
     if (!err)
+        err = load_decoder(l, json_object_get(root, "decoder"));
+    if (!err)
         err = load_model(l, root);
     if (!err)
         err = load_post(l, json_object_get(root, "post_processor"), 0);
     if (!err)
-        err = load_decoder(l, json_object_get(root, "decoder"), 0);
+        err = override_post(l, config);
     if (err)
         return err;
     t->bos = special_id(t, config, "bos_token");

@@ -23,6 +23,8 @@ struct lodge_span text_of(const struct load *l, const json_t *o, const char *key
 /* load_hf_steps.c */
 int load_normalizer(const struct load *l, const json_t *n, int depth);
 int load_pre_tokenizer(const struct load *l, const json_t *p, int depth);
+/* When Metaspace puts a blank in front of a text, or a decoder takes it away. */
+enum prepend_scheme metaspace_scheme(const json_t *p);
 
 /* load_hf_model.c: vocabulary, added tokens, merges or scores */
 int load_model(const struct load *l, const json_t *root);

@@ -33,12 +33,22 @@ static int make_room(const struct load *l, int64_t most, const json_t *added)
                : lodge_fail(l->e, LODGE_ERR_NOMEM, "no memory for the vocabulary");
 }
 
+/* Does the vocabulary have this text under this id? */
+static bool spells(const struct lodge_tokenizer *t, const json_t *id, const json_t *text)
+{
+    json_int_t n = json_is_integer(id) ? json_integer_value(id) : -1;
+    const struct lodge_span *own = n >= 0 && n < t->n_tokens ? &t->tokens[n].text : NULL;
+    return own && json_is_string(text) && own->n == json_string_length(text) && own->n &&
+           memcmp(own->data, json_string_value(text), own->n) == 0;
+}
+
 static int load_added(const struct load *l, const json_t *added)
 {
     struct lodge_tokenizer *t = l->t;
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *a = json_array_get(added, i), *text = json_object_get(a, "content");
         const json_t *id = json_object_get(a, "id");
+        bool inside = spells(t, id, text);
         if (!json_is_string(text) || !json_string_length(text))
             return load_bad(l, "an added token has no content");
         int err = set_token(l, json_string_value(text), json_string_length(text), id);
@@ -46,6 +56,7 @@ static int load_added(const struct load *l, const json_t *added)
             return err;
         uint32_t n = (uint32_t)json_integer_value(id);
         t->tokens[n].special = json_is_true(json_object_get(a, "special"));
+        t->tokens[n].outside = !inside;
         t->added[t->n_added++] = (struct added_token){
             .text = t->tokens[n].text,
             .id = n,
@@ -88,7 +99,8 @@ static int load_merges(const struct load *l, const json_t *merges)
     int err = json_is_array(merges) && pair_map_init(&t->merges, &t->arena, json_array_size(merges))
                   ? 0
                   : load_bad(l, "the model has no merges");
-    for (size_t i = 0; i < json_array_size(merges) && !err; i++) {
+    /* from the back: of equal ones the last counts */
+    for (size_t i = json_array_size(merges); i-- > 0 && !err;) {
         struct lodge_span a = {0}, b = {0};
         bool ok = merge_sides(json_array_get(merges, i), &a, &b);
         lodge_buf_clear(&joined);

@@ -173,20 +173,25 @@ static int add_byte_level(const struct load *l, const json_t *p)
     return add_regex(l, gpt2_pattern, strlen(gpt2_pattern), &s);
 }
 
+enum prepend_scheme metaspace_scheme(const json_t *p)
+{
+    const char *scheme = json_string_value(json_object_get(p, "prepend_scheme"));
+    bool old_prefix = !json_is_false(json_object_get(p, "add_prefix_space"));
+    return scheme && strcmp(scheme, "first") == 0   ? PREPEND_FIRST
+           : scheme && strcmp(scheme, "never") == 0 ? PREPEND_NEVER
+           : scheme || old_prefix                   ? PREPEND_ALWAYS
+                                                    : PREPEND_NEVER;
+}
+
 static int add_metaspace(const struct load *l, const json_t *p)
 {
     struct split_step *s = add_split(l, SPLIT_METASPACE);
-    const char *scheme = json_string_value(json_object_get(p, "prepend_scheme"));
     if (!s)
         return load_bad(l, "too many pre-tokenizers");
     s->replacement = text_of(l, p, "replacement");
     if (!s->replacement.n)
-        s->replacement = (struct lodge_span){"\xE2\x96\x81", 3};
-    bool old_prefix = !json_is_false(json_object_get(p, "add_prefix_space"));
-    s->scheme = scheme && strcmp(scheme, "first") == 0   ? PREPEND_FIRST
-                : scheme && strcmp(scheme, "never") == 0 ? PREPEND_NEVER
-                : scheme || old_prefix                   ? PREPEND_ALWAYS
-                                                         : PREPEND_NEVER;
+        s->replacement = (struct lodge_span){blank_mark, 3};
+    s->scheme = metaspace_scheme(p);
     s->split = !json_is_false(json_object_get(p, "split"));
     return 0;
 }
@@ -194,6 +199,7 @@ static int add_metaspace(const struct load *l, const json_t *p)
 int load_pre_tokenizer(const struct load *l, const json_t *p, int depth)
 {
     static const char words[] = "[\\w\\x{200C}\\x{200D}]+|[^\\w\\x{200C}\\x{200D}\\s]+";
+    static const char punctuation[] = "[\\p{P}!-/:-@\\[-`{-~]";
     struct split_step *s;
     if (!p || json_is_null(p))
         return 0;
@@ -225,7 +231,7 @@ int load_pre_tokenizer(const struct load *l, const json_t *p, int depth)
         return s ? 0 : load_bad(l, "too many pre-tokenizers");
     }
     if (is_type(p, "Punctuation")) {
-        int err = add_regex(l, "[\\p{P}!-/:-@\\[-`{-~]", 21, &s);
+        int err = add_regex(l, punctuation, sizeof punctuation - 1, &s);
         return err || !json_object_get(p, "behavior") ? err : set_behavior(l, p, s);
     }
     if (is_type(p, "Whitespace")) {

@@ -134,9 +134,10 @@ static bool add_symbol(struct merger *m, uint32_t begin, uint32_t n, uint32_t id
     return true;
 }
 
-/* First symbols: bytes, or characters. */
+/* First symbols: bytes, or characters. What can be no token is left out before anything merges. */
 static bool start(const struct lodge_tokenizer *t, struct merger *m, const char *s, size_t n)
 {
+    bool drops = !t->by_score && !t->byte_fallback && t->unk < 0;
     m->n_symbols = m->n_heap = 0;
     for (size_t i = 0; i < n;) {
         uint32_t cp;
@@ -144,7 +145,8 @@ static bool start(const struct lodge_tokenizer *t, struct merger *m, const char 
         if (len <= 0)
             len = 1;
         int64_t id = span_map_get(&t->by_piece, s + i, (size_t)len);
-        if (!add_symbol(m, (uint32_t)i, (uint32_t)len, id < 0 ? NONE : (uint32_t)id))
+        if (!(id < 0 && drops) &&
+            !add_symbol(m, (uint32_t)i, (uint32_t)len, id < 0 ? NONE : (uint32_t)id))
             return false;
         i += (size_t)len;
     }
@@ -206,7 +208,7 @@ int merge_piece(const struct lodge_tokenizer *t, struct merger *m, const char *s
     if (!start(t, m, s, n) || !merge_all(t, m, s))
         return LODGE_ERR_NOMEM;
     bool was_unk = false;
-    for (uint32_t i = 0; i != NONE; i = m->symbols[i].next) {
+    for (uint32_t i = m->n_symbols ? 0 : NONE; i != NONE; i = m->symbols[i].next) {
         const struct symbol *y = &m->symbols[i];
         bool ok;
         if (y->id != NONE) {

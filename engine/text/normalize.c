@@ -156,14 +156,19 @@ static int replace_matches(struct lodge_buf *in, const struct norm_step *step,
     int rc = md && limits ? 1 : LODGE_ERR_NOMEM;
     if (limits)
         pcre2_set_match_limit(limits, match_limit(in->n));
-    while (rc >= 0 && at < in->n && md && limits) {
+    bool matched = false; /* up to `copied` */
+    while (rc >= 0 && at <= in->n && in->n && md && limits) {
         rc = pcre2_match(step->regex, (PCRE2_SPTR)s, in->n, at, PCRE2_NO_UTF_CHECK, md, limits);
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(md);
-        if (rc < 0 || v[1] == v[0]) /* an empty match separates nothing */
+        if (rc < 0)
             break;
-        lodge_buf_append(out, s + copied, v[0] - copied);
-        lodge_buf_append(out, step->to.data, step->to.n);
-        copied = at = v[1];
+        if (v[0] > copied || v[1] > v[0] || !matched) {
+            lodge_buf_append(out, s + copied, v[0] - copied);
+            lodge_buf_append(out, step->to.data, step->to.n);
+            copied = v[1];
+        }
+        at = v[1] > v[0] ? v[1] : next_char(s, v[1], in->n);
+        matched = true;
     }
     lodge_buf_append(out, s + copied, in->n - copied);
     pcre2_match_context_free(limits);
@@ -188,7 +193,7 @@ static void merge_spaces(struct lodge_buf *in, struct lodge_buf *out)
         if (out->n && out->data[out->n - 1] == ' ') {
             out->n--;
             more = true;
-        } else if (out->n >= 3 && memcmp(out->data + out->n - 3, "\xE2\x96\x81", 3) == 0) {
+        } else if (out->n >= 3 && memcmp(out->data + out->n - 3, blank_mark, 3) == 0) {
             out->n -= 3;
             more = true;
         }

@@ -38,19 +38,43 @@ const char gpt2_pattern[] =
 #define BLOOM " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 #define HAN_KANA "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 #define HAN_HANGUL "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+/* Letters with case, as a version of Unicode before the models' time had them. */
+#define OLD_CASED                                                                                  \
+    "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}"                 \
+    "\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}"         \
+    "\\x{37F}\\x{386}\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}"                  \
+    "\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}"                       \
+    "\\x{13A0}-\\x{13F5}\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}"                 \
+    "\\x{1D00}-\\x{1D2B}\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}\\x{1E00}-\\x{1F15}"                 \
+    "\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}"        \
+    "\\x{1F5B}\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}"         \
+    "\\x{1FC2}-\\x{1FC4}\\x{1FC6}-\\x{1FCC}\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}"                 \
+    "\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}"                  \
+    "\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}\\x{2126}\\x{2128}"                   \
+    "\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}\\x{2145}-\\x{2149}"        \
+    "\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}\\x{2CEB}-\\x{2CEE}"         \
+    "\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}"                  \
+    "\\x{A771}-\\x{A787}\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}"                 \
+    "\\x{FB13}-\\x{FB17}\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}\\x{10400}-\\x{1044F}"               \
+    "\\x{104B0}-\\x{104D3}\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}"         \
+    "\\x{118A0}-\\x{118DF}\\x{1E900}-\\x{1E943}"
+#define OLD_SIGNS                                                                                  \
+    "!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}"
 #define DEEPSEEK3                                                                                  \
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"                                       \
     "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES
 
+#define MOST_PATTERNS 6
+
 static const struct pre {
     const char *names[8];
-    const char *patterns[5]; /* one split after another */
-    bool digits;             /* each digit cut out first */
+    const char *patterns[MOST_PATTERNS]; /* one split after another */
+    bool digits;                         /* each digit cut out first */
     bool nfc;
     bool ignore_merges;
     bool add_bos;
 } pres[] = {
-    {{"llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2"},
+    {{"llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2", "pixtral"},
      {LLAMA3},
      .ignore_merges = true,
      .add_bos = true},
@@ -68,6 +92,9 @@ static const struct pre {
     {{"bailingmoe", "bailingmoe2", "llada-moe"}, {BAILING}},
     {{"bloom", "poro-chat", "gpt3-finnish"}, {BLOOM}},
     {{"viking"}, {BLOOM, "\\p{N}"}},
+    {{"minicpm5"}, {"\\p{N}{1,3}", WORDS("\\p{N}+")}, .ignore_merges = true},
+    {{"deepseek-llm"},
+     {"[\\r\\n]", "\\s?[" OLD_CASED "]+", "\\s?[" OLD_SIGNS "]+", "\\s+$", HAN_HANGUL, "\\p{N}"}},
     {{"deepseek-coder"}, {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", HAN_HANGUL, "\\p{N}"}},
     {{"deepseek-v3", "hunyuan-dense", "joyai-llm"}, {"\\p{N}{1,3}", HAN_KANA, DEEPSEEK3}},
 };
@@ -123,7 +150,7 @@ int set_pre_tokenizer(struct lodge_tokenizer *t, const char *name, bool *add_bos
             (struct norm_step){.kind = NORM_UNICODE, .arg = UTF8PROC_STABLE | UTF8PROC_COMPOSE};
     if (pre->digits)
         add_step(t, SPLIT_DIGITS);
-    for (int i = 0; i < 5 && pre->patterns[i] && !err; i++)
+    for (int i = 0; i < MOST_PATTERNS && pre->patterns[i] && !err; i++)
         err = compile_regex(pre->patterns[i], strlen(pre->patterns[i]),
                             &add_step(t, SPLIT_REGEX)->regex, e);
     return err;

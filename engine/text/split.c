@@ -43,9 +43,13 @@ static void cut(struct cutter *c, size_t at)
 
 static void span(struct cutter *c, size_t begin, size_t end, bool match)
 {
-    if (begin == end)
+    if (begin == end) {
+        if (match) /* an empty match: what is beside it stays apart */
+            cut(c, begin);
         return;
+    }
     match = match != c->invert;
+    bool gaps = c->any && !c->last_match && !match; /* two in a row: matches, inverted */
     switch (c->behavior) {
     case BEHAVIOR_REMOVED:
         c->pending = begin;
@@ -58,11 +62,13 @@ static void span(struct cutter *c, size_t begin, size_t end, bool match)
         cut(c, end);
         break;
     case BEHAVIOR_PREVIOUS:
+        if (gaps)
+            cut(c, begin);
         if (match)
             cut(c, end);
         break;
     case BEHAVIOR_NEXT:
-        if (match)
+        if (match || gaps)
             cut(c, begin);
         break;
     case BEHAVIOR_CONTIGUOUS:
@@ -88,6 +94,7 @@ static int split_regex(const struct split_step *step, const char *s, struct piec
 {
     struct cutter c = cutter_for(step, out, p.begin);
     size_t gap = p.begin, at = p.begin;
+    bool matched = false; /* up to `gap` */
     /* Each piece is matched as a text of its own: lookarounds end at its bounds. */
     const char *base = s + p.begin;
     size_t n = p.end - p.begin;
@@ -100,15 +107,13 @@ static int split_regex(const struct split_step *step, const char *s, struct piec
             return rc == PCRE2_ERROR_NOMEMORY ? LODGE_ERR_NOMEM : LODGE_ERR_LIMIT;
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(md);
         size_t begin = p.begin + v[0], end = p.begin + v[1];
-        if (begin == end) { /* an empty match separates nothing */
-            at = end + 1;
-            while (at < p.end && ((uint8_t)s[at] & 0xC0) == 0x80)
-                at++;
-            continue;
+        if (begin > gap || end > begin || !matched) {
+            span(&c, gap, begin, false);
+            span(&c, begin, end, true);
+            gap = end;
         }
-        span(&c, gap, begin, false);
-        span(&c, begin, end, true);
-        gap = at = end;
+        at = end > begin ? end : next_char(s, end, p.end);
+        matched = true;
     }
     span(&c, gap, p.end, false);
     if (c.behavior != BEHAVIOR_REMOVED)

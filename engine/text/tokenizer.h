@@ -36,6 +36,8 @@ struct lodge_vocab_source {
     int8_t add_bos, add_eos, add_space_prefix; /* -1: the model's default */
     int8_t remove_extra_spaces;                /* "t5"; -1: no */
     struct lodge_span charsmap;                /* "t5": its character map, or empty */
+    bool swallows_blanks; /* control and user-defined tokens swallow the white space behind them,
+                             but <unk>, <s> and <|endoftext|> do not: Phi-3 */
 };
 
 /* FORMAT or UNSUPPORTED name the component or token that cannot be used. */

@@ -135,20 +135,20 @@ static int byte_token(struct lodge_span s)
     return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
 }
 
-/* SentencePiece spelling to bytes: U+2581 is a space, <0xHH> a byte. */
-static struct lodge_span bytes_of_piece(struct lodge_arena *a, struct lodge_span text)
+/* SentencePiece spelling to bytes. */
+static struct lodge_span bytes_of_piece(struct lodge_tokenizer *t, struct lodge_span text)
 {
-    char *out = lodge_arena_alloc(a, text.n + 1);
+    char *out = lodge_arena_alloc(&t->arena, text.n + 1);
     if (!out)
         return (struct lodge_span){NULL, 0};
-    int byte = byte_token(text);
+    int byte = t->byte_tokens ? byte_token(text) : -1;
     if (byte >= 0) {
         out[0] = (char)byte;
         return (struct lodge_span){out, 1};
     }
     size_t n = 0;
     for (size_t i = 0; i < text.n;) {
-        if (text.n - i >= 3 && memcmp(text.data + i, "\xE2\x96\x81", 3) == 0) {
+        if (t->blanks && text.n - i >= 3 && memcmp(text.data + i, blank_mark, 3) == 0) {
             out[n++] = ' ';
             i += 3;
         } else {
@@ -188,11 +188,12 @@ int index_tokens(struct lodge_tokenizer *t, struct lodge_error *e)
         if (t->byte_level)
             tok->bytes = added[i] || piece.n == SIZE_MAX ? tok->text : piece;
         else
-            tok->bytes = bytes_of_piece(&t->arena, tok->text);
+            tok->bytes = bytes_of_piece(t, tok->text);
         ok = tok->bytes.data != NULL;
         int byte = t->byte_level ? -1 : byte_token(tok->text);
         /* Merging must not make a control token, or a byte token, of text that spells one. */
-        if (ok && piece.n != SIZE_MAX && !tok->special && !(t->by_score && byte >= 0))
+        if (ok && piece.n != SIZE_MAX && !tok->special && !tok->outside &&
+            !(t->by_score && byte >= 0))
             span_map_put(&t->by_piece, piece, i);
         if (byte >= 0)
             t->byte_id[byte] = (int32_t)i;
@@ -214,15 +215,28 @@ void lodge_tokenizer_add_end(struct lodge_tokenizer *t, uint32_t id)
     add_end(t, id);
 }
 
+int set_affix(struct lodge_tokenizer *t, bool add, int64_t id, uint32_t **list, uint32_t *n)
+{
+    if (!add || id < 0)
+        return 0;
+    *list = lodge_arena_array(&t->arena, 1, sizeof **list);
+    if (!*list)
+        return LODGE_ERR_NOMEM;
+    (*list)[0] = (uint32_t)id;
+    *n = 1;
+    return 0;
+}
+
 int64_t lodge_tokenizer_leading_token(const struct lodge_tokenizer *t, const char *text, size_t n)
 {
     size_t at = 0, len;
-    struct added_match m;
     while (at < n && space_at(text, n, at, &len))
         at += len;
-    for (int normalized = 0; normalized < 2; normalized++)
-        if (next_added(t, text, n, at, normalized, true, &m) && m.text == at)
+    for (int normalized = 0; normalized < 2; normalized++) {
+        struct added_match m = {.next = at, .end = at};
+        if (next_added(t, text, n, normalized, true, &m) && m.text == at)
             return m.token->id;
+    }
     return -1;
 }
 

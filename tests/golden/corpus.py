@@ -50,6 +50,8 @@ NASTY = [
     "ᠮᠣᠩᠭᠣᠯ\u180eᠠ \u180e x", "½<one> Ⓐ<one> \u200d<one> e\u0301<one> Ⅷ<one>", "ＡＢＣ　１２３　ﬁ ﬂ", "co\u00adop re\u00ad\u00adtry \u00ad", "e\u0301\u0301 u\u0308x",
     "   many   blanks   between   words   ", " \u3000 wide \u3000\u3000 ", "<|user|>\n hi <|end|>  \n<|assistant|> \t", "12 345 6789 01234567 ١٢٣٤٥ 1,234.5", "don't DON'T we'Ve x'y 'S",
     "a. b.c ...d 。e，f、g (h|i) [j]", "#tag$x %y &z 'w (v) *u +t -s .r /q :p =o @n _m `l {k} |j ~i", "漢字かなカナ混じり123abc", "HTTPServer getHTTPResponseCode iOS", "mañana MAÑANA Mañana",
+    "<one>xy <one>x <one>", "<right>   x", "<right> \n\n y", "<left>  <right>  <left>", "  <both> \t <both>  <right>", "tok toktok tok-tok", "a\vb\v\v c",
+    "<|user|>\n Hello <|end|>\n<|assistant|>\n\n hm</s> \n<s> x<|endoftext|> \ny", "<|pair|>x <|pair|> x<|pair|>", "aB abCdEF a1B2", "x\u180e y\u0301 z\u24d0-\u0301", "\u0928\u093f-\u0928", "a&b||c~~d ^^ e`f $$", "aaaab", "12345678 1234 12",
     "The quick brown fox doesn't care: it's 12:30, and they're late. Größe überall; 東京 and Москва!\n\n  def f(x):\n      return x + 1\n",
 ]
 

@@ -316,6 +316,7 @@ SHAPES = {
                "intermediate_size": 40, "vocab_size": 300, "rope_scaling": {"type": "linear", "factor": 4.0}},
     "wide": {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 128, "hidden_size": 32,
              "intermediate_size": 64, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0,
+                                                       "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.0,
                                                        "original_max_position_embeddings": 64}},
     "dynamic": {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 2, "num_attention_heads": 2,
                 "max_position_embeddings": 32, "tie_word_embeddings": True,

@@ -28,6 +28,7 @@ import zlib
 import gguf
 import numpy as np
 import sentencepiece
+import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from corpus import ALPHABET, BROKEN, NASTY, TRAIN
@@ -180,10 +181,13 @@ def metaspace(sp):
     return t
 
 
+TURNS = ["<|user|>", "<|assistant|>", "<|end|>"]
+
+
 def phi3(sp):
     """As llama2, with turn tokens that swallow the white space behind them."""
     t = llama2(sp)
-    t.add_special_tokens([special(s, rstrip=True) for s in ("<|user|>", "<|assistant|>", "<|end|>")])
+    t.add_special_tokens([special("</s>", rstrip=True), *(special(s, rstrip=True) for s in TURNS), special("<|endoftext|>")])
     return t
 
 
@@ -309,6 +313,33 @@ def added():
     return t
 
 
+def swallowing():
+    """Added tokens that swallow the white space that others are made of, single words that hide what is
+    in them, and one that only ignore_merges could find, but may not."""
+    t = byte_level([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)], size=420,
+                   change=lambda doc: doc["model"].update(ignore_merges=True))
+    t.add_tokens([AddedToken("<left>", lstrip=True, normalized=False), AddedToken("<right>", rstrip=True, normalized=False),
+                  AddedToken("<both>", lstrip=True, rstrip=True, normalized=False), AddedToken("  ", normalized=False),
+                  AddedToken("\n\n", rstrip=True, normalized=False),
+                  AddedToken("<one>", normalized=False), AddedToken("<one>x", single_word=True, normalized=False),
+                  AddedToken("tok", normalized=False), AddedToken("tok-tok", single_word=True, normalized=False),
+                  AddedToken("<|", single_word=True, normalized=False), AddedToken("pair", normalized=False)])
+    return t
+
+
+def dropping():
+    """Characters that are no token and have no <unk> are left out before anything merges; of equal merges
+    the last counts; an empty match is replaced."""
+    t = Tokenizer(models.BPE())
+    t.normalizer = normalizers.Replace(Regex("(?=[A-Z])"), "a")
+    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    t.train_from_iterator(TRAIN * 3, trainers.BpeTrainer(vocab_size=420, min_frequency=2, show_progress=False, limit_alphabet=60))
+    t.decoder = decoders.Fuse()
+    t = edited(t, lambda doc: doc["model"].update(merges=doc["model"]["merges"] + doc["model"]["merges"][:40:2]))
+    t.add_special_tokens([special(BEGIN), special(END)])
+    return t
+
+
 def cutters():
     """Pre-tokenizers that other families combine: punctuation, digit runs, a plain string, whitespace."""
     return byte_level([pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Split("ab", "merged_with_next"),
@@ -319,8 +350,8 @@ def cutters():
 # ---- GGUF ----------------------------------------------------------------------------------------------
 
 
-def write_vocab(path, model, pre, tokens, types, merges=None, scores=None, **extra):
-    w = gguf.GGUFWriter(path, "llama")
+def write_vocab(path, model, pre, tokens, types, merges=None, scores=None, arch="llama", **extra):
+    w = gguf.GGUFWriter(path, arch)
     w.add_tokenizer_model(model)
     if pre:
         w.add_tokenizer_pre(pre)
@@ -347,12 +378,12 @@ def gguf_of(path, t, pre, **extra):
                 merges=[" ".join(m) for m in doc["model"]["merges"]], **extra)
 
 
-def gguf_of_sp(path, sp, model="llama", **extra):
+def gguf_of_sp(path, sp, model="llama", added=(), **extra):
     n = sp.get_piece_size()
     types = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in range(n)]
-    write_vocab(path, model, "default", [sp.id_to_piece(i) for i in range(n)], types,
-                scores=[float(sp.get_score(i)) for i in range(n)], bos_token_id=1, eos_token_id=2, unk_token_id=0,
-                **extra)
+    write_vocab(path, model, "default", [*(sp.id_to_piece(i) for i in range(n)), *added], types + [3] * len(added),
+                scores=[float(sp.get_score(i)) for i in range(n)] + [-1000.0] * len(added), bos_token_id=1,
+                eos_token_id=2, unk_token_id=0, **extra)
 
 
 # ---- golden ----------------------------------------------------------------------------------------------
@@ -377,9 +408,9 @@ def decodings(t, rng, ids_of_texts, bytes_of):
     return out
 
 
-def sp_bytes(t, strips):
+def sp_bytes(t, strips, with_bytes=True):
     """SentencePiece text as its bytes say: the library replaces every byte of a broken run, Lodge each
-    maximal broken part once."""
+    maximal broken part once. Without bytes: a decoder that shows <0x41> as it is spelled."""
     hidden = {a["id"] for a in json.loads(t.to_str())["added_tokens"] if a["special"]}
 
     def text(ids, with_special):
@@ -388,7 +419,7 @@ def sp_bytes(t, strips):
             s = t.id_to_token(i)
             if i in hidden and not with_special:
                 continue
-            byte = len(s) == 6 and s.startswith("<0x")
+            byte = with_bytes and len(s) == 6 and s.startswith("<0x")
             raw += bytes([int(s[3:5], 16)]) if byte else s.encode() if i in hidden else s.replace("▁", " ").encode()
         return (raw[1:] if strips and raw[:1] == b" " else raw).decode("utf-8", "replace")
 
@@ -425,23 +456,46 @@ def sp_entry(name, file, sp, t, rng):
 # ---- pre-tokenizers by name ------------------------------------------------------------------------------
 
 
+BEHAVIORS = ["removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"]
+
+
+def old_cased():
+    """The letters with case that the model's pattern lists, as ranges of code points."""
+    ranges = """41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F 386 388-38A 38C 38E-3A1 3A3-3F5
+    3F7-481 48A-52F 531-556 10A0-10C5 13A0-13F5 13F8-13FD 1C90-1CBA 1CBD-1CBF 1D00-1D2B 1D6B-1D77 1D79-1D9A 1E00-1F15 1F18-1F1D 1F20-1F45
+    1F48-1F4D 1F50-1F57 1F59 1F5B 1F5D 1F5F-1F7D 1F80-1FB4 1FB6-1FBC 1FBE 1FC2-1FC4 1FC6-1FCC 1FD0-1FD3 1FD6-1FDB 1FE0-1FEC 1FF2-1FF4
+    1FF6-1FFC 2102 2107 210A-2113 2115 2119-211D 2124 2126 2128 212A-212D 212F-2134 2139 213C-213F 2145-2149 214E 2183 2184 2C00-2C7B
+    2C7E-2CE4 2CEB-2CEE 2CF2 2CF3 A640-A66D A680-A69B A722-A76F A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A
+    10400-1044F 104B0-104D3 104D8-104FB 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943"""
+    return "".join("-".join(chr(int(c, 16)) for c in r.split("-")) for r in ranges.split())
+
+
 def named_pre_tokenizers():
     """What each name of tokenizer.ggml.pre stands for in tokenizer.json: (names, NFC, steps)."""
     regex = lambda *patterns: [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns]
     digits = [pre_tokenizers.Digits(individual_digits=True)]
     gpt2 = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
     return [
-        (["llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2", "dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], False, regex(LLAMA3)),
+        (["llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2", "pixtral", "dbrx", "smaug-bpe", "chatglm-bpe", "glm4"], False, regex(LLAMA3)),
         (["qwen2", "qwen25", "deepseek-r1-qwen", "megrez"], True, regex(QWEN2)), (["grok-2"], False, regex(QWEN2)),
         (["qwen35"], True, regex(QWEN35)), (["smollm", "starcoder", "refact"], False, digits + gpt2),
         (["command-r"], True, digits + gpt2), (["gpt-2", "gpt2", "phi-2", "roberta-bpe"], False, gpt2),
         (["olmo", "mpt"], True, gpt2), (["tekken"], False, regex(TEKKEN)), (["gpt-4o", "llama4"], False, regex(GPT4O)),
         (["seed-coder"], False, regex(SEED_CODER)), (["bailingmoe", "bailingmoe2", "llada-moe"], False, regex(BAILING)),
         (["bloom", "poro-chat", "gpt3-finnish"], False, regex(BLOOM)), (["viking"], False, regex(BLOOM, r"\p{N}")),
+        (["minicpm5"], False, regex(r"\p{N}{1,3}", QWEN2.replace(r"\p{N}|", r"\p{N}+|"))),
+        (["deepseek-llm"], False, regex(r"[\r\n]", rf"\s?[{old_cased()}]+", r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+") + digits),
         (["deepseek-coder"], False, regex(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+") + digits),
         (["deepseek-v3", "hunyuan-dense", "joyai-llm"], False, regex(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3)),
         # Not names of GGUF: what PCRE2 and Oniguruma read differently.
         ([], False, regex(r"\w+|\s$|^\W", r"\p{Han}+|\p{Hiragana}")), ([], False, [pre_tokenizers.Whitespace()]),
+        ([], False, regex(r"[^\W\d_]+|[\W_]", r"[^\S\r\n]+|[\S\n]+")), ([], False, regex(r"\b", r"a{,3}b|\v|[\v!]|\u0041")),
+        ([], False, regex(r"(?m:a.b|\).)|\B-\B")), ([], False, regex(r"(?<=[a-z])(?=[A-Z])|[0-9]", "x*")),
+        ([], False, [pre_tokenizers.Split(Regex("(?=(\\d{3})+(?!\\d))"), "merged_with_next")]),
+    ] + [
+        ([], False, [pre_tokenizers.Punctuation(b)]) for b in BEHAVIORS
+    ] + [
+        ([], False, [pre_tokenizers.Split(Regex("a|[.,]| ?[0-9]"), b, invert=invert)]) for b in BEHAVIORS for invert in (False, True)
     ]
 
 
@@ -464,6 +518,19 @@ def pre_entries(out):
     return {"file": "lines.json", "entries": entries}
 
 
+def config_entries(out):
+    """What transformers adds to a text, by what tokenizer_config.json says beside the post-processor."""
+    names = {"bos_token": BEGIN, "eos_token": END}
+    flags = [{}, {"add_bos_token": False}, {"add_bos_token": True}, {"add_eos_token": True}, {"add_eos_token": False},
+             {"add_bos_token": True, "add_eos_token": True}]
+    entries = []
+    for file in ("llama3.json", "qwen2.json"):  # one has a BOS in its post-processor
+        for config in [{**names, **f} for f in flags] + [{"add_bos_token": True}]:
+            t = transformers.PreTrainedTokenizerFast(tokenizer_file=f"{out}/{file}", **config)
+            entries.append({"file": file, "config": config, "ids": t("")["input_ids"]})
+    return entries
+
+
 def main():
     out = sys.argv[1]
     shutil.rmtree(out, ignore_errors=True)
@@ -472,7 +539,7 @@ def main():
     entries = []
     makers = {"llama3": (llama3, "llama-bpe"), "qwen2": (qwen2, "qwen2"), "smollm2": (smollm2, "smollm"),
               "gpt2": (gpt2, "gpt-2"), "gpt2-prefix": (gpt2_prefix, None), "tekken": (tekken, "tekken"),
-              "added": (added, None), "cutters": (cutters, None)}
+              "added": (added, None), "swallowing": (swallowing, None), "dropping": (dropping, None), "cutters": (cutters, None)}
     for name, (make, pre) in makers.items():
         t = make()
         with open(f"{out}/{name}.json", "w") as f:
@@ -487,9 +554,12 @@ def main():
         t = make(sp)
         with open(f"{out}/{name}.json", "w") as f:
             json.dump(json.loads(t.to_str()), f, ensure_ascii=False, separators=(",", ":"))
-        entries.append(entry(name, f"{name}.json", t, rng, sp_bytes(t, strips)))
+        entries.append(entry(name, f"{name}.json", t, rng, sp_bytes(t, strips, name != "metaspace")))
     gguf_of_sp(f"{out}/llama2.gguf", sp)
     entries.append(sp_entry("llama2 in GGUF", "llama2.gguf", sp, llama2(sp), rng))
+    gguf_of_sp(f"{out}/phi3.gguf", sp, added=[*TURNS, "<|endoftext|>"], arch="phi3")
+    entries.append(sp_entry("phi3 in GGUF", "phi3.gguf", sp, phi3(sp), rng))
+    entries[-1]["special"] = [checksum(phi3(sp).encode(s, add_special_tokens=False).ids) for s in NASTY]
     mapped, bytes_too = train_unigram(RULES), train_unigram({}, byte_fallback=True, remove_extra_whitespaces=False)
     for name, make, sp, bytes_of in (("unigram", unigram, mapped, None), ("unigram-words", unigram_words, mapped, None),
                                      ("unigram-bytes", unigram_bytes, bytes_too, lambda t: sp_bytes(t, True))):
@@ -503,7 +573,8 @@ def main():
     entries.append(sp_entry("unigram-bytes in GGUF", "unigram-bytes.gguf", bytes_too, unigram_bytes_plain(bytes_too), rng))
     if len(sys.argv) > 2:
         entries.append(entry("default-model", None, tokenizer_of(gguf.GGUFReader(sys.argv[2])), rng))
-    doc = {"texts": NASTY, "random": RANDOM, "broken": [b.hex() for b in BROKEN], "pre": pre_entries(out)}
+    doc = {"texts": NASTY, "random": RANDOM, "broken": [b.hex() for b in BROKEN], "pre": pre_entries(out),
+           "configs": config_entries(out)}
     with open(f"{out}/golden.json", "w") as f:
         f.write(json.dumps(doc, ensure_ascii=True)[:-1] + ', "vocabularies": [\n')
         f.write(",\n".join(json.dumps(e, ensure_ascii=True, separators=(",", ":")) for e in entries) + "\n]}\n")

@@ -206,6 +206,42 @@ static const struct {
      "'model':{'vocab':{'a':0},'merges':[]}}",
      "compiled"},
     {"{'decoder':{'type':'WordPiece'},'model':{'vocab':{'a':0},'merges':[]}}", "WordPiece"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'decoder':{'type':'Replace','pattern':{'String':'a'},'"
+     "content':'b'}}",
+     "'Replace'"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'decoder':{'type':'Sequence','decoders':[{'type':'"
+     "Strip','content':' ','start':1,'stop':0},{'type':'Fuse'}]}}",
+     "'Strip'"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'decoder':{'type':'Sequence','decoders':[{'type':'"
+     "Fuse'},{'type':'Metaspace','replacement':'\xE2\x96\x81'}]}}",
+     "'Metaspace'"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'decoder':{'type':'ByteLevel'}}", "'ByteLevel'"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'ByteLevel'},'decoder':{'type'"
+     ":'Metaspace'}}",
+     "'Metaspace'"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'ByteLevel'},'decoder':{'type'"
+     ":'Fuse'}}",
+     "'Fuse'"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'post_processor':{'type':'Sequence','processors':[{'"
+     "type':'TemplateProcessing','single':[{'SpecialToken':{'id':'a'}},{'Sequence':{'id':'A'}}],'"
+     "special_tokens':{'a':{'ids':[0]}}},{'type':'TemplateProcessing','single':[{'SpecialToken':{'"
+     "id':'a'}},{'Sequence':{'id':'A'}}],'special_tokens':{'a':{'ids':[0]}}}]}}",
+     "behind another"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'Split','behavior':'Isolated',"
+     "'pattern':{'Regex':'(?s:a)'}}}",
+     "an option other"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'Split','behavior':'Isolated',"
+     "'pattern':{'Regex':'a(?i)b'}}}",
+     "in the middle"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'Split','behavior':'Isolated',"
+     "'pattern':{'Regex':'a{2}?'}}}",
+     "'?' behind a counted"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'Split','behavior':'Isolated',"
+     "'pattern':{'Regex':'(*UCP)a'}}}",
+     "a verb"},
+    {"{'model':{'vocab':{'a':0},'merges':[]},'pre_tokenizer':{'type':'Split','behavior':'Isolated',"
+     "'pattern':{'Regex':'[[:alpha:]]'}}}",
+     "POSIX"},
     {"{'post_processor':{'type':'BertProcessing'},'model':{'vocab':{'a':0},'merges':[]}}",
      "BertProcessing"},
 };
