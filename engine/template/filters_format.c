@@ -58,8 +58,7 @@ static struct value grouped(struct run *r, struct value v)
     return out_value(&o);
 }
 
-/* Zeros between the sign and the digits. */
-/* Zeros go behind a sign, which is one of these. */
+/* Zeros between the sign, which is one of these, and the digits. */
 static struct value zero_filled(struct run *r, struct value v, int64_t width, const char *signs)
 {
     size_t sign = v.s.n && *v.s.p && strchr(signs, *v.s.p);
