@@ -362,6 +362,18 @@ uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struc
     return n;
 }
 
+uint32_t lodge_residency_suppose(const struct lodge_residency *r, const struct lodge_seq *q,
+                                 bool runs)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; r && i < q->req->r.n_adapters; i++) {
+        struct lodge_adapter_version *v = q->req->versions[i];
+        v->n_users += runs ? 1 : UINT32_MAX; /* or one less */
+        n += v->n_users ? 0 : v->info.n_pages;
+    }
+    return n;
+}
+
 void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q)
 {
     q->n_adapter_pages = 0;

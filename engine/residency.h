@@ -59,6 +59,10 @@ bool lodge_residency_want(struct lodge_residency *r, struct lodge_seq *q);
 bool lodge_residency_take_lost(struct lodge_residency *r);
 /* Pages of idle adapters of q, which count as available until q uses them. */
 uint32_t lodge_residency_idle_pages(const struct lodge_residency *r, const struct lodge_seq *q);
+/* Supposes that q runs, or that it does not any more, and returns the pages of its adapters that
+ * nobody uses then. Only a count changes, which must be put back before anything else is asked. */
+uint32_t lodge_residency_suppose(const struct lodge_residency *r, const struct lodge_seq *q,
+                                 bool runs);
 /* A sequence begins to run, or stops: its adapters cannot be evicted between the two;
  * q->n_adapter_pages says how many pages they take. */
 void lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q);

@@ -186,17 +186,23 @@ static void start(struct lodge_sched *s, struct lodge_seq *q, const struct lodge
     q->counted_cached = true;
 }
 
-/* Pages that preempting all lower classes would make available: what they alone hold, and what they
- * were promised. */
-static uint64_t lower_classes_hold(const struct lodge_sched *s, int64_t above)
+/* Pages that preempting all lower classes would make available to q: what they alone hold, what
+ * they were promised, and the adapters that they alone use, but for those that q would use. */
+static uint64_t lower_classes_hold(const struct lodge_sched *s, const struct lodge_seq *q)
 {
+    const int64_t above = lodge_queue_class(s, q);
     uint64_t sum = 0;
-    for (const struct lodge_seq *q = s->running.first; q; q = q->next) {
-        if (!is_victim(s, q, above))
-            continue;
-        sum += lodge_sched_unclaimed(s, q);
-        sum += lodge_sched_own_pages(s, q);
-    }
+    lodge_residency_suppose(s->residency, q, true);
+    for (const struct lodge_seq *v = s->running.first; v; v = v->next)
+        if (is_victim(s, v, above)) {
+            sum += lodge_sched_unclaimed(s, v);
+            sum += lodge_sched_own_pages(s, v);
+            sum += lodge_residency_suppose(s->residency, v, false);
+        }
+    for (const struct lodge_seq *v = s->running.first; v; v = v->next)
+        if (is_victim(s, v, above))
+            lodge_residency_suppose(s->residency, v, true);
+    lodge_residency_suppose(s->residency, q, false);
     return sum;
 }
 
@@ -229,7 +235,7 @@ static bool admit(struct lodge_sched *s, struct lodge_seq *q)
     struct lodge_claim c = lodge_sched_claim(s, q);
     if (!has_room(s, q, c.n_pages)) {
         /* What it shares now it may share with a victim, so that does not count. */
-        if (!pick_victim(s, above) || !fits(s, c.n_alone, lower_classes_hold(s, above)))
+        if (!pick_victim(s, above) || !fits(s, c.n_alone, lower_classes_hold(s, q)))
             return false;
         while (!s->n_free_slots || !fits(s, c.n_pages, 0)) {
             struct lodge_seq *victim = pick_victim(s, above);

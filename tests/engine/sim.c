@@ -43,6 +43,8 @@ void __wrap_lodge_residency_use(struct lodge_residency *r, struct lodge_seq *q);
 void __wrap_lodge_residency_release(struct lodge_residency *r, struct lodge_seq *q);
 uint32_t __wrap_lodge_residency_idle_pages(const struct lodge_residency *r,
                                            const struct lodge_seq *q);
+uint32_t __wrap_lodge_residency_suppose(const struct lodge_residency *r, const struct lodge_seq *q,
+                                        bool runs);
 bool __wrap_lodge_residency_evict(struct lodge_residency *r, struct lodge_prefix *prefix,
                                   bool keep_wanted);
 
@@ -83,6 +85,15 @@ uint32_t __wrap_lodge_residency_idle_pages(const struct lodge_residency *r,
 {
     (void)r;
     (void)q;
+    return 0;
+}
+
+uint32_t __wrap_lodge_residency_suppose(const struct lodge_residency *r, const struct lodge_seq *q,
+                                        bool runs)
+{
+    (void)r;
+    (void)q;
+    (void)runs;
     return 0;
 }
 

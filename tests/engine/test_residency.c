@@ -536,29 +536,53 @@ static struct lodge_adapter_version *make_resident(struct lab *l, uint32_t i, ui
     return v;
 }
 
+/* A lab in static memory, with a scheduler in front of it. */
+static void open_with_scheduler(struct lodge_backend *backend, struct lodge_sched *s)
+{
+    static struct lab space;
+    static struct lodge_layer_group group;
+    static const struct lodge_sched_limits limits = {.policy = LODGE_POLICY_FAIR,
+                                                     .max_seqs = 8,
+                                                     .max_step_tokens = 64,
+                                                     .reserve_tokens = 4,
+                                                     .max_tenants = 8,
+                                                     .window = 4096,
+                                                     .max_age_ns = 3000000000u};
+    lab = &space;
+    memset(lab, 0, sizeof *lab);
+    lab->rnd = test_seeded("residency");
+    open_lab(lab, backend);
+    lab->plan.groups = &group;
+    lab->adapters.budget_bytes = SIZE_MAX;
+    TEST_CHECK(!lodge_sched_init(s, &limits, &lab->pool, &lab->prefix, &lab->plan, 16, NULL));
+    s->residency = lab->residency;
+}
+
+/* Takes all pages but these many away from the scheduler; returns how many that are. */
+static uint32_t take_all_but(uint32_t left, uint32_t pages[PAGES])
+{
+    uint32_t n = 0;
+    while (lab->pool.n_free > left)
+        pages[n++] = lodge_pool_take(&lab->pool, LODGE_PAGE_KV);
+    return n;
+}
+
+static void close_with_scheduler(struct lodge_sched *s, const uint32_t *pages, uint32_t n)
+{
+    while (n > 0)
+        lodge_pool_unref(&lab->pool, pages[--n]);
+    check_pages(lab);
+    lodge_sched_finish(s);
+    close_lab(lab);
+}
+
 /* A further choice takes a page for the copy of its prompt's end while the plan still admits. What
  * a request behind it was found ready with must not leave for that. */
 START_TEST(a_fork_takes_no_adapter_that_is_waited_for)
 {
-    static struct lab space;
     struct lodge_backend backend;
-    lab = &space;
-    memset(lab, 0, sizeof *lab);
-    lab->rnd = test_seeded("residency");
-    open_lab(lab, &backend);
-    struct lodge_layer_group group = {0};
-    lab->plan.groups = &group;
-    lab->adapters.budget_bytes = SIZE_MAX;
-    const struct lodge_sched_limits limits = {.policy = LODGE_POLICY_FAIR,
-                                              .max_seqs = 8,
-                                              .max_step_tokens = 64,
-                                              .reserve_tokens = 4,
-                                              .max_tenants = 8,
-                                              .window = 4096,
-                                              .max_age_ns = 3000000000u};
     struct lodge_sched s;
-    TEST_CHECK(!lodge_sched_init(&s, &limits, &lab->pool, &lab->prefix, &lab->plan, 16, NULL));
-    s.residency = lab->residency;
+    open_with_scheduler(&backend, &s);
     struct lodge_adapter_version *v = make_resident(lab, 0, 6), *w = make_resident(lab, 1, 6);
     w->value = v->value + 1e12; /* v would go first */
 
@@ -572,9 +596,7 @@ START_TEST(a_fork_takes_no_adapter_that_is_waited_for)
     forks.seqs[0].n_tokens++;
 
     /* Nothing is left but the two adapters, and both are waited for. */
-    uint32_t pages[PAGES], n = 0;
-    while ((pages[n] = lodge_pool_take(&lab->pool, LODGE_PAGE_KV)) != NONE)
-        n++;
+    uint32_t pages[PAGES], n = take_all_but(0, pages);
     make_request(&waits, 2, v);
     make_request(&last, 3, w);
     lodge_sched_enqueue(&s, &forks.seqs[1]);
@@ -592,11 +614,45 @@ START_TEST(a_fork_takes_no_adapter_that_is_waited_for)
         lodge_sched_remove(&s, &forks.seqs[k]);
     lodge_sched_remove(&s, &waits.seqs[0]);
     lodge_sched_remove(&s, &last.seqs[0]);
-    while (n > 0)
-        lodge_pool_unref(&lab->pool, pages[--n]);
-    check_pages(lab);
-    lodge_sched_finish(&s);
-    close_lab(lab);
+    close_with_scheduler(&s, pages, n);
+}
+END_TEST
+
+/* The pages of an adapter that only a lower tier uses make room for a higher one, unless that needs
+ * this adapter itself. */
+START_TEST(a_lower_tiers_adapter_makes_room)
+{
+    struct lodge_backend backend;
+    struct lodge_sched s;
+    open_with_scheduler(&backend, &s);
+    struct lodge_adapter_version *v = make_resident(lab, 0, 6);
+    uint32_t pages[PAGES], n = take_all_but(2, pages);
+    static struct small_request low, same, other;
+    make_request(&low, 1, v);
+    low.req.r.tier = 1;
+    lodge_sched_enqueue(&s, &low.seqs[0]);
+    lodge_sched_plan(&s, 1);
+    lodge_sched_submitted(&s);
+    TEST_CHECK(low.seqs[0].state == LODGE_SEQ_RUNNING && lab->pool.n_free == 0);
+    lodge_sched_computed(&s, &s.rows[0]);
+    low.seqs[0].n_tokens++;
+
+    /* Three blocks, of which the lower tier holds two. */
+    struct small_request *const high[] = {&same, &other};
+    for (uint32_t i = 0; i < 2; i++) {
+        make_request(high[i], 2 + i, i ? NULL : v);
+        high[i]->req.r.n_prompt = high[i]->seqs[0].n_prompt = high[i]->seqs[0].n_tokens =
+            2 * PROMPT;
+        lodge_sched_enqueue(&s, &high[i]->seqs[0]);
+        lodge_sched_plan(&s, 2 + i);
+        lodge_sched_submitted(&s);
+        TEST_CHECK((high[i]->seqs[0].state == LODGE_SEQ_RUNNING) == (i > 0));
+        TEST_CHECK((low.seqs[0].state == LODGE_SEQ_RUNNING) == (i == 0));
+        TEST_CHECK(v->n_users == (i == 0));
+        lodge_sched_remove(&s, &high[i]->seqs[0]);
+    }
+    lodge_sched_remove(&s, &low.seqs[0]);
+    close_with_scheduler(&s, pages, n);
 }
 END_TEST
 
@@ -608,6 +664,7 @@ int main(void)
     tcase_add_test(t, random_actions);
     tcase_add_test(t, a_plan_fills_what_is_left_of_the_slice);
     tcase_add_test(t, a_fork_takes_no_adapter_that_is_waited_for);
+    tcase_add_test(t, a_lower_tiers_adapter_makes_room);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);
