@@ -8,6 +8,8 @@
 #define RUNG(name) lodge_avx2_vnni_##name
 #define RUNG_FILL lodge_kernels_fill_avx2_vnni
 #define RUNG_NAME "avx2-vnni"
+#define RUNG_BELOW lodge_kernels_fill_avx2
+#define ADDS_DOTS
 #ifdef LODGE_EVEX
 #define VNNI "%{evex%} "
 #else

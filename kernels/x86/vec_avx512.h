@@ -421,6 +421,8 @@ INLINE vec even_of(pairs p)
 #define RUNG(name) lodge_avx512_##name
 #define RUNG_FILL lodge_kernels_fill_avx512
 #define RUNG_NAME "avx512"
+#define RUNG_BELOW lodge_kernels_fill_avx512_vnni
+#define ADDS_BF16
 
 /* A pair of activations. */
 typedef uint32_t pair;
