@@ -16,20 +16,19 @@ def ask(i, **fields):
 
 
 class Many(lab.ServerCase):
-    def send_all(self, server, asked):
+    def send_all(self, server, asked, meanwhile=lambda: None):
         """All at once, each on a connection of its own; checks the replies."""
         sockets = []
         for body, _ in asked:
             s = server.connect(timeout=300)
             s.sendall(lab.raw_post("/v1/completions", body))
             sockets.append(s)
-        peak = max(server.metrics()["vllm:num_requests_waiting"] for _ in range(3))
+        meanwhile()
         for s, (_, want) in zip(sockets, asked):
             status, _, reply, _ = lab.read_reply(s)
             self.assertEqual(status, 200, reply)
             self.assertEqual(lab.loads(reply)["choices"][0]["text"], want)
             s.close()
-        return peak
 
     def served(self, *flags):
         server = lab.Server(*flags)
@@ -37,9 +36,20 @@ class Many(lab.ServerCase):
         return server
 
     def test_a_thousand_in_the_queue(self):
-        server = self.served("--max-num-seqs", "4", "--max-queue", "1000", "--max-connections", "1100")
-        peak = self.send_all(server, [ask(i, n_tokens=40) for i in range(QUEUED)])
-        self.assertGreater(peak, QUEUED / 4)
+        """Behind four that go on until all the others wait."""
+        server = self.served("--max-num-seqs", "4", "--max-queue", "1000", "--max-connections", "1100", "--stall-timeout", "200")
+        long = [server.connect() for _ in range(4)]
+        for s in long:
+            s.sendall(lab.raw_post("/v1/completions", lab.long_job()))
+            self.assertTrue(s.recv(1000))
+
+        def end_the_long_ones():
+            m = server.until(lambda m: m["vllm:num_requests_waiting"] == QUEUED)
+            self.assertEqual((m["vllm:num_requests_waiting"], m["vllm:num_requests_running"]), (QUEUED, 4))
+            for s in long:
+                s.close()
+
+        self.send_all(server, [ask(i, n_tokens=40) for i in range(QUEUED)], end_the_long_ones)
         m = server.idle()
         self.assertEqual(m['vllm:request_success_total{finished_reason="length"}'], QUEUED)
         self.assertEqual(m["vllm:num_preemptions_total"], 0)
