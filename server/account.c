@@ -112,7 +112,10 @@ void account_undo(struct call *c)
     tenant_settle(c->principal.tenant, a->reserved, 0, true, lodge_now_ns());
     if (a->entry)
         ledger_cancel(&c->server->tenants.ledger, a->entry);
-    *a = (struct account){0};
+    /* Not the whole: whoever tells of commits looks at `waiting`. */
+    a->admitted = false;
+    a->reserved = 0;
+    a->entry = NULL;
 }
 
 /* ---- while it runs ---- */
