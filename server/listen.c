@@ -17,8 +17,10 @@
 #include <unistd.h>
 
 #define CONNECTION_MEMORY ((size_t)64 << 10) /* request line and headers */
-#define SPARE_FILES 128u                     /* besides connections */
-#define MAX_ADMIN_CONNECTIONS 32
+#define SPARE_FILES 640u                     /* besides connections; the admin's among them */
+/* Those whose clients have gone count until their threads notice, which on a busy machine may be
+ * many requests later. */
+#define MAX_ADMIN_CONNECTIONS 512
 
 /* ---- connections without a request ---- */
 

@@ -186,7 +186,8 @@ static void check_deadlines(struct call *c, uint64_t now)
 {
     const struct lodge_serve_config *cfg = c->server->cfg;
     uint64_t stalled = c->waiting_since_ns;
-    if (c->phase == CALL_READING && !c->timed_out && now - c->begin_ns > seconds(cfg->body_timeout))
+    uint64_t reading = now > c->begin_ns ? now - c->begin_ns : 0; /* it may have begun since */
+    if (c->phase == CALL_READING && !c->timed_out && reading > seconds(cfg->body_timeout))
         refuse_late_body(c);
     if (stalled && now > stalled && now - stalled > seconds(cfg->stall_timeout)) {
         c->timed_out = true;
